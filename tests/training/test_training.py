@@ -1,0 +1,191 @@
+"""The training code on a few made-up texts: seconds, offline."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("better_profanity", reason="training has its own requirements")
+pytest.importorskip("vaderSentiment", reason="training has its own requirements")
+
+from training.compose import Composer
+from training.export import export, load_checkpoint
+from training.filtering import is_abusive
+from training.model import ModelShape, StoryModel, causal_attention, local_attention
+from training.prepare import main as prepare_main
+from training.readers import read_corpora
+from training.tokenizer import load_tokenizer, missing_words
+from training.train import parse_arguments, run_from
+
+SUBJECTS = ["fox", "hen", "girl", "king", "baker", "sailor", "teacher", "farmer"]
+PLACES = ["garden", "forest", "kitchen", "castle", "harbour", "meadow"]
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpora")
+    pairs = [(subject, place) for subject in SUBJECTS for place in PLACES] * 3
+    stories = [
+        f"A {subject} lived in the {place}.\nHe loved the {place} very much. One day number {n} it rained, and he was sad."
+        for n, (subject, place) in enumerate(pairs)
+    ]
+    (folder / "stories.txt").write_text("\n\n".join(stories))
+    (folder / "lines.txt").write_text(
+        "\n".join(f"I saw {n} of them in the {place}." for n, (_, place) in enumerate(pairs))
+    )
+    (folder / "chat.txt").write_text(
+        "\n\n".join(f"A: Hello {n}!\nB: I like the {p}." for n, (_, p) in enumerate(pairs))
+    )
+    (folder / "tales.csv").write_text(
+        "document_id,text\n" + "\n".join(f"t{n // 3},It was day {n}." for n in range(60))
+    )
+    (folder / "comments.tsv").write_text(
+        "\n".join(f"joy\tI am so happy, number {n}, [NAME]!" for n in range(60))
+    )
+    (folder / "secret.txt").write_text("This must never be read.")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        words = [
+            "prepare",
+            "--corpora",
+            str(corpora),
+            "--leave-out",
+            "secret*",
+            "--out",
+            str(out),
+            "--held-out",
+            "0.05",
+        ]
+        patch.setattr("sys.argv", [*words, "--vocab-size", "1536"])
+        prepare_main()
+    return out
+
+
+def train(data: Path, run: Path, tokens: int) -> dict[str, torch.Tensor]:
+    words = f"--data {data} --run {run} --tokens {tokens} --layers 4 --d-model 32 --heads 2 --context 64 --batch 4 --no-compile"
+    run_from(parse_arguments([*words.split(), "--decay-share", "0.34", "--warm-up", "2", "--device", "cpu"]))
+    weights: dict[str, torch.Tensor] = torch.load(run / "checkpoint.pt")["model"]
+    return weights
+
+
+def test_every_form_of_file_is_read_as_what_it_is(corpora: Path) -> None:
+    kinds = {document.source: document.kind for document in read_corpora([corpora], ["secret*"])}
+    assert kinds == {
+        "stories": "document", "lines": "sentence", "chat": "dialogue", "tales": "document", "comments": "comment",
+    }  # fmt: skip
+
+
+def test_abuse_is_found_and_ordinary_words_stay() -> None:
+    assert is_abusive("You f**king idiot")
+    assert is_abusive("what a BITCH.")
+    assert not is_abusive("The cock crowed, the ass brayed, and the stupid fat king was drunk, damn it.")
+
+
+def test_prepared_text_holds_out_documents_and_names_no_one(data: Path) -> None:
+    train_text, held_out = ((data / f"{name}.jsonl").read_text() for name in ("train", "heldout"))
+    assert held_out
+    assert not set(held_out.splitlines()) & set(train_text.splitlines())
+    assert "[NAME]" not in train_text
+    assert "never be read" not in train_text + held_out
+
+
+def test_tokenizer_round_trips_and_keeps_steering_words_whole(data: Path) -> None:
+    tokenizer = load_tokenizer(data)
+    text = 'Zoë said: "I hate\n weddings", 3 times…'
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    assert missing_words(tokenizer) == []
+
+
+def test_epochs_differ_repeat_by_seed_and_start_every_window_at_a_text(data: Path) -> None:
+    composer, again = (Composer(data, context=64, seed=3, shares={"stories": 0.5}) for _ in range(2))
+    first, second = composer.epoch(0), composer.epoch(1)
+    assert np.array_equal(first, again.epoch(0))
+    assert not np.array_equal(first[: len(second)], second[: len(first)])
+    assert (first[:, 0] == composer.tokenizer.token_to_id("<|endoftext|>")).all()
+
+
+def test_half_a_share_takes_turns(data: Path) -> None:
+    composer = Composer(data, context=64, seed=0, shares={"stories": 0.5})
+    halves = [{id(r) for r in composer.drawn(epoch) if r["source"] == "stories"} for epoch in (0, 1)]
+    assert not halves[0] & halves[1]
+    assert len(halves[0] | halves[1]) == sum(r["source"] == "stories" for r in composer.records)
+
+
+def test_attention_written_for_speed_equals_masked_attention() -> None:
+    query, key, value = torch.randn(3, 2, 3, 16, 8).unbind(0)
+    scores = query @ key.mT * 0.3
+    back = torch.arange(16)[:, None] - torch.arange(16)[None, :]
+    for mixed, seen in (
+        (causal_attention(query, key, value, 0.3), back >= 0),
+        (local_attention(query, key, value, 4, 0.3), (back >= 0) & (back < 4)),
+    ):
+        expected = scores.masked_fill(~seen, float("-inf")).softmax(-1) @ value
+        torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(data, tmp_path / "whole", 3 * 4 * 64)
+
+    step = 4 * 64
+    run = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        patch.setattr("training.train.start_decay_when_due", stop_after(run, step))
+        with pytest.raises(KeyboardInterrupt):
+            train(data, run, 3 * step)
+    resumed = train(data, run, 3 * step)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def stop_after(run: Path, tokens: int) -> object:
+    """Stands in for the decay's start: saves and stops once the tokens are reached."""
+    from training.train import Run
+
+    runs: list[Run] = []
+    original = Run.step
+
+    def remember(self: Run, windows: np.ndarray) -> float:
+        runs[:] = [self]
+        return original(self, windows)
+
+    Run.step = remember  # type: ignore[method-assign]
+
+    def stop(progress: object, _: object) -> None:
+        if getattr(progress, "tokens") >= tokens:
+            Run.step = original  # type: ignore[method-assign]
+            runs[0].save(run / "checkpoint.pt")
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_the_export_computes_what_was_trained(data: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    train(data, tmp_path, 3 * 4 * 64)
+    model = load_checkpoint(tmp_path / "checkpoint.pt")
+    export(model, data, tmp_path / "model")
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
+    ids = AutoTokenizer.from_pretrained(tmp_path / "model")("I love the garden.", return_tensors="pt")[
+        "input_ids"
+    ]
+    assert ids[0, 0] == exported.config.bos_token_id
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), exported(ids).logits, atol=5e-3, rtol=0)
+    assert (
+        json.loads((tmp_path / "model" / "config.json").read_text())["attention_layers"][:3] == ["local"] * 3
+    )
+
+
+def test_loss_starts_at_that_of_a_uniform_guess() -> None:
+    model = StoryModel(ModelShape(vocab_size=500, n_layers=2, d_model=32, n_heads=2, context=32))
+    loss = model.losses(torch.randint(0, 500, (4, 32))).mean().item()
+    assert loss == pytest.approx(np.log(500), abs=0.2)

@@ -1,0 +1,133 @@
+"""Export a checkpoint: `python -m training.export --checkpoint FILE --data PREPARED --out FOLDER`.
+
+Writes a Hugging Face folder, `GPTNeoForCausalLM` in half precision, that loads without this package.
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from training.model import ModelShape, StoryModel
+from training.tokenizer import BOS, load_tokenizer, save_tokenizer
+
+logger = logging.getLogger("training.export")
+
+
+def load_checkpoint(path: Path, *, weights: str = "auto") -> StoryModel:
+    """The model of a checkpoint.
+
+    Args:
+        weights: "last", "average", or "auto": the running average until the decay begins, the last ones from then on.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if weights == "auto":
+        weights = "average" if state["progress"]["decay_from"] is None else "last"
+    model = StoryModel(ModelShape(**state["shape"]))
+    model.load_state_dict(state["average" if weights == "average" else "model"])
+    return model.eval()
+
+
+def gpt_neo_config(shape: ModelShape, bos: int) -> dict[str, Any]:
+    """`config.json`; `attention_layers` stands beside `attention_types` for readers that know only one of the two."""
+    n_global = shape.n_layers - shape.n_local_layers
+    return {
+        "architectures": ["GPTNeoForCausalLM"],
+        "model_type": "gpt_neo",
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.d_model,
+        "num_layers": shape.n_layers,
+        "num_heads": shape.n_heads,
+        "intermediate_size": 4 * shape.d_model,
+        "max_position_embeddings": shape.context,
+        "window_size": shape.window,
+        "attention_types": [[["local"], shape.n_local_layers], [["global"], n_global]],
+        "attention_layers": ["local"] * shape.n_local_layers + ["global"] * n_global,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "attention_dropout": 0.0,
+        "embed_dropout": 0.0,
+        "resid_dropout": 0.0,
+        "classifier_dropout": 0.0,
+        "initializer_range": 0.02,
+        "bos_token_id": bos,
+        "eos_token_id": bos,
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "dtype": "float16",
+    }
+
+
+def gpt_neo_weights(model: StoryModel) -> dict[str, Tensor]:
+    """Weights under Hugging Face's names, with the attention scale that GPT-Neo leaves out folded into the queries."""
+    weights = {
+        "transformer.wte.weight": model.embed.weight,
+        "transformer.wpe.weight": model.positions.weight,
+        "transformer.ln_f.weight": model.ln_f.weight,
+        "transformer.ln_f.bias": model.ln_f.bias,
+    }
+    names = {
+        "ln_1": "ln_1",
+        "ln_2": "ln_2",
+        "out": "attn.attention.out_proj",
+        "up": "mlp.c_fc",
+        "down": "mlp.c_proj",
+    }
+    for index, block in enumerate(model.blocks):
+        prefix = f"transformer.h.{index}."
+        query, key, value = block.qkv.weight.chunk(3)
+        for name, weight in (("q", query * model.shape.d_head**-0.5), ("k", key), ("v", value)):
+            weights[f"{prefix}attn.attention.{name}_proj.weight"] = weight
+        for ours, theirs in names.items():
+            module = block.get_submodule(ours)
+            weights |= {f"{prefix}{theirs}.{part}": tensor for part, tensor in module.named_parameters()}
+    return {name: weight.detach().half().contiguous().clone() for name, weight in weights.items()}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def export(model: StoryModel, tokenizer_folder: Path, out: Path) -> None:
+    """Write the whole folder; a `README.md` in it stays."""
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    bos = tokenizer.token_to_id(BOS)
+    write_json(out / "config.json", gpt_neo_config(model.shape, bos))
+    write_json(
+        out / "generation_config.json", {"bos_token_id": bos, "eos_token_id": bos, "pad_token_id": bos}
+    )
+    write_json(
+        out / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": BOS,
+            "eos_token": BOS,
+            "unk_token": BOS,
+            "model_max_length": model.shape.context,
+            "clean_up_tokenization_spaces": False,
+        },
+    )
+    save_tokenizer(tokenizer, out)
+    save_file(gpt_neo_weights(model), out / "model.safetensors", metadata={"format": "pt"})
+    logger.info("%s: %.1f MB", out, sum(path.stat().st_size for path in out.iterdir()) / 1e6)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Export a checkpoint as a Hugging Face folder.")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder written by training.prepare")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--weights", choices=["auto", "last", "average"], default="auto")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    export(load_checkpoint(arguments.checkpoint, weights=arguments.weights), arguments.data, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
