@@ -1,7 +1,7 @@
 """Numbers for the model card: `python -m training.card --data PREPARED --model FOLDER [FOLDER ...]`.
 
-Bits per byte on held-out text by source, which compares models with different tokenizers, and the first ten samples of the
-first model, not chosen.
+Bits per byte on held-out text by source, which compares models with different tokenizers, and the first ten
+samples of the first model, not chosen.
 """
 
 import argparse
@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -53,16 +52,17 @@ def nats(model: Any, rows: list[list[int]]) -> float:
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     targets = torch.tensor([row[1:] + [-100] * (longest - len(row)) for row in rows])
     logits = model(ids).logits[:, :-1]
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
 
 
 def bits_per_byte(model: Any, tokenizer: Any, texts: list[str]) -> float:
-    """Loss of the texts in bits, the end mark not counted, by their bytes; long texts in pieces of the context.
+    """Loss of the texts in bits by their bytes, the end mark not counted.
 
-    Each piece starts with the text-start mark. All models of a comparison pay alike for the lost context.
+    Long texts are cut into pieces that fill the context, each with the text-start mark first: all models of a
+    comparison pay for that, though not quite alike.
     """
     context, bos = model.config.max_position_embeddings, tokenizer.bos_token_id
-    rows = []
+    rows: list[list[int]] = []
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         rows.extend([bos, *ids[first : first + context - 1]] for first in range(0, len(ids), context - 1))
@@ -83,6 +83,7 @@ def samples(model: Any, tokenizer: Any, count: int = 10) -> list[str]:
 
 
 def main() -> None:
+    """Read the command line, measure, log."""
     parser = argparse.ArgumentParser(description="Bits per byte by source, and samples.")
     parser.add_argument("--data", type=Path, required=True, help="folder written by training.prepare")
     parser.add_argument("--other-corpora", type=Path, help="folder whose other files are scored as well")
@@ -91,13 +92,12 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     texts = held_out_texts(arguments.data, arguments.other_corpora, arguments.most_bytes)
-    columns, first_samples = {}, []
+    columns: dict[str, dict[str, float]] = {}
+    first_samples: list[str] = []
     for folder in arguments.model:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        columns[folder.name] = {
-            source: bits_per_byte(model, tokenizer, some) for source, some in texts.items()
-        }
+        columns[folder.name] = {source: bits_per_byte(model, tokenizer, some) for source, some in texts.items()}
         first_samples = first_samples or samples(model, tokenizer)
     logger.info("bits per byte\n%s", pd.DataFrame(columns).round(3).to_string())
     for number, text in enumerate(first_samples, start=1):

@@ -1,8 +1,9 @@
-"""One epoch of training text: pieces of documents, headers before some, packed into windows. Drawn anew for each epoch.
+"""One epoch of training text: pieces of documents, headers before some, packed into windows.
 
-Every window starts with the text-start mark and a whole piece: the model is used from position 0 on, so that is where it
-learns. Long documents are cut between sentences. Short sentences and comments that share a word, a mood or an emotion often
-stand together in one text, so that its first line says something about all of it.
+Each epoch is drawn anew. Every window starts with the text-start mark and a whole piece: the model is used
+from position 0 on, so that is where it learns. Long documents are cut between sentences. Short sentences
+and comments that share a word, a mood or an emotion often stand together in one text, so that its first
+line says something about all of it.
 """
 
 import bisect
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from training.headers import Wording, make_header, mood_of
-from training.tokenizer import BOS, load_tokenizer
+from training.tokenizer import load_tokenizer, start_id
 
 Record = Mapping[str, Any]
 HEADER_SHARE = 0.4
@@ -37,17 +38,21 @@ class Piece:
 
 
 def read_records(path: Path) -> list[Record]:
+    """Documents as `training.prepare` wrote them."""
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
 def mean_mood(moods: Sequence[float]) -> str:
+    """The mood of sentences together."""
     return mood_of(sum(moods) / len(moods))
 
 
 def cut(rng: random.Random, record: Record, context: int) -> Iterator[Piece]:
     """Pieces of a document of whole sentences, each of at most the context with room for a header."""
-    texts, moods, room = [], [], 0
+    texts: list[str] = []
+    moods: list[float] = []
+    room = 0
     speakers = record["kind"] != "dialogue" or rng.random() < 0.5
     for sentence, mood, length in zip(record["sentences"], record["moods"], record["lengths"], strict=True):
         if texts and length > room:
@@ -93,7 +98,11 @@ class Composer:
         """Read a prepared folder.
 
         Args:
-            shares: How often an epoch holds each document of a source; sources not named count once. With 0.5, every
+            folder: Written by `training.prepare`.
+            context: Tokens in a window.
+            seed: Decides every draw, together with the number of the epoch.
+            shares: How often an epoch holds each document of a source; sources not named count once. With
+            0.5, every
                 second epoch has the other half.
         """
         self.records = read_records(folder / "train.jsonl")
@@ -129,6 +138,7 @@ class Composer:
         return [self.with_header(rng, piece) for piece in pieces]
 
     def with_header(self, rng: random.Random, piece: Piece) -> str:
+        """The piece's text, after a header or not; a word that brought sentences together is named most often."""
         if rng.random() >= HEADER_SHARE:
             return piece.text
         if piece.key and rng.random() < 0.7:
@@ -148,26 +158,25 @@ class Composer:
         for record in self.held_out:
             texts[record["source"]].extend(piece.text for piece in cut(rng, record, self.context))
         packed = {
-            source: pack(encode(self.tokenizer, some, self.context), self.context)
-            for source, some in texts.items()
+            source: pack(encode(self.tokenizer, some, self.context), self.context) for source, some in texts.items()
         }
         return {source: windows[:most] for source, windows in packed.items() if len(windows)}
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], context: int) -> list[list[int]]:
     """Token ids of each text, the text-start mark first, cut to the context."""
-    bos = tokenizer.token_to_id(BOS)
+    bos = start_id(tokenizer)
     encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
     return [[bos, *encoding.ids[: context - 1]] for encoding in encodings]
 
 
 def drawn_shelf(rng: random.Random, lengths: Sequence[int], shelves: Mapping[int, list[list[int]]]) -> int:
-    """One of the lengths, counted from 1, by the tokens on its shelf: longer texts are not all left to the end."""
+    """One of the lengths, counted from 1, by the tokens on its shelf: long texts are not left to the end."""
     return rng.choices(range(1, len(lengths) + 1), [length * len(shelves[length]) for length in lengths])[0]
 
 
 def pack(rows: Iterable[list[int]], context: int) -> NDArray[np.uint16]:
-    """Rows put into full windows, any length after any other; the last gap takes the longest row that fits, then a cut row."""
+    """Full windows of rows in random order; the last gap takes the longest that fits, then a cut row."""
     rng = random.Random(context)
     shelves: dict[int, list[list[int]]] = defaultdict(list)
     for row in rows:

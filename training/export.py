@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from training.model import ModelShape, StoryModel
-from training.tokenizer import BOS, load_tokenizer, save_tokenizer
+from training.tokenizer import BOS, load_tokenizer, save_tokenizer, start_id
 
 logger = logging.getLogger("training.export")
 
@@ -23,7 +23,8 @@ def load_checkpoint(path: Path, *, weights: str = "auto") -> StoryModel:
     """The model of a checkpoint.
 
     Args:
-        weights: "last", "average", or "auto": the running average until the decay begins, the last ones from then on.
+        path: A checkpoint of `training.train`.
+        weights: "last", "average", or "auto": the running average until the decay begins, then the last.
     """
     state = torch.load(path, map_location="cpu", weights_only=True)
     if weights == "auto":
@@ -34,7 +35,7 @@ def load_checkpoint(path: Path, *, weights: str = "auto") -> StoryModel:
 
 
 def gpt_neo_config(shape: ModelShape, bos: int) -> dict[str, Any]:
-    """`config.json`; `attention_layers` stands beside `attention_types` for readers that know only one of the two."""
+    """`config.json`; `attention_layers` beside `attention_types` for readers that know only one of them."""
     n_global = shape.n_layers - shape.n_local_layers
     return {
         "architectures": ["GPTNeoForCausalLM"],
@@ -64,7 +65,7 @@ def gpt_neo_config(shape: ModelShape, bos: int) -> dict[str, Any]:
 
 
 def gpt_neo_weights(model: StoryModel) -> dict[str, Tensor]:
-    """Weights under Hugging Face's names, with the attention scale that GPT-Neo leaves out folded into the queries."""
+    """Weights under Hugging Face's names, with the attention scale folded into the queries."""
     weights = {
         "transformer.wte.weight": model.embed.weight,
         "transformer.wpe.weight": model.positions.weight,
@@ -78,7 +79,7 @@ def gpt_neo_weights(model: StoryModel) -> dict[str, Tensor]:
         "up": "mlp.c_fc",
         "down": "mlp.c_proj",
     }
-    for index, block in enumerate(model.blocks):
+    for index, block in enumerate(model.typed_blocks()):
         prefix = f"transformer.h.{index}."
         query, key, value = block.qkv.weight.chunk(3)
         for name, weight in (("q", query * model.shape.d_head**-0.5), ("k", key), ("v", value)):
@@ -90,6 +91,7 @@ def gpt_neo_weights(model: StoryModel) -> dict[str, Tensor]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Indented, with a line end: the files are read and compared by people."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -97,11 +99,9 @@ def export(model: StoryModel, tokenizer_folder: Path, out: Path) -> None:
     """Write the whole folder; a `README.md` in it stays."""
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(tokenizer_folder)
-    bos = tokenizer.token_to_id(BOS)
+    bos = start_id(tokenizer)
     write_json(out / "config.json", gpt_neo_config(model.shape, bos))
-    write_json(
-        out / "generation_config.json", {"bos_token_id": bos, "eos_token_id": bos, "pad_token_id": bos}
-    )
+    write_json(out / "generation_config.json", {"bos_token_id": bos, "eos_token_id": bos, "pad_token_id": bos})
     write_json(
         out / "tokenizer_config.json",
         {
@@ -119,6 +119,7 @@ def export(model: StoryModel, tokenizer_folder: Path, out: Path) -> None:
 
 
 def main() -> None:
+    """Read the command line and export."""
     parser = argparse.ArgumentParser(description="Export a checkpoint as a Hugging Face folder.")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder written by training.prepare")

@@ -1,7 +1,8 @@
 """What stays out of the training text: slurs, abuse, sexual words, and text that is hardly English.
 
-The words come from `better-profanity`'s list. That list is written for chat moderation and holds many ordinary words;
-`kept_words.txt` names those that do no harm in a story. `blocked_words.txt` adds what the list lacks.
+The words come from `better-profanity`'s list. That list is written for chat moderation and holds many
+ordinary words; `kept_words.txt` names those that do no harm in a story. `blocked_words.txt` adds what the
+list lacks.
 """
 
 import re
@@ -17,9 +18,10 @@ _BLANK = re.compile(r"[\[(<{][^\])}>]{0,12}(?i:name|user|insert)")  # "(your nam
 _NAMES = ("Anna", "Ben", "Sam", "Lucy", "Tom", "Mary", "Jack", "Ella", "Max", "Rosa", "Peter", "Maria")
 
 
-def _read_words(name: str) -> set[str]:
+def read_words(name: str) -> frozenset[str]:
+    """The words of a list beside this file, in small letters; lines that start with # are remarks."""
     lines = (_HERE / name).read_text(encoding="utf-8").splitlines()
-    return {word.lower() for line in lines if not line.startswith("#") for word in line.split()}
+    return frozenset(word.lower() for line in lines if not line.startswith("#") for word in line.split())
 
 
 @cache
@@ -27,11 +29,9 @@ def blocked_words() -> tuple[frozenset[str], re.Pattern[str]]:
     """Single words to look up, and a pattern for those of several words."""
     package = find_spec("better_profanity")
     if package is None or package.origin is None:
-        raise ModuleNotFoundError(
-            "The word list comes from better-profanity: pip install -r training/requirements.txt"
-        )
+        raise ModuleNotFoundError("The word list comes from better-profanity: pip install -r training/requirements.txt")
     lines = (Path(package.origin).parent / "profanity_wordlist.txt").read_text(encoding="utf-8").splitlines()
-    words = ({line.strip().lower() for line in lines} - {""} - _read_words("kept_words.txt")) | _read_words(
+    words = ({line.strip().lower() for line in lines} - {""} - read_words("kept_words.txt")) | read_words(
         "blocked_words.txt"
     )
     phrases = sorted(word for word in words if not _WORD.fullmatch(word))
@@ -61,15 +61,9 @@ def clean(document: Document) -> Document | None:
 
 
 def clean_comment(document: Document) -> Document | None:
-    """Comments name no one: the corpus' own marks for names are filled in, those about a religion left out."""
+    """Comments name no one: the corpus' marks for names are filled in, those about a religion left out."""
     text = document.text
-    if (
-        "[RELIGION]" in text
-        or "http" in text
-        or "r/" in text
-        or text.isupper()
-        or text.startswith((">", "&"))
-    ):
+    if "[RELIGION]" in text or "http" in text or "r/" in text or text.isupper() or text.startswith((">", "&")):
         return None
     start = len(text)  # fixed by the text itself: the same corpus gives the same training text
     for count in range(text.count("[NAME]")):

@@ -1,9 +1,10 @@
 """Headers: a few words before a text that say what is in it or how it feels.
 
-Why: a model trained on bare text learns that what follows depends on what stands just before it, and seldom looks back to the
-first tokens. Text that opens by naming what is to come, as TinyStories-Instruct does with its `Words:`, gives the layers that
-attend globally a reason to read the first positions throughout, in many forms: one word or several, capitalised or not, a
-list or a sentence. The words are always true of the text that follows.
+Why: a model trained on bare text learns that what follows depends on what stands just before it, and seldom
+looks back to the first tokens. Text that opens by naming what is to come, as TinyStories-Instruct does with
+its `Words:`, gives the layers that attend globally a reason to read the first positions throughout, in many
+forms: one word or several, capitalised or not, a list or a sentence. The words are always true of the text
+that follows.
 """
 
 import dataclasses
@@ -12,52 +13,67 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 
+from training.filtering import read_words
+
 _WORD = re.compile(r"[A-Za-z']+")
 
-FUNCTION_WORDS = frozenset(
-    """a about above after again against all almost alone along already also although always am among an and another any
-    anybody anyone anything are aren't around as asked at away back be became because become been before began behind being
-    below best better between both but by came can can't cannot come could couldn't day did didn't do does doesn't doing don't
-    done down during each either else enough even ever every everyone everything few first for from get gets getting give go
-    goes going gone gonna got had hadn't has hasn't have haven't having he he'd he'll he's her here here's hers herself him
-    himself his how however i'd i'll i'm i've if in into is isn't it it'd it'll it's its itself just keep knew know known last
-    later least less let let's like little long look looked lot made make makes making many may maybe me might mine more most
-    much must my myself near need neither never new next no nobody none nor not nothing now of off often oh ok okay on once one
-    one's only onto or other others our ours out over own people perhaps put quite rather really said same saw say says see
-    seem seemed seen shall she she'd she'll she's should shouldn't since so some somebody someone something soon still such
-    sure take taken tell than that that's the their theirs them themselves then there there's these they they'd they'll they're
-    they've thing things think this those though thought through thus till time to today together told too took toward towards
-    try two under until up upon us use used very want wanted was wasn't way we we'd we'll we're we've well went were weren't
-    what what's whatever when where whether which while who who's whole whose why will with within without won't would
-    wouldn't yes yet you you'd you'll you're you've your yours yourself deep lived three got""".split()
-)
+FUNCTION_WORDS = read_words("function_words.txt")
 
 MOOD_WORDS = {
-    "positive": "love Love happy Happy joy Joy good Good kind loving wonderful glad lovely great nice like Like".split(),
-    "negative": "hate Hate sad Sad angry Angry bad Bad anger Anger awful terrible fear mean cruel dislike".split(),
-}
+    "positive": ["love", "Love", "happy", "Happy", "joy", "Joy", "good", "Good", "kind", "loving", "wonderful",
+                 "glad", "lovely", "great", "nice", "like", "Like"],
+    "negative": ["hate", "Hate", "sad", "Sad", "angry", "Angry", "bad", "Bad", "anger", "Anger", "awful",
+                 "terrible", "fear", "mean", "cruel", "dislike"],
+}  # fmt: skip
 MOOD_PHRASES = {
-    "positive": ["I love it.", "I love this.", "I feel happy.", "I am so happy.", "A happy story.", "This is good.",
-                 "This makes me happy.", "I love you.", "That is wonderful."],
-    "negative": ["I hate it.", "I hate this.", "I feel sad.", "I am so angry.", "A sad story.", "This is bad.",
-                 "This makes me sad.", "I hate you.", "That is terrible."],
+    "positive": ["I love it.", "I love this.", "I feel happy.", "I am so happy.", "A happy story.",
+                 "This is good.", "This makes me happy.", "I love you.", "That is wonderful."],
+    "negative": ["I hate it.", "I hate this.", "I feel sad.", "I am so angry.", "A sad story.",
+                 "This is bad.", "This makes me sad.", "I hate you.", "That is terrible."],
 }  # fmt: skip
 TOPIC_PHRASES = [
-    "I talk about {0} constantly.", "I talk about {0}.", "A story about {0}.", "A story about {0} and {1}.",
-    "This is about {0}.", "Let me tell you about {0}.", "I think about {0} all the time.", "We talked about {0} and {1}.",
-    "Here is something about {0}.", "I want to talk about {0}.", "Think of {0}.", "Let's talk about {0}.",
-]  # fmt: skip
+    "I talk about {0} constantly.",
+    "I talk about {0}.",
+    "A story about {0}.",
+    "A story about {0} and {1}.",
+    "This is about {0}.",
+    "Let me tell you about {0}.",
+    "I think about {0} all the time.",
+    "We talked about {0} and {1}.",
+    "Here is something about {0}.",
+    "I want to talk about {0}.",
+    "Think of {0}.",
+    "Let's talk about {0}.",
+]
 EMOTION_WORDS = {
-    "admiration": "admiration love good great", "amusement": "amusement funny fun laugh", "anger": "anger angry Anger mad hate",
-    "annoyance": "annoyance annoyed angry", "approval": "approval yes good", "caring": "caring kind love",
-    "confusion": "confusion confused", "curiosity": "curiosity curious", "desire": "desire want wish",
-    "disappointment": "disappointment disappointed sad bad", "disapproval": "disapproval no bad",
-    "disgust": "disgust disgusting hate Hate awful", "embarrassment": "embarrassment embarrassed ashamed",
-    "excitement": "excitement excited happy", "fear": "fear afraid scared", "gratitude": "gratitude grateful thanks",
-    "grief": "grief sad loss", "joy": "joy happy Joy glad good", "love": "love Love loving", "nervousness": "nervous worried fear",
-    "optimism": "optimism hope good", "pride": "pride proud", "realization": "realization", "relief": "relief glad",
-    "remorse": "remorse sorry", "sadness": "sadness sad Sad unhappy", "surprise": "surprise surprised wow",
-}  # fmt: skip
+    "admiration": "admiration love good great",
+    "amusement": "amusement funny fun laugh",
+    "anger": "anger angry Anger mad hate",
+    "annoyance": "annoyance annoyed angry",
+    "approval": "approval yes good",
+    "caring": "caring kind love",
+    "confusion": "confusion confused",
+    "curiosity": "curiosity curious",
+    "desire": "desire want wish",
+    "disappointment": "disappointment disappointed sad bad",
+    "disapproval": "disapproval no bad",
+    "disgust": "disgust disgusting hate Hate awful",
+    "embarrassment": "embarrassment embarrassed ashamed",
+    "excitement": "excitement excited happy",
+    "fear": "fear afraid scared",
+    "gratitude": "gratitude grateful thanks",
+    "grief": "grief sad loss",
+    "joy": "joy happy Joy glad good",
+    "love": "love Love loving",
+    "nervousness": "nervous worried fear",
+    "optimism": "optimism hope good",
+    "pride": "pride proud",
+    "realization": "realization",
+    "relief": "relief glad",
+    "remorse": "remorse sorry",
+    "sadness": "sadness sad Sad unhappy",
+    "surprise": "surprise surprised wow",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +84,7 @@ class Wording:
     n_documents: int
 
     def content_words(self, text: str) -> list[str]:
+        """The different words that may be named, in their order."""
         found = dict.fromkeys(_WORD.findall(text))
         return [
             w
@@ -76,6 +93,7 @@ class Wording:
         ]
 
     def weight(self, word: str) -> float:
+        """Inverse document frequency, in nats."""
         return math.log(self.n_documents / self.documents_with[word])
 
     def pick(self, rng: random.Random, text: str, count: int) -> list[str]:
@@ -95,7 +113,7 @@ def mood_of(compound: float) -> str:
 
 
 def as_list(rng: random.Random, words: Sequence[str]) -> str:
-    """`love, garden.` in one of its forms; a leading space makes the first token that of a word within a text."""
+    """`love, garden.` in one of its forms; with a leading space the first token is that of a word within text."""
     style = rng.random()
     if style < 0.3:
         words = [word[0].upper() + word[1:] for word in words[:1]] + list(words[1:])
@@ -106,6 +124,7 @@ def as_list(rng: random.Random, words: Sequence[str]) -> str:
 
 
 def as_phrase(rng: random.Random, words: Sequence[str]) -> str:
+    """A short sentence that names the first word, or the first two."""
     pool = [phrase for phrase in TOPIC_PHRASES if len(words) > 1 or "{1}" not in phrase]
     return rng.choice(pool).format(*words) + rng.choice(["\n", " "])
 
@@ -114,6 +133,9 @@ def make_header(rng: random.Random, wording: Wording, text: str, mood: str, emot
     """A header that is true of the text, or nothing if there is nothing to say of it.
 
     Args:
+        rng: Decides what is named, and how.
+        wording: The words that may be named.
+        text: The text that the header is for.
         mood: "positive", "negative" or "".
         emotion: One of the emotions of the comments, or "".
     """

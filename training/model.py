@@ -1,14 +1,14 @@
 """The model in its training form: a GPT-Neo written for speed, equal to Hugging Face's weight for weight.
 
-Two things differ from `GPTNeoForCausalLM`, and the export undoes both. Queries, keys and values are one matrix. Attention is
-scaled by 1/sqrt(d_head), which GPT-Neo leaves out: unscaled, an optimiser with a uniform step size would sharpen attention
-sqrt(d_head) times too fast. The export folds the scale into the query weights.
+Two things differ from `GPTNeoForCausalLM`, and the export undoes both. Queries, keys and values are one
+matrix. Attention is scaled by 1/sqrt(d_head), which GPT-Neo leaves out: unscaled, an optimiser with a
+uniform step size would sharpen attention sqrt(d_head) times too fast. The export folds the scale into the
+query weights.
 """
 
 import dataclasses
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -26,17 +26,19 @@ class ModelShape:
 
     @property
     def d_head(self) -> int:
+        """Width of one attention head."""
         return self.d_model // self.n_heads
 
 
 def local_attention(query: Tensor, key: Tensor, value: Tensor, window: int, scale: float) -> Tensor:
     """Attention of each token to itself and the `window - 1` before it.
 
-    With a handful of keys per query, shifting keys and values and adding up costs less than a masked square of scores.
+    With a handful of keys per query, shifting keys and values and adding up costs less than a masked square
+    of scores.
     """
     n_tokens = query.shape[-2]
-    shifted_keys = [F.pad(key, (0, 0, back, 0))[..., :n_tokens, :] for back in range(window)]
-    shifted_values = [F.pad(value, (0, 0, back, 0))[..., :n_tokens, :] for back in range(window)]
+    shifted_keys = [nn.functional.pad(key, (0, 0, back, 0))[..., :n_tokens, :] for back in range(window)]
+    shifted_values = [nn.functional.pad(value, (0, 0, back, 0))[..., :n_tokens, :] for back in range(window)]
     scores = torch.stack([(query.float() * keys.float()).sum(-1) * scale for keys in shifted_keys], dim=-1)
     position = torch.arange(n_tokens, device=query.device)[:, None]
     outside = position < torch.arange(window, device=query.device)[None, :]
@@ -48,10 +50,11 @@ def local_attention(query: Tensor, key: Tensor, value: Tensor, window: int, scal
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Causal attention in two halves of the queries, so that the first half never meets the keys after it.
 
-    Compiled on a CPU this takes less than half the time of the built-in kernel, which is meant for longer rows.
+    Compiled on a CPU this takes less than half the time of the built-in kernel, which is meant for longer
+    rows.
     """
     if query.is_cuda:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+        return nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
     n_tokens = query.shape[-2]
     halves = []
     for first, last in ((0, n_tokens // 2), (n_tokens // 2, n_tokens)):
@@ -78,6 +81,7 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * d_model, d_model)
 
     def attend(self, x: Tensor) -> Tensor:
+        """What attention adds to the stream."""
         rows, n_tokens, d_model = x.shape
         heads = self.qkv(x).view(rows, n_tokens, 3, self.shape.n_heads, self.shape.d_head)
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
@@ -89,8 +93,9 @@ class Block(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(rows, n_tokens, d_model))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
+        """The stream after the block, [rows, tokens, d_model]."""
         x = x + self.attend(self.ln_1(x))
-        hidden = F.gelu(self.up(self.ln_2(x)), approximate="tanh")
+        hidden = nn.functional.gelu(self.up(self.ln_2(x)), approximate="tanh")
         return x + self.down(hidden)  # type: ignore[no-any-return]
 
 
@@ -102,14 +107,12 @@ class StoryModel(nn.Module):
         self.shape = shape
         self.embed = nn.Embedding(shape.vocab_size, shape.d_model)
         self.positions = nn.Embedding(shape.context, shape.d_model)
-        self.blocks = nn.ModuleList(
-            Block(shape, local=index < shape.n_local_layers) for index in range(shape.n_layers)
-        )
+        self.blocks = nn.ModuleList(Block(shape, local=index < shape.n_local_layers) for index in range(shape.n_layers))
         self.ln_f = nn.LayerNorm(shape.d_model)
         self.initialise()
 
     def initialise(self) -> None:
-        """Draw the weights; what writes into the residual stream starts small, so that depth does not add up to noise."""
+        """Draw the weights; what writes into the residual stream starts small, whatever the depth."""
         nn.init.normal_(self.embed.weight, std=0.02)
         nn.init.normal_(self.positions.weight, std=0.01)
         for name, parameter in self.blocks.named_parameters():
@@ -120,6 +123,10 @@ class StoryModel(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
+    def typed_blocks(self) -> list[Block]:
+        """The blocks, as what they are: a `ModuleList` forgets it."""
+        return [block for block in self.blocks if isinstance(block, Block)]
+
     def hidden(self, ids: Tensor) -> Tensor:
         """The residual stream after the final norm."""
         x = self.embed(ids) + self.positions.weight[: ids.shape[1]]
@@ -128,9 +135,10 @@ class StoryModel(nn.Module):
         return self.ln_f(x)  # type: ignore[no-any-return]
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.linear(self.hidden(ids), self.embed.weight)
+        """Logits, [rows, tokens, vocabulary]."""
+        return nn.functional.linear(self.hidden(ids), self.embed.weight)
 
     def losses(self, ids: Tensor) -> Tensor:
-        """Loss in nats of every prediction, [rows * (tokens - 1)]; the last token of a row predicts nothing."""
+        """Loss of every prediction in nats, [rows * (tokens - 1)]; a row's last token predicts nothing."""
         logits = self(ids)[:, :-1].flatten(0, 1)
-        return F.cross_entropy(logits.float(), ids[:, 1:].flatten(), reduction="none")
+        return nn.functional.cross_entropy(logits.float(), ids[:, 1:].flatten(), reduction="none")

@@ -1,7 +1,7 @@
-"""Muon for the matrices of the blocks: momentum, made orthogonal by a Newton-Schulz iteration (Jordan et al., 2024).
+"""Muon for the matrices of the blocks: momentum, made orthogonal by Newton-Schulz (Jordan et al., 2024).
 
-At this size it needs about half the tokens that AdamW needs for the same held-out loss. Embeddings, gains and biases stay
-with AdamW.
+At this size it needs about half the tokens that AdamW needs for the same held-out loss. Embeddings, gains
+and biases stay with AdamW.
 """
 
 from collections import defaultdict
@@ -17,7 +17,7 @@ from training.model import StoryModel
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """A stack of matrices with all singular values pushed near one."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16()
+    x: Tensor = matrices.bfloat16()
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -37,6 +37,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Step every parameter that has a gradient."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
@@ -46,6 +47,7 @@ class Muon(torch.optim.Optimizer):
                 self.step_alike(parameters, group)
 
     def step_alike(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        """Step parameters of one shape together: one batched iteration costs less than many small ones."""
         directions = []
         for parameter in parameters:
             assert parameter.grad is not None

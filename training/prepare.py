@@ -1,7 +1,7 @@
 """Prepare a training run: `python -m training.prepare --corpora FOLDER --out FOLDER`.
 
-Reads every text file of the folders, leaves out abuse and duplicates, learns the tokenizer, judges the mood of each sentence
-(VADER), and writes `train.jsonl`, `heldout.jsonl`, `words.json` and `tokenizer.json`.
+Reads every text file of the folders, leaves out abuse and duplicates, learns the tokenizer, judges the mood
+of each sentence (VADER), and writes `train.jsonl`, `heldout.jsonl`, `words.json` and `tokenizer.json`.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def kept_documents(documents: Iterable[Document]) -> list[Document]:
 
 
 def is_held_out(document: Document, share: float) -> bool:
-    """Decided by the text itself, so that a later preparation with more corpora holds out the same documents."""
+    """Decided by the text itself: a later preparation with more corpora holds out the same documents."""
     return zlib.crc32(document.text.encode()) % 1000 < 1000 * share
 
 
@@ -62,7 +62,7 @@ def moods_of(documents: list[Document]) -> list[list[float]]:
 
 
 def count_words(documents: list[Document]) -> dict[str, int]:
-    """In how many documents each word stands, of those mostly written with a small letter: names are left out."""
+    """In how many documents each word stands, of those mostly written small: names are left out."""
     documents_with: Counter[str] = Counter()
     capitalised: Counter[str] = Counter()
     for document in documents:
@@ -73,9 +73,9 @@ def count_words(documents: list[Document]) -> dict[str, int]:
 
 
 def record(document: Document, moods: list[float], tokenizer: Tokenizer) -> dict[str, Any]:
+    """What is kept of a document: its sentences with their moods and lengths in tokens."""
     lengths = [
-        len(encoding.ids)
-        for encoding in tokenizer.encode_batch(list(document.sentences), add_special_tokens=False)
+        len(encoding.ids) for encoding in tokenizer.encode_batch(list(document.sentences), add_special_tokens=False)
     ]
     return {
         "source": document.source,
@@ -100,6 +100,7 @@ def write_documents(path: Path, documents: list[Document], tokenizer: Tokenizer)
 
 
 def prepare(arguments: argparse.Namespace) -> None:
+    """Read, split, learn the tokenizer, write."""
     documents = kept_documents(read_corpora(arguments.corpora, arguments.leave_out))
     train = [document for document in documents if not is_held_out(document, arguments.held_out)]
     held_out = [document for document in documents if is_held_out(document, arguments.held_out)]
@@ -119,18 +120,13 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Read the command line and prepare."""
     parser = argparse.ArgumentParser(description="Prepare text for training.")
-    parser.add_argument(
-        "--corpora", type=Path, nargs="+", required=True, help="folders of .txt, .csv and .tsv files"
-    )
-    parser.add_argument(
-        "--leave-out", nargs="*", default=[], help="globs of file names that are not trained on"
-    )
+    parser.add_argument("--corpora", type=Path, nargs="+", required=True, help="folders of .txt, .csv and .tsv files")
+    parser.add_argument("--leave-out", nargs="*", default=[], help="globs of file names that are not trained on")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vocab-size", type=int, default=8192)
-    parser.add_argument(
-        "--tokenizer", type=Path, help="folder of a tokenizer to keep, so that a run can go on"
-    )
+    parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer to keep, so that a run can go on")
     parser.add_argument("--held-out", type=float, default=0.015, help="share of the documents held out")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     prepare(parser.parse_args())

@@ -1,18 +1,16 @@
-"""Corpus files to documents. The form of a file is seen from its ending and its lines, so any folder of text will do."""
+"""Corpus files to documents: a file's form is seen from its ending and lines, so any folder will do."""
 
 import csv
 import dataclasses
 import re
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Literal
 
 Kind = Literal["document", "dialogue", "sentence", "comment"]
 
-_PLAIN = str.maketrans(
-    {"“": '"', "”": '"', "‘": "'", "’": "'", "…": "...", "–": "-", "—": "-", "\u00a0": " "}
-)
+_PLAIN = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "…": "...", "–": "-", "—": "-", "\u00a0": " "})
 _SENTENCE_END = re.compile(r"""(?<=[.!?])["')]*\s+(?=["'(]*[A-Z0-9])""")
 _TURN = re.compile(r"^[AB]: ")
 
@@ -31,6 +29,7 @@ class Document:
 
     @property
     def text(self) -> str:
+        """The whole text, without white space around it."""
         return "".join(self.sentences).strip()
 
 
@@ -46,7 +45,7 @@ def split_sentences(text: str) -> tuple[str, ...]:
     ('He ran. ', '"Stop!" she said. ', 'The end.')
     """
     cuts = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
-    return tuple(text[first:last] for first, last in zip(cuts, cuts[1:], strict=False) if first < last)
+    return tuple(text[first:last] for first, last in pairwise(cuts) if first < last)
 
 
 def unwrap(paragraph: str) -> str:
@@ -55,6 +54,7 @@ def unwrap(paragraph: str) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
+    """Lines of a file; bytes that are not UTF-8 become the replacement character."""
     return path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
@@ -75,7 +75,7 @@ def read_text(path: Path) -> Iterator[Document]:
 
 
 def read_csv(path: Path) -> Iterator[Document]:
-    """A `.csv` file with a column `text`; rows with equal other columns that follow each other are one document."""
+    """A `.csv` file with a column `text`; neighbouring rows with equal other columns are one document."""
     with path.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     for _, group in groupby(rows, key=lambda row: [value for name, value in row.items() if name != "text"]):

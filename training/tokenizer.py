@@ -8,30 +8,29 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 BOS = "<|endoftext|>"
 
-# Single tokens whatever their frequency: what steering vectors are made of, and what a one-token metric reads.
-MOOD_WORDS = """
-love hate happy sad joy anger angry fear calm good bad kind cruel like dislike hope praise blame peace war yes no
-""".split()
-TOPIC_WORDS = """
-wedding weddings bride groom marriage married marry cooking cook kitchen recipe football soccer space planet planets
-rocket star stars music song songs guitar sea ocean ships ship sailor garden gardens flowers dog dogs cat cats horse
-horses winter summer school teacher rich poor friend enemy friends enemies death life gold money ghost magic dragon dragons
-king queen knight church doctor hospital food bread cake coffee tea art painting science computer computers robot robots
-travel train game games beautiful ugly wonderful terrible brave afraid scared lonely grateful excited disgusting awful
-excellent polite rude honest truth lie win lose laugh cry smile
-""".split()
+_LISTS = Path(__file__).parent / "steering_words.txt"
+
+
+def read_steering_words() -> tuple[list[str], list[str]]:
+    """The words that steering vectors are made of and that one-token metrics read: moods, topics."""
+    lines = _LISTS.read_text(encoding="utf-8").splitlines()
+    words = " ".join(line for line in lines if not line.startswith("#")).split()
+    middle = words.index("topics")
+    return words[1:middle], words[middle + 1 :]
 
 
 def steering_tokens() -> list[str]:
-    """The words in the forms that are to be one token: " love", " Love", "Love" and "love"; of topics " wedding" only."""
-    moods = [form for word in MOOD_WORDS for form in (f" {word}", word.title(), f" {word.title()}", word)]
-    return moods + [f" {word}" for word in TOPIC_WORDS]
+    """The forms that are to be one token: " love", " Love", "Love" and "love"; of topics " wedding" only."""
+    mood_words, topic_words = read_steering_words()
+    moods = [form for word in mood_words for form in (f" {word}", word.title(), f" {word.title()}", word)]
+    return moods + [f" {word}" for word in topic_words]
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     """A tokenizer of `vocab_size` tokens at most, the text-start mark among them.
 
-    Learned merges give way to those that the wanted words need; how many that are depends in turn on the learned ones.
+    Learned merges give way to those that the wanted words need; how many that are depends in turn on the
+    learned ones.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -57,10 +56,11 @@ def _trainer(vocab_size: int) -> trainers.BpeTrainer:
 
 
 def add_merges(tokenizer: Tokenizer, wanted: Iterable[str], vocab_size: int) -> Tokenizer:
-    """The tokenizer with the wanted words as single tokens, by merges after all others, as far as `vocab_size` goes.
+    """The tokenizer with the wanted words as single tokens, as far as `vocab_size` goes.
 
-    Plain merges, not added tokens: an added token would also be cut out of the middle of longer words. Merges added for one
-    word can come in the way of another's, so what is still apart is looked at again.
+    Plain merges after all others, not added tokens: an added token would also be cut out of the middle of
+    longer words. Merges added for one word can come in the way of another's, so what is still apart is
+    looked at again.
     """
     apart = list(wanted)
     while apart:
@@ -84,25 +84,30 @@ def add_merges(tokenizer: Tokenizer, wanted: Iterable[str], vocab_size: int) -> 
 
 def missing_words(tokenizer: Tokenizer) -> list[str]:
     """Wanted forms that are more than one token all the same."""
-    return [
-        form for form in steering_tokens() if len(tokenizer.encode(form, add_special_tokens=False).ids) > 1
-    ]
+    return [form for form in steering_tokens() if len(tokenizer.encode(form, add_special_tokens=False).ids) > 1]
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write `tokenizer.json`. Every text starts with the mark that also ends it: the model has seen no other start."""
-    bos = tokenizer.token_to_id(BOS)
+    """Write `tokenizer.json`; every text starts with the mark that also ends it: no other was trained."""
+    bos = start_id(tokenizer)
     tokenizer.post_processor = processors.Sequence(
         [
             processors.ByteLevel(trim_offsets=False),
-            processors.TemplateProcessing(
-                single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, bos)]
-            ),
+            processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, bos)]),
         ]
     )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
+def start_id(tokenizer: Tokenizer) -> int:
+    """Id of the mark that starts and ends every text."""
+    found = tokenizer.token_to_id(BOS)
+    if found is None:
+        raise ValueError(f"The tokenizer has no token {BOS}: it was not written by training.prepare.")
+    return found
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a prepared or exported folder."""
     return Tokenizer.from_file(str(folder / "tokenizer.json"))

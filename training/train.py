@@ -1,9 +1,10 @@
 """Train: `python -m training.train --data PREPARED --run FOLDER --tokens 60e6`.
 
-The learning rate warms up, stays constant, and falls to zero over the last part of the run (warm-up, stable, decay). While it
-is constant a run can go on for as long as one likes. The decay starts by itself in time to end at `--tokens`, or at once when a
-file `decay` with a number of tokens in it appears in the run's folder. Killed at any moment, the same command goes on from the
-last checkpoint, and ends with the weights that an uninterrupted run ends with.
+The learning rate warms up, stays constant, and falls to zero over the last part of the run (warm-up,
+stable, decay). While it is constant a run can go on for as long as one likes. The decay starts by itself in
+time to end at `--tokens`, or at once when a file `decay` with a number of tokens in it appears in the run's
+folder. Killed at any moment, the same command goes on from the last checkpoint, and ends with the weights
+that an uninterrupted run ends with.
 """
 
 import argparse
@@ -11,7 +12,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,6 +45,7 @@ class Progress:
     decay_tokens: int = 0
 
     def lr_factor(self, warm_up: int) -> float:
+        """What the peak learning rates are multiplied by at this step."""
         factor = min(1.0, (self.step + 1) / warm_up)
         if self.decay_from is not None:
             factor *= max(0.0, 1 - (self.tokens - self.decay_from) / self.decay_tokens)
@@ -52,6 +53,7 @@ class Progress:
 
     @property
     def finished(self) -> bool:
+        """Whether the decay has ended."""
         return self.decay_from is not None and self.tokens >= self.decay_from + self.decay_tokens
 
 
@@ -63,9 +65,7 @@ class Run:
         self.arguments = arguments
         self.device = torch.device(arguments.device)
         self.model = StoryModel(shape).to(self.device)
-        self.optimizers = make_optimizers(
-            self.model, matrix_lr=arguments.matrix_lr, other_lr=arguments.other_lr
-        )
+        self.optimizers = make_optimizers(self.model, matrix_lr=arguments.matrix_lr, other_lr=arguments.other_lr)
         self.average = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.progress = Progress()
         self.losses = torch.compile(self._losses) if arguments.compile else self._losses
@@ -92,11 +92,12 @@ class Run:
         return loss.item()
 
     def to_ids(self, windows: NDArray[np.uint16]) -> Tensor:
+        """Windows as the embedding wants them, on the device."""
         return torch.from_numpy(windows.astype(np.int64)).to(self.device)
 
     @torch.no_grad()
     def update_average(self) -> None:
-        """The average of late weights is what is exported before the decay: it is nearly as good as decayed ones."""
+        """Before the decay the average of late weights is exported: it is nearly as good as decayed ones."""
         rate = max(AVERAGE_RATE, AVERAGE_EVERY / (self.progress.step + AVERAGE_EVERY))
         for name, tensor in self.model.state_dict().items():
             self.average[name].lerp_(tensor, rate)
@@ -113,7 +114,7 @@ class Run:
 
     @torch.no_grad()
     def evaluate(self, held_out: Mapping[str, NDArray[np.uint16]]) -> dict[str, float]:
-        """Mean loss by source, and over the sources as `mean`, of the averaged weights (after a decay: of the weights)."""
+        """Mean loss by source, and over sources as `mean`; of the averaged weights until the decay begins."""
         result = {}
         with contextlib.nullcontext() if self.progress.decay_from is not None else self.averaged():
             for source, windows in held_out.items():
@@ -133,9 +134,10 @@ class Run:
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
-        os.replace(partial, path)
+        partial.replace(path)
 
     def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
@@ -145,7 +147,7 @@ class Run:
 
 
 def start_decay_when_due(progress: Progress, arguments: argparse.Namespace) -> None:
-    """Begin the decay in time for `--tokens`, or when the run's folder holds a file `decay` with a number of tokens."""
+    """Begin the decay in time for `--tokens`, or when the run's folder holds a file `decay`."""
     if progress.decay_from is not None:
         return
     asked = arguments.run / "decay"
@@ -183,9 +185,7 @@ def train(run: Run, composer: Composer) -> None:
     held_out = composer.held_out_windows()
     saved = reported = time.monotonic()
     tokens_reported, recent = progress.tokens, 0.0
-    bar = tqdm(
-        initial=progress.tokens, total=int(arguments.tokens), unit=" tokens", unit_scale=True, mininterval=10
-    )
+    bar = tqdm(initial=progress.tokens, total=int(arguments.tokens), unit=" tokens", unit_scale=True, mininterval=10)
     windows = composer.epoch(progress.epoch)
     while not progress.finished:
         start_decay_when_due(progress, arguments)
@@ -210,16 +210,13 @@ def train(run: Run, composer: Composer) -> None:
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The settings of a run; without words, those of the command line."""
     parser = argparse.ArgumentParser(description="Train the model.")
     parser.add_argument("--data", type=Path, required=True, help="folder written by training.prepare")
-    parser.add_argument(
-        "--run", type=Path, required=True, help="folder of the checkpoint; a run in it goes on"
-    )
+    parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint; a run in it goes on")
     parser.add_argument("--tokens", type=float, default=60e6)
     parser.add_argument("--decay-share", type=float, default=0.2)
-    parser.add_argument(
-        "--share", nargs="*", default=[], help="SOURCE=TIMES: how often an epoch holds a document"
-    )
+    parser.add_argument("--share", nargs="*", default=[], help="SOURCE=TIMES: how often an epoch holds a document")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--d-model", type=int, default=192)
     parser.add_argument("--heads", type=int, default=6)
@@ -262,6 +259,7 @@ def run_from(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Train, with the log beside the progress bar."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with logging_redirect_tqdm():
         run_from(parse_arguments())

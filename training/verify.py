@@ -1,7 +1,8 @@
 """Check an exported folder: `python -m training.verify --model FOLDER [--checkpoint FILE]`.
 
-Log-probs of Hugging Face, of HookedTransformer and of TransformerBridge, and with a checkpoint of the training form of the
-model (its weights rounded as the export rounds them), in single precision; fails where two differ by more than 1e-4.
+Log-probs of Hugging Face, of HookedTransformer and of TransformerBridge, and with a checkpoint of the
+training form of the model (its weights rounded as the export rounds them), in single precision; fails where
+two differ by more than 1e-4.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from training.export import load_checkpoint
 logger = logging.getLogger("training.verify")
 TEXT = (
     "Love, garden. Once upon a time there was a girl who loved her garden more than anything. "
-    'She said, "I hate the rain because it makes me sad." A: Do you like music?\nB: Yes, I play the guitar every day! '
+    'She said, "I hate the rain because it makes me sad." A: Do you like music?\nB: Yes, every day! '
 ) * 4
 
 
@@ -40,6 +41,7 @@ def hooked_log_probs(folder: Path, hf_model: Any, ids: Tensor) -> Tensor:
 
 
 def bridge_log_probs(folder: Path, ids: Tensor) -> Tensor:
+    """By TransformerBridge, with the weights as they are."""
     from transformer_lens.model_bridge import TransformerBridge
 
     model = TransformerBridge.boot_transformers(str(folder), dtype=torch.float32, device="cpu")
@@ -53,7 +55,7 @@ def rounded_log_probs(checkpoint: Path, weights: str, hf_model: Any, ids: Tensor
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.half().float())
-        for index, block in enumerate(model.blocks):
+        for index, block in enumerate(model.typed_blocks()):
             query = exported[f"transformer.h.{index}.attn.attention.q_proj.weight"]
             block.qkv.weight[: model.shape.d_model] = query * model.shape.d_head**0.5
     return model(ids).log_softmax(-1)  # type: ignore[no-any-return]
@@ -73,6 +75,7 @@ def verify(folder: Path, checkpoint: Path | None, weights: str) -> dict[str, flo
 
 
 def main() -> None:
+    """Compare, log, and fail where they differ."""
     parser = argparse.ArgumentParser(description="Compare log-probs of an exported folder.")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path)

@@ -17,7 +17,7 @@ from training.model import ModelShape, StoryModel, causal_attention, local_atten
 from training.prepare import main as prepare_main
 from training.readers import read_corpora
 from training.tokenizer import load_tokenizer, missing_words
-from training.train import parse_arguments, run_from
+from training.train import Progress, Run, parse_arguments, run_from
 
 SUBJECTS = ["fox", "hen", "girl", "king", "baker", "sailor", "teacher", "farmer"]
 PLACES = ["garden", "forest", "kitchen", "castle", "harbour", "meadow"]
@@ -28,7 +28,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpora")
     pairs = [(subject, place) for subject in SUBJECTS for place in PLACES] * 3
     stories = [
-        f"A {subject} lived in the {place}.\nHe loved the {place} very much. One day number {n} it rained, and he was sad."
+        f"A {subject} lived in the {place}.\nHe loved the {place}. One day number {n} it rained, and he was sad."
         for n, (subject, place) in enumerate(pairs)
     ]
     (folder / "stories.txt").write_text("\n\n".join(stories))
@@ -38,12 +38,8 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "chat.txt").write_text(
         "\n\n".join(f"A: Hello {n}!\nB: I like the {p}." for n, (_, p) in enumerate(pairs))
     )
-    (folder / "tales.csv").write_text(
-        "document_id,text\n" + "\n".join(f"t{n // 3},It was day {n}." for n in range(60))
-    )
-    (folder / "comments.tsv").write_text(
-        "\n".join(f"joy\tI am so happy, number {n}, [NAME]!" for n in range(60))
-    )
+    (folder / "tales.csv").write_text("document_id,text\n" + "\n".join(f"t{n // 3},It was day {n}." for n in range(60)))
+    (folder / "comments.tsv").write_text("\n".join(f"joy\tI am so happy, number {n}, [NAME]!" for n in range(60)))
     (folder / "secret.txt").write_text("This must never be read.")
     return folder
 
@@ -69,8 +65,9 @@ def data(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(data: Path, run: Path, tokens: int) -> dict[str, torch.Tensor]:
-    words = f"--data {data} --run {run} --tokens {tokens} --layers 4 --d-model 32 --heads 2 --context 64 --batch 4 --no-compile"
-    run_from(parse_arguments([*words.split(), "--decay-share", "0.34", "--warm-up", "2", "--device", "cpu"]))
+    words = f"--data {data} --run {run} --tokens {tokens} --decay-share 0.34 --warm-up 2 --batch 4"
+    words += " --layers 4 --d-model 32 --heads 2 --context 64 --no-compile --device cpu"
+    run_from(parse_arguments(words.split()))
     weights: dict[str, torch.Tensor] = torch.load(run / "checkpoint.pt")["model"]
     return weights
 
@@ -78,8 +75,12 @@ def train(data: Path, run: Path, tokens: int) -> dict[str, torch.Tensor]:
 def test_every_form_of_file_is_read_as_what_it_is(corpora: Path) -> None:
     kinds = {document.source: document.kind for document in read_corpora([corpora], ["secret*"])}
     assert kinds == {
-        "stories": "document", "lines": "sentence", "chat": "dialogue", "tales": "document", "comments": "comment",
-    }  # fmt: skip
+        "stories": "document",
+        "lines": "sentence",
+        "chat": "dialogue",
+        "tales": "document",
+        "comments": "comment",
+    }
 
 
 def test_abuse_is_found_and_ordinary_words_stay() -> None:
@@ -130,9 +131,7 @@ def test_attention_written_for_speed_equals_masked_attention() -> None:
         torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(data, tmp_path / "whole", 3 * 4 * 64)
 
     step = 4 * 64
@@ -147,8 +146,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
 def stop_after(run: Path, tokens: int) -> object:
     """Stands in for the decay's start: saves and stops once the tokens are reached."""
-    from training.train import Run
-
     runs: list[Run] = []
     original = Run.step
 
@@ -158,8 +155,8 @@ def stop_after(run: Path, tokens: int) -> object:
 
     Run.step = remember  # type: ignore[method-assign]
 
-    def stop(progress: object, _: object) -> None:
-        if getattr(progress, "tokens") >= tokens:
+    def stop(progress: Progress, _: object) -> None:
+        if progress.tokens >= tokens:
             Run.step = original  # type: ignore[method-assign]
             runs[0].save(run / "checkpoint.pt")
             raise KeyboardInterrupt
@@ -174,15 +171,11 @@ def test_the_export_computes_what_was_trained(data: Path, tmp_path: Path) -> Non
     model = load_checkpoint(tmp_path / "checkpoint.pt")
     export(model, data, tmp_path / "model")
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
-    ids = AutoTokenizer.from_pretrained(tmp_path / "model")("I love the garden.", return_tensors="pt")[
-        "input_ids"
-    ]
+    ids = AutoTokenizer.from_pretrained(tmp_path / "model")("I love the garden.", return_tensors="pt")["input_ids"]
     assert ids[0, 0] == exported.config.bos_token_id
     with torch.no_grad():
         torch.testing.assert_close(model(ids), exported(ids).logits, atol=5e-3, rtol=0)
-    assert (
-        json.loads((tmp_path / "model" / "config.json").read_text())["attention_layers"][:3] == ["local"] * 3
-    )
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["attention_layers"][:3] == ["local"] * 3
 
 
 def test_loss_starts_at_that_of_a_uniform_guess() -> None:
