@@ -115,6 +115,7 @@ def export(model: StoryModel, tokenizer_folder: Path, out: Path) -> None:
     )
     save_tokenizer(tokenizer, out)
     save_file(gpt_neo_weights(model), out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
     logger.info("%s: %.1f MB", out, sum(path.stat().st_size for path in out.iterdir()) / 1e6)
 
 

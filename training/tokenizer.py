@@ -88,14 +88,8 @@ def missing_words(tokenizer: Tokenizer) -> list[str]:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write `tokenizer.json`; every text starts with the mark that also ends it: no other was trained."""
-    bos = start_id(tokenizer)
-    tokenizer.post_processor = processors.Sequence(
-        [
-            processors.ByteLevel(trim_offsets=False),
-            processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, bos)]),
-        ]
-    )
+    """Write `tokenizer.json`. As with GPT-2 the start mark is put first by who calls, or by TransformerLens."""
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
 

@@ -66,7 +66,7 @@ def verify(folder: Path, checkpoint: Path | None, weights: str) -> dict[str, flo
     """Largest difference of log-probs from Hugging Face's, in nats, by way of computing."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     hf_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    ids = tokenizer(TEXT, return_tensors="pt", truncation=True)["input_ids"]
+    ids = tokenizer(tokenizer.bos_token + TEXT, return_tensors="pt", truncation=True)["input_ids"]
     source = hf_model(ids).logits.log_softmax(-1)
     others = {"hooked": hooked_log_probs(folder, hf_model, ids), "bridge": bridge_log_probs(folder, ids)}
     if checkpoint is not None:

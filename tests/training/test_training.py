@@ -171,8 +171,9 @@ def test_the_export_computes_what_was_trained(data: Path, tmp_path: Path) -> Non
     model = load_checkpoint(tmp_path / "checkpoint.pt")
     export(model, data, tmp_path / "model")
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
-    ids = AutoTokenizer.from_pretrained(tmp_path / "model")("I love the garden.", return_tensors="pt")["input_ids"]
-    assert ids[0, 0] == exported.config.bos_token_id
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    ids = tokenizer("<|endoftext|>I love the garden.", return_tensors="pt")["input_ids"]
+    assert ids[0].tolist().count(exported.config.bos_token_id) == 1
     with torch.no_grad():
         torch.testing.assert_close(model(ids), exported(ids).logits, atol=5e-3, rtol=0)
     assert json.loads((tmp_path / "model" / "config.json").read_text())["attention_layers"][:3] == ["local"] * 3
