@@ -8,6 +8,7 @@ import argparse
 import logging
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,14 @@ def held_out_texts(data: Path, other_corpora: Path | None, most_bytes: int) -> d
     return {source: list(up_to(some, most_bytes)) for source, some in texts.items()}
 
 
-def up_to(texts: list[str], most_bytes: int) -> list[str]:
-    """The first texts of together no more than the given bytes."""
-    kept, size = [], 0
+def up_to(texts: list[str], most_bytes: int) -> Iterator[str]:
+    """The first texts of together no more than about the given bytes, the last of them cut."""
+    left = most_bytes
     for text in texts:
-        size += len(text.encode())
-        if size > most_bytes:
-            break
-        kept.append(text)
-    return kept
+        if left <= 0:
+            return
+        yield text[:left]
+        left -= len(text.encode())
 
 
 @torch.no_grad()
