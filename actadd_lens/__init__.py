@@ -1,0 +1,19 @@
+"""Activation addition on TransformerLens: steer a language model, and see what the steering does.
+
+```python
+import actadd_lens as al
+
+model = al.load_model()
+love = al.compute_steering_vector(model, ("Love", "Hate"), layer=3)
+al.complete(model, "I hate you because", 5 * love, n=3)
+```
+
+The public names stand in `__init__.pyi`; each loads what it needs when it is first used, so the import itself is quick:
+neither torch nor TransformerLens is loaded by it.
+"""
+
+import lazy_loader
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

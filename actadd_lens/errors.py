@@ -1,0 +1,67 @@
+"""The exceptions of actadd_lens: one tree, each also the builtin that people expect.
+
+```text
+ActAddError
+├── PromptError (ValueError)              a prompt, pad or prompt pair that cannot be used
+├── LayerError (ValueError)               a layer that the model does not have
+├── CoefficientError (ValueError)         NaN, infinite, or no number
+├── PositionError (ValueError)            rows that do not fit onto the prompt
+│   └── AmbiguousPositionError            the prompt cannot be told from the forward pass alone
+├── VectorError (ValueError)              vectors that do not go together, or not with this model
+│   └── FingerprintError                  a vector that was read from another model
+├── VectorFileError (ValueError)          a file that is no sound steering vector
+├── SettingError (ValueError)             any other setting out of its range
+├── ModelError (ValueError)               an object, name or folder that is no usable model
+│   └── ModelDownloadError (OSError)      a model that is not here and could not be fetched
+```
+
+Every message says what is wrong with the actual value, what was expected, and what to do.
+"""
+
+
+class ActAddError(Exception):
+    """Root of every error that actadd_lens raises on purpose."""
+
+
+class PromptError(ActAddError, ValueError):
+    """A prompt, pad or prompt pair that cannot be used."""
+
+
+class LayerError(ActAddError, ValueError):
+    """A layer that the model does not have."""
+
+
+class CoefficientError(ActAddError, ValueError):
+    """An injection coefficient that is NaN, infinite or no number."""
+
+
+class PositionError(ActAddError, ValueError):
+    """Rows of a steering vector that do not fit onto the prompt."""
+
+
+class AmbiguousPositionError(PositionError):
+    """The prompt cannot be told from the forward pass alone, and is not guessed."""
+
+
+class VectorError(ActAddError, ValueError):
+    """Steering vectors that do not go together, or not with this model."""
+
+
+class FingerprintError(VectorError):
+    """A steering vector that was read from another model."""
+
+
+class VectorFileError(ActAddError, ValueError):
+    """A file that is no sound steering vector."""
+
+
+class SettingError(ActAddError, ValueError):
+    """A setting out of its range."""
+
+
+class ModelError(ActAddError, ValueError):
+    """An object, name or folder that is no usable model."""
+
+
+class ModelDownloadError(ModelError, OSError):
+    """A model that is not on this machine and could not be fetched."""

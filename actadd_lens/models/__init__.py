@@ -1,0 +1,37 @@
+"""Models: loading them, and the one place that knows HookedTransformer from TransformerBridge."""
+
+from typing import Any
+
+from actadd_lens.errors import ModelError
+from actadd_lens.models.loading import load_model
+from actadd_lens.models.protocol import Backend, HookHandle, LensModel, PassContext
+
+__all__ = ["Backend", "HookHandle", "LensModel", "PassContext", "backend_of", "load_model"]
+
+
+def backend_of(model: Any) -> Backend:
+    """The common interface to a model.
+
+    Args:
+        model: Any HookedTransformer or TransformerBridge.
+
+    Raises:
+        ModelError: It is neither.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from actadd_lens.models.bridge import BridgeBackend
+    from actadd_lens.models.hooked import HookedBackend
+
+    if isinstance(model, TransformerBridge):
+        return BridgeBackend(model)
+    import transformer_lens
+
+    # Gone from TransformerLens 4.0 on.
+    hooked = getattr(transformer_lens, "HookedTransformer", None)
+    if hooked is not None and isinstance(model, hooked):
+        return HookedBackend(model)
+    raise ModelError(
+        f"A {type(model).__name__} is no model that can be steered: pass a HookedTransformer or a TransformerBridge, "
+        "such as load_model() returns."
+    )

@@ -1,0 +1,111 @@
+"""TransformerBridge (TransformerLens 3.9 and 4.x) behind the common interface."""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from actadd_lens.models.protocol import Backend, PassContext
+
+
+class BridgeBackend(Backend):
+    """A TransformerBridge around a Hugging Face model."""
+
+    family = "bridge"
+
+    @property
+    def weight_processing(self) -> str:
+        """The bridge holds the Hugging Face weights as they are, unless compatibility mode processed them."""
+        return "compatibility mode" if getattr(self.model, "compatibility_mode", False) else "raw"
+
+    def residuals(
+        self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
+    ) -> dict[int, Float[Tensor, "batch pos d_model"]]:
+        """One pass that stops after the hook point of the highest layer has run.
+
+        The bridge's own `stop_at_layer` leaves before that hook point, and so before the caller's hooks there; ours
+        leaves right behind them.
+        """
+        found: dict[int, Tensor] = {}
+        top = max(layers)
+        with ExitStack() as stack:
+            for layer in sorted(set(layers)):
+                handle = self.add_hook(self.hook_name(layer), _keeper(found, layer, leave=layer == top))
+                stack.callback(handle.remove)
+            with suppress(_LeavePass):
+                self.model(tokens, return_type=None)
+        return found
+
+    def logits(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """A plain forward pass."""
+        return self.model(tokens, attention_mask=mask, use_cache=False)  # type: ignore[no-any-return]
+
+    def logits_at(
+        self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """The Hugging Face model unembeds all columns; those asked for are picked."""
+        logits = self.logits(tokens)
+        return logits[torch.arange(len(columns), device=logits.device), columns.to(logits.device)]
+
+    def last_logits(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        mask: Int[Tensor, "batch columns"] | None,
+        cache: Any = None,
+        use_cache: bool = True,
+    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+        """Logits for the last column only, where the Hugging Face model offers it."""
+        options: dict[str, Any] = {"attention_mask": mask, "use_cache": use_cache}
+        if cache is not None:
+            options["past_key_values"] = cache
+        if "logits_to_keep" in inspect.signature(self.model.original_model.forward).parameters:
+            options["logits_to_keep"] = 1
+        logits, cache = self.model(tokens, return_type="logits_and_cache", **options)
+        return logits[:, -1], cache
+
+    def repeat_cache(self, cache: Any, repeats: int) -> Any:
+        """By the cache's own method."""
+        if repeats > 1:
+            cache.batch_repeat_interleave(repeats)
+        return cache
+
+    def context(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PassContext:
+        """The cache is found by its type: each architecture passes it under another keyword, or by position."""
+        values = (*args[1:], *kwargs.values())
+        cache = next((value for value in values if hasattr(value, "get_seq_length")), None)
+        past = 0 if cache is None else int(cache.get_seq_length(layer))
+        return PassContext(past=past, real=_real_columns(values, past=past, seen=int(args[0].shape[1])))
+
+
+class _LeavePass(Exception):  # noqa: N818  (it is a way out, not an error)
+    """Ends a pass whose rest nobody needs."""
+
+
+def _keeper(found: dict[int, Tensor], layer: int, *, leave: bool) -> Any:
+    def keep(resid_pre: Tensor, hook: Any) -> None:
+        found[layer] = resid_pre
+        if leave:
+            raise _LeavePass
+
+    return keep
+
+
+def _real_columns(values: Iterable[Any], *, past: int, seen: int) -> Tensor | None:
+    """Which columns are tokens, from the 4-D mask that a Hugging Face block gets: [batch, 1, query, key].
+
+    A padding column is hidden even from itself, so new columns are read off the diagonal, where a sliding window
+    hides nothing; cached columns are those that the last query sees.
+    """
+    for mask in values:
+        if isinstance(mask, Tensor) and mask.ndim == 4 and mask.shape[-2:] == (seen, past + seen):
+            visible = mask if mask.dtype == torch.bool else mask == 0
+            new = visible[:, 0, :, past:].diagonal(dim1=-2, dim2=-1)
+            return torch.cat([visible[:, 0, -1, :past], new], dim=-1)
+    return None

@@ -1,0 +1,131 @@
+"""HookedTransformer (TransformerLens 3.x) behind the common interface."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from actadd_lens.models.protocol import Backend, PassContext
+
+
+class HookedBackend(Backend):
+    """A HookedTransformer."""
+
+    family = "hooked"
+
+    @property
+    def weight_processing(self) -> str:
+        """Folded norms show in the config; centring is not recorded there, so it is looked up in the weights."""
+        folded = "folded" if str(self.model.cfg.normalization_type).endswith("Pre") else "not folded"
+        rows = self.model.embed.W_E[:64].detach().float()
+        is_centred = bool(rows.mean(dim=-1).abs().max() < 1e-4 * rows.norm(dim=-1).mean())
+        return f"norms {folded}, writing weights {'centred' if is_centred else 'not centred'}"
+
+    def residuals(
+        self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
+    ) -> dict[int, Float[Tensor, "batch pos d_model"]]:
+        """One pass with `stop_at_layer`; the highest layer's hook point is called by hand, for the caller's hooks."""
+        found: dict[int, Tensor] = {}
+        top = max(layers)
+        with ExitStack() as stack:
+            for layer in sorted(set(layers) - {top}):
+                stack.callback(self.add_hook(self.hook_name(layer), _keeper(found, layer)).remove)
+            found[top] = self.hook_point(self.hook_name(top))(self._blocks(tokens, mask=None, stop=top))
+        return found
+
+    def logits(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """A plain forward pass."""
+        return self._unembed(self._blocks(tokens, mask=mask))
+
+    def logits_at(
+        self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """The unembedding, a large share of a small model's pass, runs on those columns only."""
+        residual = self._blocks(tokens, mask=None)
+        rows = torch.arange(len(columns), device=residual.device)
+        return self._unembed(residual[rows, columns.to(residual.device)][:, None])[:, 0]
+
+    def last_logits(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        mask: Int[Tensor, "batch columns"] | None,
+        cache: Any = None,
+        use_cache: bool = True,
+    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+        """The unembedding runs on the last column only."""
+        if use_cache and cache is None:
+            cache = self._new_cache(tokens.shape[0])
+        residual = self._blocks(tokens, mask=mask, cache=cache if use_cache else None)
+        return self._unembed(residual[:, -1:])[:, 0], cache
+
+    def repeat_cache(self, cache: Any, repeats: int) -> Any:
+        """Repeat keys and values, layer by layer."""
+        if repeats == 1:
+            return cache
+        for entry in cache.entries:
+            entry.past_keys = entry.past_keys.repeat_interleave(repeats, dim=0)
+            entry.past_values = entry.past_values.repeat_interleave(repeats, dim=0)
+        return cache
+
+    def context(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PassContext:
+        """The block's own keywords; the mask covers cached and new columns."""
+        entry = kwargs.get("past_kv_cache_entry")
+        mask = kwargs.get("attention_mask")
+        return PassContext(
+            past=0 if entry is None else int(entry.past_keys.shape[1]),
+            real=None if mask is None else mask.bool(),
+        )
+
+    def _blocks(
+        self, tokens: Tensor, *, mask: Tensor | None, cache: Any = None, stop: int | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Embed, then run blocks up to `stop`.
+
+        Embedding by hand, as `input_to_embed` does, leaves the mask None where nothing is padding; with a cache the
+        model's own path would make one and pay for it in every block.
+        """
+        model = self.model
+        if model.cfg.use_hook_tokens:
+            tokens = model.hook_tokens(tokens)
+        embedded = model.hook_embed(model.embed(tokens))
+        residual, shortformer = model.get_residual(
+            embedded,
+            model.get_pos_offset(cache, tokens.shape[0]),
+            attention_mask=mask,
+            tokens=tokens,
+            device=embedded.device,
+        )
+        return model.forward(  # type: ignore[no-any-return]
+            residual,
+            start_at_layer=0,
+            stop_at_layer=self.n_layers if stop is None else stop,
+            shortformer_pos_embed=shortformer,
+            attention_mask=mask,
+            past_kv_cache=cache,
+        )
+
+    def _unembed(self, residual: Tensor) -> Float[Tensor, "batch pos d_vocab"]:
+        model = self.model
+        if model.cfg.normalization_type is not None:
+            residual = model.ln_final(residual)
+        logits: Tensor = model.unembed(residual)
+        cap = model.cfg.output_logits_soft_cap
+        return cap * torch.tanh(logits / cap) if cap and cap > 0 else logits
+
+    def _new_cache(self, batch: int) -> Any:
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        return TransformerLensKeyValueCache.init_cache(self.model.cfg, self.model.cfg.device, batch)
+
+
+def _keeper(found: dict[int, Tensor], layer: int) -> Any:
+    def keep(resid_pre: Tensor, hook: Any) -> None:
+        found[layer] = resid_pre
+
+    return keep

@@ -1,0 +1,257 @@
+"""`load_model`: the embedded model, any official TransformerLens model, or a local Hugging Face folder."""
+
+import contextlib
+import difflib
+import io
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from actadd_lens.errors import ModelDownloadError, ModelError
+from actadd_lens.models.protocol import LensModel
+
+EMBEDDED = "storybook"
+"""Name of the model that comes with the package."""
+
+Family = Literal["hooked", "bridge"]
+
+_PROCESSING = {
+    "fold_ln": True,
+    "center_writing_weights": True,
+    "center_unembed": True,
+    "fold_value_biases": True,
+    "refactor_factored_attn_matrices": False,
+}
+"""The defaults of `HookedTransformer.from_pretrained`, which a local folder gets as well."""
+
+
+def load_model(
+    name: str | os.PathLike[str] = EMBEDDED,
+    *,
+    family: Family | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    **from_pretrained: Any,
+) -> LensModel:
+    """Load a model to steer.
+
+    Args:
+        name: `storybook` (embedded, offline), an official TransformerLens name such as `gpt2-xl`, or a local Hugging
+            Face folder, whatever its path is called.
+        family: `hooked` for a HookedTransformer, `bridge` for a TransformerBridge; by default the first where
+            TransformerLens still has it (before 4.0), else the second.
+        device: Where the model lies; by default a CUDA device where there is one, else the CPU.
+        dtype: Precision of the weights; float32 by default.
+        **from_pretrained: Passed on to `HookedTransformer.from_pretrained`, or to
+            `TransformerBridge.boot_transformers`.
+
+    Returns:
+        The TransformerLens model itself, not a wrapper.
+
+    Raises:
+        ModelError: The name is not known, the folder is no model, or TransformerLens cannot convert it.
+        ModelDownloadError: The model is not on this machine and could not be fetched.
+    """
+    family = _check_family(family)
+    settings = {
+        **from_pretrained,
+        "device": str(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        "dtype": dtype or torch.float32,
+    }
+    folder = _local_folder(name)
+    with _quiet():
+        if folder is not None:
+            with _neutral(folder) as neutral:
+                load = _hooked_from_folder if family == "hooked" else _bridge_from_folder
+                model = load(folder, neutral, settings)
+        else:
+            model = _from_hub(str(name), family, settings)
+    if folder is not None:
+        model.cfg.model_name = EMBEDDED if name == EMBEDDED else folder.name
+    return model  # type: ignore[no-any-return]
+
+
+def _check_family(family: str | None) -> Family:
+    import transformer_lens
+
+    has_hooked = hasattr(transformer_lens, "HookedTransformer")
+    if family is None:
+        return "hooked" if has_hooked else "bridge"
+    if family not in ("hooked", "bridge"):
+        raise ModelError(f"Family {family!r} is not known: use 'hooked', 'bridge', or leave it out.")
+    if family == "hooked" and not has_hooked:
+        raise ModelError(
+            "This TransformerLens has no HookedTransformer (it was removed in 4.0): "
+            "install 'transformer-lens<4', or use family='bridge'."
+        )
+    return family  # type: ignore[return-value]  # just checked
+
+
+# -- which model is meant --------------------------------------------------------------------------------------
+
+
+def _local_folder(name: str | os.PathLike[str]) -> Path | None:
+    """The folder that is meant, or None for a name that TransformerLens should resolve."""
+    if name == EMBEDDED:
+        from actadd_lens.storybook import model_folder
+
+        return _check_folder(model_folder())
+    path = Path(name).expanduser()
+    looks_like_path = isinstance(name, os.PathLike) or path.is_absolute() or str(name).startswith((".", "~"))
+    if looks_like_path or (path.exists() and str(name).lower() not in _known_names()):
+        return _check_folder(path)
+    return None
+
+
+def _check_folder(path: Path) -> Path:
+    if not path.exists():
+        raise ModelError(f"There is no folder {path}: give the path of a Hugging Face model folder, or a model's name.")
+    if not path.is_dir():
+        raise ModelError(f"{path} is a file, not a model folder: give the folder that holds config.json.")
+    if not (path / "config.json").is_file():
+        raise ModelError(
+            f"{path} is no model folder: it holds no config.json, as Hugging Face's save_pretrained writes."
+        )
+    weights = [*path.glob("*.safetensors"), *path.glob("*.bin")]
+    if not weights:
+        raise ModelError(f"{path} is no model folder: it holds a config.json but no weights (*.safetensors or *.bin).")
+    return path.resolve()
+
+
+def _known_names() -> dict[str, str]:
+    """Every name and alias of TransformerLens, in lower case, and the official name that it stands for."""
+    from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
+
+    known = {name.lower(): name for name in OFFICIAL_MODEL_NAMES}
+    known.update({alias.lower(): name for name, aliases in MODEL_ALIASES.items() for alias in aliases})
+    return known
+
+
+# -- loading ---------------------------------------------------------------------------------------------------
+
+
+def _from_hub(name: str, family: Family, settings: dict[str, Any]) -> Any:
+    official = _known_names().get(name.lower())
+    if official is None and (family == "hooked" or "/" not in name):
+        raise ModelError(_unknown(name))
+    try:
+        if family == "hooked":
+            from transformer_lens import HookedTransformer
+
+            return HookedTransformer.from_pretrained(official, **settings)
+        from transformer_lens.model_bridge import TransformerBridge
+
+        return TransformerBridge.boot_transformers(official or name, **settings)
+    except OSError as error:
+        raise ModelDownloadError(
+            f"{official or name} is not on this machine and could not be fetched from the Hugging Face Hub "
+            f"({_first_line(error)}). Check the network and, for gated models, HF_TOKEN; or pass a local folder; "
+            f"or use the embedded model, load_model()."
+        ) from error
+
+
+def _unknown(name: str) -> str:
+    known = _known_names()
+    near = difflib.get_close_matches(name.lower(), [*known, EMBEDDED], n=4, cutoff=0.5)
+    names = sorted({known.get(match, match) for match in near})
+    hint = f"Did you mean {', '.join(names)}?" if names else "See TransformerLens's list of supported models."
+    return (
+        f"{name!r} is neither a model that TransformerLens knows nor a folder here. {hint} "
+        f"The embedded model is called {EMBEDDED!r}; family='bridge' also takes any 'owner/name' of the Hub."
+    )
+
+
+def _hf_parts(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
+    """The Hugging Face model and tokenizer of a folder, without asking the network."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=settings["dtype"], attn_implementation="eager", local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises anything from KeyError to SafetensorError for a bad folder
+        raise ModelError(f"{folder} could not be loaded by transformers: {_first_line(error)}") from error
+    return model, tokenizer
+
+
+def _hooked_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -> Any:
+    """What `from_pretrained` does for a name, for a folder; it refuses one itself."""
+    from transformer_lens import HookedTransformer
+    from transformer_lens import loading_from_pretrained as loading
+
+    settings = dict(settings)
+    processing = {key: settings.pop(key, default) for key, default in _PROCESSING.items()}
+    padding_side = settings.pop("default_padding_side", None)
+    hf_model, tokenizer = _hf_parts(folder, settings)
+    try:
+        config = loading.get_pretrained_model_config(str(neutral), fold_ln=processing["fold_ln"], **settings)
+        weights = loading.get_pretrained_state_dict(str(neutral), config, hf_model, dtype=settings["dtype"])
+    except NotImplementedError as error:
+        raise ModelError(
+            f"TransformerLens has no conversion to HookedTransformer for {folder.name} ({_first_line(error)}): "
+            "try family='bridge'."
+        ) from error
+    model = HookedTransformer(config, tokenizer, move_to_device=False, default_padding_side=padding_side)
+    model.load_and_process_state_dict(weights, **processing)
+    model.move_model_modules_to_device()
+    return model
+
+
+def _bridge_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    hf_model, tokenizer = _hf_parts(folder, settings)
+    hf_model = hf_model.to(settings["device"])
+    try:
+        return TransformerBridge.boot_transformers(str(neutral), hf_model=hf_model, tokenizer=tokenizer, **settings)
+    except (NotImplementedError, ValueError) as error:
+        raise ModelError(f"TransformerLens cannot bridge {folder.name}: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _neutral(folder: Path) -> Iterator[Path]:
+    """A folder of links whose path says nothing.
+
+    TransformerLens 3.9 picks the architecture from the path: a folder whose path holds `llama` or `gemma` fails, or
+    is read as another model. The config is a copy, for older converters ask for `n_ctx`, which the GPT-2 folders of
+    today's transformers lack.
+    """
+    with tempfile.TemporaryDirectory(prefix="actadd-") as parent:
+        neutral = Path(parent, "model")
+        neutral.mkdir()
+        for file in folder.iterdir():
+            if file.is_file() and file.name != "config.json":
+                (neutral / file.name).symlink_to(file)
+        config = json.loads((folder / "config.json").read_text())
+        if config.get("model_type") == "gpt2" and "n_positions" in config:
+            config.setdefault("n_ctx", config["n_positions"])
+        (neutral / "config.json").write_text(json.dumps(config))
+        yield neutral
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading prints to stdout, draws bars and announces its own deprecation; none of it is news to our callers."""
+    from transformers.utils import logging as hf_logging
+
+    had_bar = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        if had_bar:
+            hf_logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

@@ -1,0 +1,297 @@
+"""What this package asks of a model, and what a forward pass can tell a hook."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from actadd_lens.errors import LayerError, PromptError
+
+
+class LensModel(Protocol):
+    """A HookedTransformer or a TransformerBridge: the few attributes by which this package knows one."""
+
+    cfg: Any
+    tokenizer: Any
+    blocks: Any
+    embed: Any
+
+    @property
+    def hook_dict(self) -> Mapping[str, Any]:
+        """Hook points by name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """One forward pass."""
+
+    def add_hook(self, name: str, hook: Callable[..., Any]) -> None:
+        """Add a hook function to a hook point."""
+
+    def to_tokens(self, text: str | list[str], *, prepend_bos: bool, truncate: bool) -> Any:
+        """Token ids of a text."""
+
+
+@dataclass(frozen=True, eq=False)
+class PassContext:
+    """What a block knows of the pass that it is part of.
+
+    Attributes:
+        past: Number of columns that the KV cache holds before this pass.
+        real: Which of all columns, cached ones first, are tokens and not padding; None where no mask was given.
+    """
+
+    past: int
+    real: Bool[Tensor, "batch columns"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class HookHandle:
+    """A hook of ours on a hook point of the model's."""
+
+    hook_point: Any
+    handle: Any
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the hook still hangs there (`model.reset_hooks()` takes it away)."""
+        return any(handle is self.handle for handle in self.hook_point.fwd_hooks)
+
+    def remove(self) -> None:
+        """Take this hook away, and no other."""
+        self.handle.hook.remove()
+        self.hook_point.fwd_hooks = [handle for handle in self.hook_point.fwd_hooks if handle is not self.handle]
+
+
+class Backend(ABC):
+    """One family of models behind one narrow interface.
+
+    Everything else in the package talks to a model through this class.
+    """
+
+    family: str
+    """The name by which `load_model` knows this family: `hooked` or `bridge`."""
+
+    def __init__(self, model: Any) -> None:
+        self.model: Any = model
+
+    # -- what the model is -------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The model's name, as people call it."""
+        return str(getattr(self.model.cfg, "model_name", None) or "unnamed model")
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return int(self.model.cfg.n_layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.model.cfg.d_model)
+
+    @property
+    def n_ctx(self) -> int:
+        """Longest sequence, in tokens."""
+        return int(self.model.cfg.n_ctx)
+
+    @property
+    def prepends_bos(self) -> bool:
+        """Whether the model's own default is to start a text with BOS."""
+        return bool(getattr(self.model.cfg, "default_prepend_bos", True))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding lies, and so where tokens go."""
+        return torch.device(next(self.model.embed.parameters()).device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        dtype: torch.dtype = next(self.model.embed.parameters()).dtype
+        return dtype
+
+    @property
+    def normalization(self) -> str | None:
+        """`LN` or `RMS`, whether folded or not; None for a model without norms."""
+        kind = getattr(self.model.cfg, "normalization_type", None)
+        return None if kind is None else "RMS" if "RMS" in str(kind).upper() else "LN"
+
+    @property
+    @abstractmethod
+    def weight_processing(self) -> str:
+        """In words, what was done to the weights after loading: folded, centred, raw."""
+
+    def check_layer(self, layer: object) -> int:
+        """The layer as an int.
+
+        Raises:
+            LayerError: It is no integer, or the model has no such layer.
+        """
+        try:
+            if isinstance(layer, bool):
+                raise TypeError
+            number = layer.__index__()  # type: ignore[attr-defined]  # numpy integers are welcome
+        except (AttributeError, TypeError):
+            raise LayerError(f"Layer {layer!r} is not an integer: {self._layers_in_words}.") from None
+        if not 0 <= number < self.n_layers:
+            raise LayerError(f"Layer {number} does not exist: {self._layers_in_words}.")
+        return int(number)
+
+    @property
+    def _layers_in_words(self) -> str:
+        return f"{self.name} has layers 0 to {self.n_layers - 1}"
+
+    # -- text --------------------------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer.
+
+        Raises:
+            PromptError: The model has none.
+        """
+        if self.model.tokenizer is None:
+            raise PromptError(
+                f"{self.name} has no tokenizer, so texts cannot be turned into tokens: "
+                "set one with model.set_tokenizer(...), or load the model with one."
+            )
+        return self.model.tokenizer
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Id of the token that starts a text."""
+        return None if self.model.tokenizer is None else self.model.tokenizer.bos_token_id
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """Id of the token that fills up the rows of a batch."""
+        return None if self.model.tokenizer is None else self.model.tokenizer.pad_token_id
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the token that ends a text."""
+        return None if self.model.tokenizer is None else self.model.tokenizer.eos_token_id
+
+    def encode(self, text: str, *, prepend_bos: bool = True) -> list[int]:
+        """Token ids of one text, exactly as the model's own `to_tokens` makes them, never cut short."""
+        if not text:
+            bos = self.tokenizer.bos_token_id
+            return [int(bos)] if prepend_bos and bos is not None else []
+        tokens = self.model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)
+        return [int(token) for token in tokens[0]]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of token ids, special tokens included, nothing cleaned up."""
+        return str(self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
+
+    def token_strings(self, tokens: Sequence[int]) -> list[str]:
+        """Text of each token on its own.
+
+        A byte-level or SentencePiece token is shown with the space that it starts with, which `decode` of a single
+        token drops on some tokenizers.
+        """
+        raw = self.tokenizer.convert_ids_to_tokens(list(tokens))
+        return [
+            " " + self.decode([token]).lstrip(" ") if piece and piece[0] in "Ġ▁" else self.decode([token])
+            for token, piece in zip(tokens, raw, strict=True)
+        ]
+
+    # -- forward passes ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def residuals(
+        self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
+    ) -> dict[int, Float[Tensor, "batch pos d_model"]]:
+        """`resid_pre` at each layer, from one pass that stops at the highest; no mask, so pads stand right."""
+
+    @abstractmethod
+    def logits(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits at every position."""
+
+    @abstractmethod
+    def logits_at(
+        self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """Logits at one column of each row; padding stands right, where a causal model never sees it."""
+
+    @abstractmethod
+    def last_logits(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        mask: Int[Tensor, "batch columns"] | None,
+        cache: Any = None,
+        use_cache: bool = True,
+    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+        """Logits after the last column, and the KV cache with the new columns in it.
+
+        Args:
+            tokens: The new tokens of each row; padding stands left.
+            mask: 1 for a token, 0 for padding, over cached and new columns; None where nothing is padding.
+            cache: What the call before returned; None for a first call.
+            use_cache: Whether to keep keys and values at all.
+        """
+
+    @abstractmethod
+    def repeat_cache(self, cache: Any, repeats: int) -> Any:
+        """The cache with each row repeated, copies of a row side by side."""
+
+    # -- hooks -------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def hook_name(layer: int) -> str:
+        """Name of the hook point at which rows are read and added."""
+        return f"blocks.{layer}.hook_resid_pre"
+
+    def hook_point(self, name: str) -> Any:
+        """The hook point itself."""
+        return self.model.hook_dict[name]
+
+    def add_hook(self, name: str, hook: Callable[..., Any]) -> HookHandle:
+        """Add a hook after those that are there, by the model's own `add_hook`."""
+        point = self.hook_point(name)
+        self.model.add_hook(name, hook)
+        return HookHandle(point, point.fwd_hooks[-1])
+
+    def hooks_at(self, name: str) -> list[Any]:
+        """The hook functions at a hook point, as they were given."""
+        return [handle.user_hook for handle in self.hook_point(name).fwd_hooks]
+
+    @abstractmethod
+    def context(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PassContext:
+        """What the arguments of a block say of the pass."""
+
+    # -- weights -----------------------------------------------------------------------------------------------
+
+    def fingerprint_sample(self) -> list[float]:
+        """A few weights in a form that folding and centring leave alone.
+
+        Rows of the token embedding and of the output matrices of the first, middle and last block's attention: both
+        write to the residual stream, so folding a norm never touches them; on LayerNorm models their mean over
+        `d_model` is taken away, as centring would.
+        """
+        samples = [_spread(self._canonical(self.model.embed.W_E.detach()), 16)]
+        for layer in sorted({0, self.n_layers // 2, self.n_layers - 1}):
+            weight = getattr(getattr(self.model.blocks[layer], "attn", None), "W_O", None)
+            if isinstance(weight, Tensor):
+                rows = weight.detach().reshape(-1, self.d_model)
+                samples.append(_spread(self._canonical(rows), 8))
+        return [float(f"{value:.4g}") for sample in samples for value in sample]
+
+    def _canonical(self, rows: Tensor) -> Tensor:
+        rows = rows[:: max(1, rows.shape[0] // 64)].float()
+        return rows - rows.mean(dim=-1, keepdim=True) if self.normalization == "LN" else rows
+
+
+def _spread(rows: Tensor, count: int) -> list[float]:
+    """`count` entries, spread evenly over a matrix."""
+    flat = rows.reshape(-1)
+    picks = torch.linspace(0, flat.numel() - 1, count).long().to(flat.device)
+    return [float(value) for value in flat[picks].cpu()]
