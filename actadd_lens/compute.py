@@ -1,0 +1,163 @@
+"""Prompt pairs to steering vectors: many pairs and layers in one batched pass that stops at the highest layer."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from actadd_lens.errors import LayerError, PromptError, VectorError
+from actadd_lens.models import Backend, LensModel, backend_of
+from actadd_lens.prompts import PairTokens, PromptPair, as_pair
+from actadd_lens.provenance import Provenance
+from actadd_lens.steering import unsteered
+from actadd_lens.vectors import SteeringVector
+
+_LARGEST_REMAINDER = 1e-2
+"""A row that causality makes zero may differ by rounding; by more than this share of the stream, something is wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVectors:
+    """Steering vectors of several pairs at several layers.
+
+    `vectors[pair, layer]` is one vector, by the pair's place and the layer's number; `vectors[pair]` all layers of
+    a pair; iteration goes through all of them, pair by pair.
+
+    Attributes:
+        pairs: The prompt pairs.
+        layers: The layers, in the order asked for.
+        table: One row of vectors per pair.
+    """
+
+    pairs: tuple[PromptPair, ...]
+    layers: tuple[int, ...]
+    table: tuple[tuple[SteeringVector, ...], ...]
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Any:
+        if not isinstance(key, tuple):
+            return self.table[key]
+        pair, layer = key
+        if layer not in self.layers:
+            raise LayerError(
+                f"Layer {layer} was not computed: these vectors have layers {', '.join(map(str, self.layers))}."
+            )
+        return self.table[pair][self.layers.index(layer)]
+
+    def __iter__(self) -> Iterator[SteeringVector]:
+        return (vector for row in self.table for vector in row)
+
+    def __len__(self) -> int:
+        return len(self.pairs) * len(self.layers)
+
+    def at_layer(self, layer: int) -> list[SteeringVector]:
+        """All pairs' vectors at one layer."""
+        return [self[pair, layer] for pair in range(len(self.pairs))]
+
+
+def compute_steering_vector(
+    model: LensModel, pair: PromptPair | tuple[str, str | None], *, layer: int
+) -> SteeringVector:
+    """The steering vector of one prompt pair: h_A = h+ - h- at `resid_pre` of a layer (Algorithm 1 of the paper).
+
+    Args:
+        model: The model to read, steered or not: the vector is that of the unsteered model.
+        pair: A `PromptPair`, or (positive, negative).
+        layer: The block at whose input the rows are read, and added unless `at_layer` says otherwise.
+
+    Returns:
+        One row per token, BOS counted. Rows before the first differing token are exactly zero.
+
+    Raises:
+        PromptError: The pair cannot be tokenised or padded.
+        LayerError: The model has no such layer.
+    """
+    return compute_steering_vectors(model, [pair], layers=[layer]).table[0][0]
+
+
+def compute_steering_vectors(
+    model: LensModel,
+    pairs: Sequence[PromptPair | tuple[str, str | None]],
+    *,
+    layers: Iterable[int],
+    batch_size: int = 256,
+) -> SteeringVectors:
+    """Steering vectors of many pairs at many layers, in one pass per `batch_size` rows.
+
+    Args:
+        model: The model to read.
+        pairs: Prompt pairs, or (positive, negative) tuples.
+        layers: Layers to read at; the pass stops at the highest.
+        batch_size: Most prompts in one pass; a pair takes two.
+
+    Raises:
+        PromptError: A pair cannot be tokenised or padded, or there is none.
+        LayerError: A layer does not exist, or there is none.
+    """
+    backend = backend_of(model)
+    checked_pairs = [as_pair(pair) for pair in pairs]
+    checked_layers = [backend.check_layer(layer) for layer in layers]
+    if not checked_pairs:
+        raise PromptError("No prompt pair was given: pass at least one.")
+    if not checked_layers:
+        raise LayerError("No layer was given: pass at least one.")
+    tokens = [pair.tokens(model) for pair in checked_pairs]
+    provenance = Provenance.of_model(backend, source="prompt pair")
+    table = []
+    step = max(1, batch_size // 2)
+    for first in range(0, len(tokens), step):
+        chunk = tokens[first : first + step]
+        for rows, pair, pair_tokens in zip(
+            _differences(backend, chunk, checked_layers), checked_pairs[first:], chunk, strict=False
+        ):
+            table.append(
+                tuple(
+                    SteeringVector(difference, layer, provenance=provenance.of_pair(pair, pair_tokens, layer))
+                    for layer, difference in zip(checked_layers, rows, strict=True)
+                )
+            )
+    return SteeringVectors(tuple(checked_pairs), tuple(checked_layers), tuple(table))
+
+
+@torch.no_grad()
+def _differences(
+    backend: Backend, tokens: Sequence[PairTokens], layers: Sequence[int]
+) -> Iterator[list[Float[Tensor, "pos d_model"]]]:
+    """For each pair, h+ - h- at each layer.
+
+    Rows are filled up on the right to the longest pair of the batch, which by causality changes nothing before.
+    """
+    rows = [row for pair in tokens for row in (pair.positive, pair.negative) if row is not None]
+    longest = max(map(len, rows))
+    batch = torch.tensor([[*row, *row[-1:] * (longest - len(row))] for row in rows], device=backend.device)
+    with unsteered(backend):
+        streams = backend.residuals(batch, sorted(set(layers)))
+    row = 0
+    for pair in tokens:
+        length = len(pair.positive)
+        plus = {layer: stream[row, :length].float() for layer, stream in streams.items()}
+        row += 1
+        if pair.negative is None:
+            yield [plus[layer].clone() for layer in layers]
+            continue
+        minus = {layer: stream[row, :length].float() for layer, stream in streams.items()}
+        row += 1
+        yield [_difference(plus[layer], minus[layer], pair.shared_prefix, layer) for layer in layers]
+
+
+def _difference(
+    plus: Float[Tensor, "pos d_model"], minus: Float[Tensor, "pos d_model"], shared: int, layer: int
+) -> Float[Tensor, "pos d_model"]:
+    """The difference, with the rows of the shared prefix set to the exact zero that causality makes them."""
+    difference = plus - minus
+    remainder, size = difference[:shared].norm(), plus[:shared].norm()
+    if remainder > _LARGEST_REMAINDER * size:
+        raise VectorError(
+            f"At layer {layer} the rows of the pair's shared beginning differ by {float(remainder / size):.2g} of the "
+            "stream, though a causal model cannot tell them apart there: is a hook changing one row of the batch, "
+            "or is the model not causal?"
+        )
+    difference[:shared] = 0.0
+    return difference

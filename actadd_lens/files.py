@@ -1,0 +1,129 @@
+"""Steering vectors as safetensors files: written whole or not at all, and read with suspicion."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actadd_lens.errors import ActAddError, VectorFileError
+from actadd_lens.provenance import Provenance
+from actadd_lens.vectors import SteeringVector
+
+_FORMAT = 1
+_KEY = "actadd_lens"
+_KIND = "steering vector"
+_TENSOR = "activations"
+_LONGEST_HEADER = 16 * 2**20
+
+
+def save_vector(vector: SteeringVector, path: str | os.PathLike[str]) -> None:
+    """Write a vector beside its place, then move it there."""
+    from safetensors.torch import save
+
+    activations = vector.activations.contiguous().cpu()
+    header = {
+        "kind": _KIND,
+        "format": _FORMAT,
+        "layer": vector.layer,
+        "coefficient": vector.coefficient,
+        "position": vector.position,
+        "hook_name": vector.hook_name,
+        "provenance": vector.provenance.to_json(),
+    }
+    header["content_hash"] = _content_hash(header, activations)
+    data = save({_TENSOR: activations}, metadata={_KEY: json.dumps(header)})
+    _write_whole(Path(path), data)
+
+
+def load_vector(path: str | os.PathLike[str]) -> SteeringVector:
+    """Read a vector, and check all that can be checked without its model.
+
+    Raises:
+        VectorFileError: The file is missing, damaged, of another kind, of a newer format, or holds no finite numbers.
+    """
+    header, activations = _read(Path(path))
+    try:
+        _check_header(header)
+        claimed = header.pop("content_hash")
+        if claimed != _content_hash(header, activations):
+            raise TypeError("its content does not match its hash, so it was changed or damaged since it was written")
+        return SteeringVector(
+            activations,
+            header["layer"],
+            header["coefficient"],
+            header["position"],
+            Provenance.from_json(header["provenance"]),
+        )
+    except (TypeError, KeyError, RecursionError, ActAddError) as error:
+        raise VectorFileError(f"{path} is no sound steering vector: {error}.") from error
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise VectorFileError(f"There is no folder {folder} to save in: make it first.")
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)  # mkstemp makes private files; this one is an ordinary one
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise VectorFileError(f"There is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata, names = file.metadata() or {}, list(file.keys())
+            if _KEY not in metadata or names != [_TENSOR]:
+                raise VectorFileError(f"{path} is a safetensors file, but holds no steering vector of actadd_lens.")
+            if len(metadata[_KEY]) > _LONGEST_HEADER:
+                raise VectorFileError(
+                    f"{path} has a header of {len(metadata[_KEY]):,} characters; that is no vector's."
+                )
+            tensor = file.get_tensor(_TENSOR)
+        header = json.loads(metadata[_KEY])
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        if isinstance(error, VectorFileError):
+            raise
+        raise VectorFileError(f"{path} is truncated, damaged or no safetensors file: {error}.") from error
+    if not isinstance(header, dict):
+        raise VectorFileError(f"{path} has a header that is no object.")
+    return header, tensor
+
+
+def _check_header(header: dict[str, Any]) -> None:
+    if header.get("kind") != _KIND:
+        raise TypeError(f"it is a {header.get('kind')!r}, not a {_KIND}")
+    number = header.get("format")
+    if not isinstance(number, int):
+        raise TypeError(f"its format {number!r} is no number")
+    if number > _FORMAT:
+        raise TypeError(f"it has format {number}, but this version reads up to {_FORMAT}; update actadd_lens")
+    for name in ("layer", "coefficient", "position", "hook_name", "provenance", "content_hash"):
+        if name not in header:
+            raise TypeError(f"its header has no {name!r}")
+
+
+def _content_hash(header: dict[str, Any], activations: Tensor) -> str:
+    """SHA-256 over the header without its hash and the bytes of the tensor."""
+    text = json.dumps({key: header[key] for key in sorted(header) if key != "content_hash"}, sort_keys=True)
+    digest = hashlib.sha256(text.encode())
+    digest.update(f"{activations.dtype}{tuple(activations.shape)}".encode())
+    digest.update(activations.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

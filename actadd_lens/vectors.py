@@ -1,0 +1,382 @@
+"""Steering vectors: frozen, with an algebra, and the files that hold them."""
+
+import dataclasses
+import math
+import numbers
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from actadd_lens.errors import CoefficientError, LayerError, VectorError
+from actadd_lens.models import Backend, LensModel, backend_of
+from actadd_lens.positions import Position, check_position
+from actadd_lens.provenance import Fingerprint, Provenance
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector:
+    """Difference of `resid_pre` activations, one row per token of the prompt pair, and where it is to be added.
+
+    Scalars touch `coefficient` only; the tensor stays what was read. Nothing is changed in place: every operation
+    returns a new vector.
+
+    Attributes:
+        activations: h_A = h+ - h-, one row per token; row 0 is BOS and exactly zero for a pair.
+        layer: Injection layer: the block whose input is changed, 0-based.
+        coefficient: Injection coefficient c, kept apart from the tensor.
+        position: Where row 0 lands; None leaves it to `steer` and the other tools (`front` by default).
+        provenance: What the vector was made of.
+
+    >>> vector = SteeringVector.from_tensor(torch.ones(2, 4), layer=3, source="example")
+    >>> (5 * vector / 2).coefficient, (-vector).coefficient
+    (2.5, -1.0)
+    >>> (vector + vector).norms
+    tensor([4., 4.])
+    """
+
+    activations: Float[Tensor, "pos d_model"]
+    layer: int
+    coefficient: float = 1.0
+    position: Position | None = None
+    provenance: Provenance = dataclasses.field(default_factory=lambda: Provenance("tensor"))
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.activations, Tensor) or self.activations.ndim != 2 or 0 in self.activations.shape:
+            shape = getattr(self.activations, "shape", type(self.activations).__name__)
+            raise VectorError(f"Activations of shape {shape} are no steering vector: expected [pos, d_model].")
+        if not self.activations.is_floating_point():
+            raise VectorError(f"Activations of type {self.activations.dtype} are no steering vector: expected floats.")
+        if not bool(torch.isfinite(self.activations).all()):
+            raise VectorError("The activations hold NaN or infinite numbers: look at how they were made.")
+        if isinstance(self.layer, bool) or not isinstance(self.layer, numbers.Integral) or self.layer < 0:
+            raise LayerError(f"Layer {self.layer!r} is no layer: expected an integer from 0.")
+        object.__setattr__(self, "layer", int(self.layer))
+        object.__setattr__(self, "coefficient", check_coefficient(self.coefficient))
+        object.__setattr__(self, "activations", self.activations.detach())
+        if self.position is not None:
+            object.__setattr__(self, "position", check_position(self.position, rows=self.rows))
+
+    @classmethod
+    def from_tensor(
+        cls,
+        rows: Float[Tensor, "pos d_model"] | Float[Tensor, " d_model"],
+        *,
+        layer: int,
+        source: str,
+        model: LensModel | None = None,
+    ) -> "SteeringVector":
+        """A steering vector from any direction: a probe, an SAE feature, a difference of means.
+
+        Args:
+            rows: One direction, or one row per token.
+            layer: Injection layer.
+            source: Where the direction comes from, in your words; kept in the provenance.
+            model: The model that it belongs to; with it, the vector refuses other models.
+
+        Raises:
+            VectorError: The tensor has another shape or type, or is not finite.
+        """
+        provenance = Provenance(source) if model is None else Provenance.of_model(backend_of(model), source=source)
+        rows = rows[None] if isinstance(rows, Tensor) and rows.ndim == 1 else rows
+        return cls(rows.clone() if isinstance(rows, Tensor) else rows, layer, provenance=provenance)
+
+    # -- what it is --------------------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, one per token of the prompt pair."""
+        return int(self.activations.shape[0])
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.activations.shape[1])
+
+    @property
+    def injection(self) -> Float[Tensor, "pos d_model"]:
+        """What is added: coefficient x activations."""
+        return self.coefficient * self.activations
+
+    @property
+    def norms(self) -> Float[Tensor, " pos"]:
+        """L2 norm of each row of the activations; the coefficient is not counted."""
+        norms: Tensor = torch.linalg.vector_norm(self.activations.float(), dim=-1)
+        return norms
+
+    @property
+    def hook_name(self) -> str:
+        """Hook point at which the rows are added."""
+        return Backend.hook_name(self.layer)
+
+    @property
+    def label(self) -> str:
+        """The vector in a few characters, for axes and tables."""
+        return self.provenance.label
+
+    # -- algebra -----------------------------------------------------------------------------------------------
+
+    def __mul__(self, factor: float) -> "SteeringVector":
+        if not _is_number(factor):
+            return NotImplemented
+        return dataclasses.replace(self, coefficient=self.coefficient * check_coefficient(factor))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> "SteeringVector":
+        if not _is_number(divisor):
+            return NotImplemented
+        if divisor == 0:
+            raise CoefficientError("A steering vector cannot be divided by 0.")
+        return dataclasses.replace(self, coefficient=self.coefficient / check_coefficient(divisor))
+
+    def __neg__(self) -> "SteeringVector":
+        return dataclasses.replace(self, coefficient=-self.coefficient)
+
+    def __add__(self, other: Any) -> "SteeringVector":
+        if _is_number(other) and other == 0:  # so that sum(vectors) works
+            return self
+        if not isinstance(other, SteeringVector):
+            return NotImplemented
+        _check_terms(self, other)
+        rows = max(self.rows, other.rows)
+        activations = _grown(self.injection, rows) + _grown(other.injection, rows).to(self.activations)
+        terms = (*_terms(self), *_terms(other))
+        mine, theirs = self.provenance, other.provenance
+        provenance = Provenance(
+            "sum",
+            model=mine.model or theirs.model,
+            fingerprint=mine.fingerprint or theirs.fingerprint,
+            weight_processing=mine.weight_processing or theirs.weight_processing,
+            dtype=mine.dtype or theirs.dtype,
+            terms=terms,
+        )
+        return SteeringVector(activations, self.layer, 1.0, self.position, provenance)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: "SteeringVector") -> "SteeringVector":
+        if not isinstance(other, SteeringVector):
+            return NotImplemented
+        return self + (-other)
+
+    # -- the same vector, elsewhere or in part -----------------------------------------------------------------
+
+    def at_layer(self, layer: int) -> "SteeringVector":
+        """Added at another layer than the one where it was read (a transplant)."""
+        return self._changed(f"at_layer({layer})", layer=layer)
+
+    def at(self, *, position: Position) -> "SteeringVector":
+        """With a position of its own, which wins over the one that a tool is given."""
+        return dataclasses.replace(self, position=check_position(position, rows=self.rows))
+
+    def row(self, index: int) -> "SteeringVector":
+        """One row alone; negative indices count from the end.
+
+        Raises:
+            VectorError: There is no such row.
+        """
+        if not -self.rows <= index < self.rows:
+            raise VectorError(f"Row {index} does not exist: this vector has rows 0 to {self.rows - 1}.")
+        return self._changed(f"row({index})", activations=self.activations[index][None].clone(), position=None)
+
+    def mean_rows(self) -> "SteeringVector":
+        """One row: the mean of the rows that are not zero, so that a pair's BOS row does not dilute it."""
+        nonzero = self.activations[self.norms > 0]
+        mean = nonzero.mean(dim=0) if len(nonzero) else self.activations[0]
+        return self._changed("mean_rows()", activations=mean[None].clone(), position=None)
+
+    def with_norm(self, norm: float | Float[Tensor, " pos"]) -> "SteeringVector":
+        """Each row rescaled to a norm: one for all, or one per row; zero rows stay zero, the coefficient stays.
+
+        Raises:
+            VectorError: A norm is negative or not finite, or there are not as many as rows.
+        """
+        target = torch.as_tensor(norm, dtype=torch.float32, device=self.activations.device)
+        if target.ndim > 1 or (target.ndim == 1 and len(target) != self.rows):
+            raise VectorError(f"{tuple(target.shape)} norms do not go with {self.rows} rows: give one, or one per row.")
+        if not bool((torch.isfinite(target) & (target >= 0)).all()):
+            raise VectorError(f"The norm {norm!r} is no size: expected finite numbers from 0.")
+        scale = torch.where(self.norms > 0, target / self.norms.clamp_min(1e-30), 0.0)
+        told = f"{float(target):g}" if target.ndim == 0 else f"{self.rows} norms"
+        rescaled = (self.activations.float() * scale[:, None]).to(self.activations)
+        return self._changed(f"with_norm({told})", activations=rescaled)
+
+    def keep_dimensions(self, dimensions: slice | Sequence[int]) -> "SteeringVector":
+        """Only some dimensions of the residual stream, the others set to zero (section 2j of the paper's facts).
+
+        Raises:
+            VectorError: A dimension does not exist.
+        """
+        kept = torch.zeros_like(self.activations)
+        try:
+            picks = dimensions if isinstance(dimensions, slice) else list(dimensions)
+            kept[:, picks] = self.activations[:, picks]
+        except (IndexError, TypeError) as error:
+            raise VectorError(f"Dimensions {dimensions!r} do not exist: d_model is {self.d_model}.") from error
+        return self._changed(f"keep_dimensions({dimensions})", activations=kept)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "SteeringVector":
+        """On another device, or in another precision."""
+        return dataclasses.replace(self, activations=self.activations.to(device=device, dtype=dtype))
+
+    def for_model(self, other: LensModel) -> "SteeringVector":
+        """Allowed on another model than the one that it was read from; the provenance records it.
+
+        Raises:
+            VectorError: The other model has another `d_model`.
+            LayerError: The other model has no such layer.
+        """
+        backend = backend_of(other)
+        backend.check_layer(self.layer)
+        if backend.d_model != self.d_model:
+            raise VectorError(
+                f"This vector has d_model {self.d_model}, but {backend.name} has {backend.d_model}: "
+                "it cannot be added there."
+            )
+        provenance = dataclasses.replace(
+            self.provenance.after(f"for_model({backend.name})"), fingerprint=Fingerprint.of(backend)
+        )
+        return dataclasses.replace(self, provenance=provenance)
+
+    def _changed(self, step: str, **changes: Any) -> "SteeringVector":
+        return dataclasses.replace(self, provenance=self.provenance.after(step), **changes)
+
+    # -- files -------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file with the whole provenance; it appears complete or not at all."""
+        from actadd_lens.files import save_vector
+
+        save_vector(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "SteeringVector":
+        """Read a file that `save` wrote, on either line of TransformerLens.
+
+        Raises:
+            VectorFileError: The file is damaged, of another kind, or of a newer format.
+        """
+        from actadd_lens.files import load_vector
+
+        return load_vector(path)
+
+    # -- showing itself ----------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        place = "" if self.position is None else f", position={self.position!r}"
+        norms = ", ".join(f"{norm:.3g}" for norm in self.norms.tolist()[:8]) + (", …" if self.rows > 8 else "")
+        return (
+            f"SteeringVector({self.label}, layer={self.layer}, coefficient={self.coefficient:g}{place}, "
+            f"rows={self.rows}, d_model={self.d_model}, norms=[{norms}])"
+        )
+
+    def _repr_html_(self) -> str:
+        place = "where the tool says (front)" if self.position is None else escape(str(self.position))
+        facts = {
+            "prompt pair": escape(self.label),
+            "injection": f"{self.coefficient:g} × {self.rows} rows at <code>{self.hook_name}</code>, {place}",
+            "row norms": ", ".join(f"{norm:.3g}" for norm in self.norms.tolist()),
+            "model": escape(str(self.provenance.model or "not recorded")),
+        }
+        if self.provenance.steps:
+            facts["steps"] = escape(", ".join(self.provenance.steps))
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{key}</th><td>{value}</td></tr>" for key, value in facts.items()
+        )
+        return f"<table><caption>steering vector</caption>{cells}</table>"
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Bar chart of the row norms."""
+        from actadd_lens.plots import plot_norms
+
+        return plot_norms(self, ax=ax)
+
+
+def check_coefficient(value: Any) -> float:
+    """The coefficient as a float.
+
+    Raises:
+        CoefficientError: It is no number, NaN or infinite.
+    """
+    if not _is_number(value):
+        raise CoefficientError(f"The coefficient {value!r} is no number.")
+    if not math.isfinite(value):
+        raise CoefficientError(f"The coefficient {value!r} is not finite: nothing sensible can be added with it.")
+    return float(value)
+
+
+def as_vectors(vectors: Any) -> tuple[SteeringVector, ...]:
+    """One vector or a sequence of them, as a tuple.
+
+    Raises:
+        VectorError: There is none, or something else is among them.
+    """
+    found = (vectors,) if isinstance(vectors, SteeringVector) else vectors
+    try:
+        found = tuple(found)
+    except TypeError:
+        raise VectorError(f"A {type(vectors).__name__} is no steering vector: use compute_steering_vector.") from None
+    if not found:
+        raise VectorError("No steering vector was given: pass one or several.")
+    for vector in found:
+        if not isinstance(vector, SteeringVector):
+            raise VectorError(f"A {type(vector).__name__} is no steering vector: use compute_steering_vector.")
+    return found
+
+
+def check_vectors(backend: Backend, vectors: Any) -> tuple[SteeringVector, ...]:
+    """The vectors as a tuple, once they are known to go with the model.
+
+    Raises:
+        VectorError: One has another `d_model`, or comes from another model.
+        LayerError: The model has no such layer.
+    """
+    found = as_vectors(vectors)
+    for vector in found:
+        backend.check_layer(vector.layer)
+        vector.provenance.check_model(backend)
+        if vector.d_model != backend.d_model:
+            raise VectorError(
+                f"The vector {vector.label} has d_model {vector.d_model}, but {backend.name} has {backend.d_model}."
+            )
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _check_terms(left: SteeringVector, right: SteeringVector) -> None:
+    for name in ("layer", "d_model", "position"):
+        ours, theirs = getattr(left, name), getattr(right, name)
+        if ours != theirs:
+            raise VectorError(
+                f"Vectors with {name} {ours!r} and {theirs!r} cannot be added to one: pass both to steer instead."
+            )
+    prints = left.provenance.fingerprint, right.provenance.fingerprint
+    if prints[0] is not None and prints[1] is not None and not prints[0].matches(prints[1]):
+        raise VectorError(
+            f"Vectors of {left.provenance.model} and {right.provenance.model} cannot be added: "
+            "use vector.for_model(model) if that is meant."
+        )
+
+
+def _terms(vector: SteeringVector) -> tuple[tuple[float, Provenance], ...]:
+    """The vector as terms of a sum; a sum with nothing done to it since is laid open."""
+    provenance = vector.provenance
+    if provenance.terms and not provenance.steps:
+        return tuple((vector.coefficient * coefficient, term) for coefficient, term in provenance.terms)
+    return ((vector.coefficient, provenance),)
+
+
+def _grown(rows: Tensor, length: int) -> Tensor:
+    return torch.nn.functional.pad(rows, (0, 0, 0, length - rows.shape[0]))
