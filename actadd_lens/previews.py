@@ -1,0 +1,166 @@
+"""`preview`: which row lands on which token, and how large it is there, before anything is generated."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+import torch
+
+from actadd_lens.generation import encode_prompts
+from actadd_lens.models import LensModel, backend_of
+from actadd_lens.positions import Position
+from actadd_lens.steering import Prompts, additions_by_layer, land, unsteered
+from actadd_lens.vectors import SteeringVector, check_vectors
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Touch:
+    """One row of a vector on one token.
+
+    Attributes:
+        token: Index of the prompt token, BOS counted.
+        text: The token.
+        vector: Which vector, by its place among those given.
+        label: The vector in a few characters.
+        layer: Injection layer.
+        row: Row of the vector; None where one row lands on every token.
+        norm: Norm of the injection row.
+        relative: The same in units of the unsteered stream's norm at that token and layer.
+    """
+
+    token: int
+    text: str
+    vector: int
+    label: str
+    layer: int
+    row: int | None
+    norm: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Where steering vectors land on a prompt.
+
+    Attributes:
+        prompt: The prompt.
+        tokens: Its tokens as texts, BOS first.
+        touches: Every row that lands on a token.
+    """
+
+    prompt: str
+    tokens: tuple[str, ...]
+    touches: tuple[Touch, ...]
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per token and row that lands on it; tokens that nothing lands on have one empty row."""
+        import pandas as pd
+
+        rows = []
+        for index, text in enumerate(self.tokens):
+            here = [touch for touch in self.touches if touch.token == index]
+            rows += [
+                {"token": index, "text": text, "vector": t.label, "layer": t.layer, "row": t.row, "norm": t.norm,
+                 "relative norm": t.relative}
+                for t in here
+            ] or [{"token": index, "text": text}]  # fmt: skip
+        columns = ["token", "text", "vector", "layer", "row", "norm", "relative norm"]
+        frame = pd.DataFrame(rows, columns=columns)
+        return frame.astype({"layer": "Int64", "row": "Int64"})
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Bars of the relative norm over the prompt's tokens."""
+        from actadd_lens.plots import plot_preview
+
+        return plot_preview(self, ax=ax)
+
+    def __str__(self) -> str:
+        lines = []
+        for index, text in enumerate(self.tokens):
+            told = ", ".join(
+                f"row {'·' if touch.row is None else touch.row} of {touch.label} at layer {touch.layer}: "
+                f"{touch.relative:.2f} x the stream"
+                for touch in self.touches
+                if touch.token == index
+            )
+            lines.append(f"{index:>3} {text!r:<16} {told}".rstrip())
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The tokens in a line, shaded by relative norm, the rows that land there below."""
+        largest = max((touch.relative for touch in self.touches), default=0.0) or 1.0
+        cells = ""
+        for index, text in enumerate(self.tokens):
+            here = [touch for touch in self.touches if touch.token == index]
+            shade = min(1.0, sum(touch.relative for touch in here) / largest)
+            told = "<br>".join(
+                f"{'every' if touch.row is None else f'row {touch.row}'}<br>{touch.relative:.2f}×" for touch in here
+            )
+            title = escape("; ".join(f"{touch.label} at layer {touch.layer}" for touch in here), quote=True)
+            cells += (
+                f"<td title='{title}' style='text-align:center; vertical-align:top; padding:2px 6px'>"
+                f"<div style='background:rgba(230,159,0,{shade:.2f}); border-radius:4px; padding:2px 4px'>"
+                f"<code>{escape(text).replace(' ', '·') or '&nbsp;'}</code></div><small>{told}</small></td>"
+            )
+        caption = "rows that land on each token, and their norm in units of the stream's"
+        return f"<table><caption>{caption}</caption><tr>{cells}</tr></table>"
+
+
+@torch.no_grad()
+def preview(
+    model: LensModel,
+    prompt: str,
+    vectors: SteeringVector | Sequence[SteeringVector],
+    *,
+    position: Position = "front",
+    prepend_bos: bool = True,
+) -> Preview:
+    """Show which row lands on which token of a prompt, and how large it is there.
+
+    Runs the unsteered model up to the highest injection layer, no further.
+
+    Args:
+        model: The model.
+        prompt: One text.
+        vectors: One steering vector or several.
+        position: Prompt token that receives row 0, for vectors without a position of their own.
+        prepend_bos: Whether the prompt starts with BOS.
+
+    Raises:
+        PromptError: The prompt is no text or outgrows the context.
+        PositionError: A vector does not fit onto the prompt.
+        VectorError: A vector does not go with the model.
+    """
+    backend = backend_of(model)
+    found = check_vectors(backend, vectors)
+    (tokens,) = encode_prompts(backend, (prompt,), prepend_bos=prepend_bos)
+    has_bos = tokens[0] == backend.bos_token_id
+    prompts = Prompts((0,), (len(tokens),), (has_bos,))
+    texts = tuple(backend.token_strings(tokens))
+    placed = [
+        (number, vector, land(additions_by_layer([vector], position)[vector.layer], prompts)[0].column)
+        for number, vector in enumerate(found)
+    ]
+    with unsteered(backend):
+        streams = backend.residuals(
+            torch.tensor([tokens], device=backend.device), sorted({vector.layer for vector in found})
+        )
+    touches = []
+    for number, vector, column in placed:
+        norms = vector.injection.float().norm(dim=-1).tolist()
+        sizes = streams[vector.layer][0].float().norm(dim=-1).tolist()
+        landed: list[tuple[int, int | None, float]]
+        if column is None:
+            landed = [(token, None, norms[0]) for token in range(int(has_bos), len(tokens))]
+        else:
+            landed = [(column + row, row, norm) for row, norm in enumerate(norms)]
+        touches += [
+            Touch(token, texts[token], number, vector.label, vector.layer, row, norm, norm / sizes[token])
+            for token, row, norm in landed
+        ]
+    return Preview(prompt, texts, tuple(touches))
