@@ -1,0 +1,523 @@
+"""The one decode loop, and `complete`: steered beside unsteered text from shared batches."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from actadd_lens.errors import PromptError, SettingError
+from actadd_lens.models import Backend, LensModel, backend_of
+from actadd_lens.positions import Position
+from actadd_lens.sampling import Sampling, choose_tokens, is_count, require
+from actadd_lens.statistics import Effect, paired_effect
+from actadd_lens.steering import Addition, Prompts, additions_by_layer, injected, land, unsteered
+from actadd_lens.vectors import SteeringVector, check_vectors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# -- results ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote after a prompt.
+
+    Attributes:
+        text: The text, without the stop string or the end-of-text token.
+        tokens: Token ids, with whatever ended them.
+        finish: `length`, `stop` (a stop string) or `end of text`.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: str
+
+
+@dataclass(frozen=True, eq=False)
+class Completions:
+    """Steered beside unsteered text; sample i of both arms used the same random numbers.
+
+    Attributes:
+        prompts: The prompts.
+        steered_continuations: For each prompt, its steered samples.
+        unsteered_continuations: For each prompt, its unsteered samples.
+        vectors: What was added.
+        settings: Position, seed, sampling and lengths, as run.
+    """
+
+    prompts: tuple[str, ...]
+    steered_continuations: tuple[tuple[Continuation, ...], ...]
+    unsteered_continuations: tuple[tuple[Continuation, ...], ...]
+    vectors: tuple[SteeringVector, ...]
+    settings: dict[str, Any]
+
+    @property
+    def steered(self) -> tuple[tuple[str, ...], ...]:
+        """Steered texts, by prompt and sample."""
+        return continuation_texts(self.steered_continuations)
+
+    @property
+    def unsteered(self) -> tuple[tuple[str, ...], ...]:
+        """Unsteered texts, by prompt and sample."""
+        return continuation_texts(self.unsteered_continuations)
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per prompt and sample."""
+        import pandas as pd
+
+        rows = [
+            {"prompt": prompt, "sample": sample, "steered": steered, "unsteered": plain}
+            for prompt, ours, theirs in zip(self.prompts, self.steered, self.unsteered, strict=True)
+            for sample, (steered, plain) in enumerate(zip(ours, theirs, strict=True))
+        ]
+        return pd.DataFrame(rows)
+
+    def score(self, scorer: Callable[[Sequence[str]], Sequence[float]]) -> Effect:
+        """The effect on a score of the texts: steered minus unsteered, with its interval.
+
+        Args:
+            scorer: Texts to numbers, one each; such as `scorers.sentiment()`.
+
+        Raises:
+            SettingError: The scorer returns another number of scores than it was given texts.
+        """
+        return paired_effect(score_texts(scorer, self.steered), score_texts(scorer, self.unsteered))
+
+    def __str__(self) -> str:
+        lines = []
+        for prompt, ours, theirs in zip(self.prompts, self.steered, self.unsteered, strict=True):
+            lines.append(prompt)
+            for steered, plain in zip(ours, theirs, strict=True):
+                lines += [f"  unsteered | {_one_line(plain)}", f"  steered   | {_one_line(steered)}"]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        told = "; ".join(
+            f"{vector.coefficient:g} × ({vector.label}) at layer {vector.layer}" for vector in self.vectors
+        )
+        style = "style='text-align:left; vertical-align:top; white-space:pre-wrap; max-width:28em'"
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("prompt", "unsteered", "steered"))
+        body = ""
+        for prompt, ours, theirs in zip(self.prompts, self.steered, self.unsteered, strict=True):
+            for sample, (steered, plain) in enumerate(zip(ours, theirs, strict=True)):
+                shown = escape(prompt) if sample == 0 else ""
+                cells = "".join(f"<td {style}>{text}</td>" for text in (shown, escape(plain), escape(steered)))
+                body += f"<tr>{cells}</tr>"
+        return f"<table><caption>{escape(told)}</caption><tr>{head}</tr>{body}</table>"
+
+
+def continuation_texts(table: tuple[tuple[Continuation, ...], ...]) -> tuple[tuple[str, ...], ...]:
+    """The texts alone."""
+    return tuple(tuple(continuation.text for continuation in row) for row in table)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ⏎ ")
+
+
+def score_texts(scorer: Callable[[Sequence[str]], Sequence[float]], texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """Scores as [prompt, sample], from one call."""
+    flat = [text for row in texts for text in row]
+    scores = np.asarray(scorer(flat), dtype=float)
+    if scores.shape != (len(flat),):
+        raise SettingError(
+            f"The scorer returned scores of shape {scores.shape} for {len(flat)} texts: expected one each."
+        )
+    return scores.reshape(len(texts), -1)
+
+
+# -- the verb --------------------------------------------------------------------------------------------------
+
+
+def complete(
+    model: LensModel,
+    prompts: str | Sequence[str],
+    vectors: SteeringVector | Sequence[SteeringVector],
+    *,
+    position: Position = "front",
+    n: int = 1,
+    max_new_tokens: int = 40,
+    seed: int = 0,
+    stop: str | Sequence[str] = (),
+    prepend_bos: bool = True,
+    stop_at_eos: bool = True,
+    use_past_kv_cache: bool = True,
+    batch_size: int = 256,
+    progress: bool = True,
+    **sampling: Any,
+) -> Completions:
+    """Complete prompts with and without steering, in shared batches.
+
+    Each prompt and sample has a random stream of its own, made of the seed, the prompt's tokens and the sample's
+    number; both arms draw from it, and neither batching nor the caller's random state touches it.
+
+    Args:
+        model: The model; steering that is open around the call is left out of both arms.
+        prompts: One text or several, of any lengths.
+        vectors: One steering vector or several, all added in the steered arm.
+        position: Prompt token that receives row 0, for vectors without a position of their own.
+        n: Samples per prompt and arm.
+        max_new_tokens: Most tokens to add.
+        seed: Seed of all random streams.
+        stop: Texts that end a continuation; they are cut off.
+        prepend_bos: Whether prompts start with BOS.
+        stop_at_eos: Whether the end-of-text token ends a continuation.
+        use_past_kv_cache: Whether to keep keys and values; without it the text is the same, only slower.
+        batch_size: Most rows that decode together.
+        progress: Whether to show a bar when it takes more than a moment.
+        **sampling: `temperature`, `top_k`, `top_p`, `frequency_penalty`, `repetition_penalty`; see `Sampling`.
+
+    Returns:
+        Steered and unsteered continuations, by prompt and sample.
+
+    Raises:
+        PromptError: A prompt is no text, is empty without BOS, or outgrows the context.
+        PositionError: A vector does not fit onto a prompt.
+        VectorError: A vector does not go with the model.
+        SettingError: A setting is out of its range, or not known.
+    """
+    backend = backend_of(model)
+    found = check_vectors(backend, vectors)
+    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos, room=max_new_tokens)
+    settings = DecodeSettings(
+        n=n,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop_at_eos=stop_at_eos,
+        use_past_kv_cache=use_past_kv_cache,
+        sampling=Sampling.from_options(sampling),
+    )
+    cells = [Cell(row, arm) for row in tokens for arm in (found, ())]
+    written = decode_cells(backend, cells, settings, position=position, batch_size=batch_size, progress=progress)
+    told = {"position": position, "prepend_bos": prepend_bos, **dataclasses.asdict(settings)}
+    return Completions(texts, tuple(written[0::2]), tuple(written[1::2]), found, told)
+
+
+def encode_prompts(
+    backend: Backend, prompts: Sequence[str], *, prepend_bos: bool = True, room: int = 0
+) -> list[tuple[int, ...]]:
+    """Token ids of prompts, once each is known to leave room in the context.
+
+    Raises:
+        PromptError: There is none, one is no text or empty, or one is too long.
+    """
+    if not prompts:
+        raise PromptError("No prompt was given: pass a text, or several.")
+    rows = []
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise PromptError(f"The prompt {prompt!r} is no text.")
+        row = tuple(backend.encode(prompt, prepend_bos=prepend_bos))
+        if not row:
+            raise PromptError("An empty prompt without BOS has no tokens: give it a text, or BOS.")
+        if len(row) + room > backend.n_ctx:
+            more = f" and {room} new ones" if room else ""
+            raise PromptError(
+                f"The prompt {prompt[:40]!r}... has {len(row)} tokens{more}, but {backend.name} reads at most "
+                f"{backend.n_ctx}: shorten it{' or ask for fewer' if room else ''}."
+            )
+        rows.append(row)
+    return rows
+
+
+# -- the loop --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """What all rows of a decoding share.
+
+    Attributes:
+        n: Samples per cell.
+        max_new_tokens: Most tokens to add.
+        seed: Seed of all random streams.
+        stop: Texts that end a continuation.
+        stop_at_eos: Whether the end-of-text token does.
+        use_past_kv_cache: Whether to keep keys and values.
+        sampling: How tokens are chosen.
+    """
+
+    n: int = 1
+    max_new_tokens: int = 40
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    stop_at_eos: bool = True
+    use_past_kv_cache: bool = True
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        require(is_count(self.n), "n", self.n, "an integer from 1")
+        require(is_count(self.max_new_tokens), "max_new_tokens", self.max_new_tokens, "an integer from 1")
+        require(
+            isinstance(self.seed, int) and not isinstance(self.seed, bool) and self.seed >= 0,
+            "seed",
+            self.seed,
+            "an integer from 0",
+        )
+        require(
+            all(isinstance(text, str) and text for text in self.stop),
+            "stop",
+            self.stop,
+            "texts that are not empty",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One prompt and what is added to it; its samples share the pass over the prompt.
+
+    Attributes:
+        prompt: Token ids.
+        vectors: Steering vectors; none for the unsteered arm.
+    """
+
+    prompt: tuple[int, ...]
+    vectors: tuple[SteeringVector, ...]
+
+
+def decode_cells(
+    backend: Backend,
+    cells: Sequence[Cell],
+    settings: DecodeSettings,
+    *,
+    position: Position = "front",
+    batch_size: int = 256,
+    progress: bool = False,
+) -> list[tuple[Continuation, ...]]:
+    """Continuations of every cell, decoded together, each row with its own intervention.
+
+    Cells are sorted by length, so that a batch holds little padding. All are placed before any is run.
+
+    Raises:
+        PositionError: A vector does not fit onto its prompt.
+        SettingError: The batch size is out of its range.
+    """
+    from tqdm.auto import tqdm
+
+    require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
+    order = sorted(range(len(cells)), key=lambda index: len(cells[index].prompt))
+    step = max(1, batch_size // settings.n)
+    batches = [
+        _Batch(backend, [cells[index] for index in order[first : first + step]], position)
+        for first in range(0, len(order), step)
+    ]
+    written: dict[int, tuple[Continuation, ...]] = {}
+    total = len(batches) * settings.max_new_tokens
+    with (
+        tqdm(total=total, desc="decoding", unit="pass", disable=not progress, delay=2, leave=False) as bar,
+        unsteered(backend),
+    ):
+        for number, batch in enumerate(batches):
+            members = order[number * step : (number + 1) * step]
+            written.update(zip(members, _decode(backend, batch, settings, bar.update), strict=True))
+    return [written[index] for index in range(len(cells))]
+
+
+class _Batch:
+    """Cells that decode together: left-padded tokens, their mask, and what lands where."""
+
+    def __init__(self, backend: Backend, cells: Sequence[Cell], position: Position) -> None:
+        lengths = [len(cell.prompt) for cell in cells]
+        self.longest = max(lengths)
+        filler = backend.pad_token_id or 0
+        paddings = [self.longest - length for length in lengths]
+        rows = [[filler] * padding + list(cell.prompt) for padding, cell in zip(paddings, cells, strict=True)]
+        self.cells = cells
+        self.tokens = torch.tensor(rows, device=backend.device)
+        columns = torch.arange(self.longest, device=backend.device)
+        self.mask = (
+            (columns >= torch.tensor(paddings, device=backend.device)[:, None]).long() if any(paddings) else None
+        )
+        bos = backend.bos_token_id
+        self.prompts = Prompts(tuple(paddings), tuple(lengths), tuple(cell.prompt[0] == bos for cell in cells))
+        self.additions: dict[int, list[Addition]] = {}
+        for row, cell in enumerate(cells):
+            for layer, additions in additions_by_layer(cell.vectors, position, rows=(row,)).items():
+                self.additions.setdefault(layer, []).extend(additions)
+        for additions in self.additions.values():
+            land(additions, self.prompts)
+
+    def repeated(self, times: int) -> tuple[dict[int, list[Addition]], Prompts]:
+        """Additions and prompts once each cell is `times` rows, side by side."""
+        spread = {
+            layer: [dataclasses.replace(item, rows=_spread_rows(item.rows, times)) for item in additions]
+            for layer, additions in self.additions.items()
+        }
+        first, lengths, bos = self.prompts.first, self.prompts.lengths, self.prompts.starts_with_bos
+        return spread, Prompts(_repeat(first, times), _repeat(lengths, times), _repeat(bos or (), times))
+
+    @property
+    def acts_on_new_tokens(self) -> bool:
+        """Whether anything is added beyond the prompt."""
+        return any(item.position == "all" for additions in self.additions.values() for item in additions)
+
+
+def _spread_rows(rows: tuple[int, ...] | None, times: int) -> tuple[int, ...]:
+    return tuple(row * times + copy for row in rows or () for copy in range(times))
+
+
+def _repeat(values: tuple[Any, ...], times: int) -> tuple[Any, ...]:
+    return tuple(value for value in values for _ in range(times))
+
+
+@torch.no_grad()
+def _decode(
+    backend: Backend, batch: _Batch, settings: DecodeSettings, tick: Callable[[int], Any]
+) -> list[tuple[Continuation, ...]]:
+    """Decode one batch; returns the samples of each cell."""
+    n = settings.n
+    writers = _Writers(backend, batch, settings)
+    for step, logits in enumerate(_logits(backend, batch, settings, writers)):
+        writers.write(logits)
+        tick(1)
+        if writers.all_finished or step + 1 == settings.max_new_tokens:
+            tick(settings.max_new_tokens - step - 1)
+            break
+    written = writers.continuations()
+    return [tuple(written[first : first + n]) for first in range(0, len(written), n)]
+
+
+def _logits(
+    backend: Backend, batch: _Batch, settings: DecodeSettings, writers: "_Writers"
+) -> Iterator[Float[Tensor, "rows d_vocab"]]:
+    """Logits after each token: of the prompts once per cell, then of the new tokens of all samples.
+
+    The prompt's pass is shared by the samples of a cell: its keys and values are repeated, not computed again. Hooks
+    hang only while they have something to add.
+    """
+    n = settings.n
+    with injected(backend, batch.additions, batch.prompts):
+        first, cache = backend.last_logits(batch.tokens, mask=batch.mask, use_cache=settings.use_past_kv_cache)
+    if settings.use_past_kv_cache and settings.max_new_tokens > 1:
+        cache = backend.repeat_cache(cache, n)
+    yield first.repeat_interleave(n, dim=0)
+    additions, prompts = batch.repeated(n)
+    mask = None if batch.mask is None else batch.mask.repeat_interleave(n, dim=0)
+    tokens = batch.tokens.repeat_interleave(n, dim=0)
+    with ExitStack() as stack:
+        if batch.acts_on_new_tokens or not settings.use_past_kv_cache:
+            stack.enter_context(injected(backend, additions, prompts))
+        while True:
+            new = writers.latest[:, None]
+            tokens = new if settings.use_past_kv_cache else torch.cat([tokens, new], dim=1)
+            if mask is not None:
+                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            logits, cache = backend.last_logits(tokens, mask=mask, cache=cache, use_cache=settings.use_past_kv_cache)
+            yield logits
+
+
+class _Writers:
+    """The samples of a batch as they grow."""
+
+    def __init__(self, backend: Backend, batch: _Batch, settings: DecodeSettings) -> None:
+        self._backend = backend
+        self._settings = settings
+        prompts = _repeat(tuple(cell.prompt for cell in batch.cells), settings.n)
+        self._prompts = prompts
+        self._finish = [""] * len(prompts)
+        self._steps: list[Tensor] = []
+        self._lengths = [0] * len(prompts)
+        self._done = torch.zeros(len(prompts), dtype=torch.bool, device=batch.tokens.device)
+        self._counts: Tensor | None = None
+        self._uniforms: Tensor | None = None
+        if settings.sampling.temperature > 0:
+            self._uniforms = _uniforms(batch.cells, settings).to(batch.tokens.device)
+
+    @property
+    def latest(self) -> Int[Tensor, " rows"]:
+        """The token that each row wrote last."""
+        return self._steps[-1]
+
+    @property
+    def all_finished(self) -> bool:
+        """Whether every row has come to its end."""
+        return all(self._finish)
+
+    def write(self, logits: Float[Tensor, "rows d_vocab"]) -> None:
+        """Choose the next token of every row."""
+        sampling = self._settings.sampling
+        if sampling.counts_tokens and self._counts is None:
+            self._counts = _token_counts(self._prompts, logits)
+        uniforms = None if self._uniforms is None else self._uniforms[:, len(self._steps)]
+        chosen = choose_tokens(logits, sampling, uniforms, self._counts)
+        if self._counts is not None:
+            self._counts.scatter_add_(1, chosen[:, None], torch.ones_like(chosen[:, None], dtype=self._counts.dtype))
+        self._steps.append(chosen)
+        self._note_ends(chosen)
+
+    def _note_ends(self, chosen: Tensor) -> None:
+        eos = self._backend.eos_token_id if self._settings.stop_at_eos else None
+        if eos is None and not self._settings.stop:
+            self._lengths = [len(self._steps)] * len(self._lengths)
+            if len(self._steps) == self._settings.max_new_tokens:
+                self._finish = ["length"] * len(self._finish)
+            return
+        for row, token in enumerate(chosen.tolist()):
+            if self._finish[row]:
+                continue
+            self._lengths[row] += 1
+            if token == eos:
+                self._finish[row] = "end of text"
+            elif self._settings.stop and self._has_stopped(row):
+                self._finish[row] = "stop"
+            elif self._lengths[row] == self._settings.max_new_tokens:
+                self._finish[row] = "length"
+
+    def _has_stopped(self, row: int) -> bool:
+        """Whether a stop text has appeared; every token writes a character or more, so the tail is enough."""
+        tail = max(map(len, self._settings.stop)) + 8
+        recent = [int(step[row]) for step in self._steps[-tail:]]
+        text = self._backend.decode(recent)
+        return any(stop in text for stop in self._settings.stop)
+
+    def continuations(self) -> list[Continuation]:
+        """What every row wrote."""
+        table = torch.stack(self._steps, dim=1).tolist()
+        return [
+            self._continuation(prompt, tuple(tokens[:length]), finish or "length")
+            for prompt, tokens, length, finish in zip(self._prompts, table, self._lengths, self._finish, strict=True)
+        ]
+
+    def _continuation(self, prompt: tuple[int, ...], tokens: tuple[int, ...], finish: str) -> Continuation:
+        """Text is what the new tokens add to the prompt's: some tokenizers drop a leading space of a bare tail."""
+        kept = tokens[:-1] if finish == "end of text" else tokens
+        before, whole = self._backend.decode(prompt), self._backend.decode((*prompt, *kept))
+        text = whole[len(before) :] if whole.startswith(before) else self._backend.decode(kept)
+        if finish == "stop":
+            text = text[: min(text.find(stop) for stop in self._settings.stop if stop in text)]
+        return Continuation(text, tokens, finish)
+
+
+def _token_counts(prompts: Sequence[Sequence[int]], logits: Tensor) -> Float[Tensor, "rows d_vocab"]:
+    counts = torch.zeros_like(logits, dtype=torch.float32)
+    for row, prompt in enumerate(prompts):
+        counts[row] = torch.bincount(torch.tensor(prompt), minlength=logits.shape[1])[: logits.shape[1]].to(counts)
+    return counts
+
+
+def _uniforms(cells: Sequence[Cell], settings: DecodeSettings) -> Float[Tensor, "rows steps"]:
+    """One stream of uniform numbers per seed, prompt and sample: the same alone, in any batch, and in both arms."""
+    streams: dict[tuple[int, ...], np.ndarray] = {}
+    for cell in cells:
+        if cell.prompt not in streams:
+            digest = hashlib.sha256(np.asarray(cell.prompt, dtype="<i8").tobytes()).digest()
+            words = np.frombuffer(digest, dtype="<u4").tolist()
+            streams[cell.prompt] = np.stack(
+                [
+                    np.random.default_rng([settings.seed, sample, *words]).random(settings.max_new_tokens)
+                    for sample in range(settings.n)
+                ]
+            )
+    return torch.from_numpy(np.concatenate([streams[cell.prompt] for cell in cells])).float()

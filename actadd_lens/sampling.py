@@ -1,0 +1,157 @@
+"""Choosing the next token: settings, penalties, and sampling from one uniform number per step."""
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from actadd_lens.errors import SettingError
+
+_LARGEST_UNIFORM = 1 - 2**-23
+"""Below 1 in float32, so that the last token is never overshot."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: Logits are divided by it; 0 means greedy.
+        top_k: Only the k likeliest tokens.
+        top_p: Only the likeliest tokens that together reach this probability.
+        frequency_penalty: Taken from a token's logit for each time it occurs in prompt and continuation, after the
+            division by the temperature (as TransformerLens does).
+        repetition_penalty: Divides positive and multiplies negative logits of tokens that have occurred (as Hugging
+            Face does); 1 is none.
+
+    Raises:
+        SettingError: A value is out of its range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(
+            _finite(self.temperature) and self.temperature >= 0,
+            "temperature",
+            self.temperature,
+            "a number from 0",
+        )
+        require(self.top_k is None or is_count(self.top_k), "top_k", self.top_k, "an integer from 1, or None")
+        require(
+            self.top_p is None or (_finite(self.top_p) and 0 < self.top_p <= 1),
+            "top_p",
+            self.top_p,
+            "a number above 0 and up to 1, or None",
+        )
+        require(_finite(self.frequency_penalty), "frequency_penalty", self.frequency_penalty, "a finite number")
+        require(
+            _finite(self.repetition_penalty) and self.repetition_penalty > 0,
+            "repetition_penalty",
+            self.repetition_penalty,
+            "a number above 0",
+        )
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any]) -> "Sampling":
+        """Sampling from keywords.
+
+        Raises:
+            SettingError: A keyword is not known.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name.replace("freq_", "frequency_"), known, n=1, cutoff=0.4)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise SettingError(f"There is no sampling option {name!r}.{hint} Known are {', '.join(known)}.")
+        return cls(**options)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the tokens so far matter."""
+        return self.frequency_penalty != 0 or self.repetition_penalty != 1
+
+
+def require(condition: bool, name: str, value: Any, expected: str) -> None:
+    """Refuse a setting that is out of its range.
+
+    Raises:
+        SettingError: The condition does not hold.
+    """
+    if not condition:
+        raise SettingError(f"{name} is {value!r}: expected {expected}.")
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is an integer from 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def choose_tokens(
+    logits: Float[Tensor, "rows d_vocab"],
+    sampling: Sampling,
+    uniforms: Float[Tensor, " rows"] | None,
+    counts: Float[Tensor, "rows d_vocab"] | None = None,
+) -> Int[Tensor, " rows"]:
+    """The next token of each row: the likeliest, or the one at which the summed probabilities pass a uniform number.
+
+    Args:
+        logits: One row of logits each.
+        sampling: How to choose.
+        uniforms: One number from [0, 1) per row; not read at temperature 0.
+        counts: How often each token has occurred in the row, where a penalty asks for it.
+    """
+    scores = logits.float()
+    if counts is not None and sampling.repetition_penalty != 1:
+        penalised = torch.where(scores > 0, scores / sampling.repetition_penalty, scores * sampling.repetition_penalty)
+        scores = torch.where(counts > 0, penalised, scores)
+    if sampling.temperature > 0 and sampling.temperature != 1:
+        scores = scores / sampling.temperature
+    if counts is not None and sampling.frequency_penalty != 0:
+        scores = scores - sampling.frequency_penalty * counts
+    if sampling.temperature == 0 or uniforms is None:
+        return scores.argmax(dim=-1)
+    cumulative = _kept_probabilities(scores, sampling).cumsum(dim=-1)
+    targets = uniforms.to(cumulative).clamp_max(_LARGEST_UNIFORM)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp_max(logits.shape[1] - 1)
+
+
+def _kept_probabilities(scores: Float[Tensor, "rows d_vocab"], sampling: Sampling) -> Float[Tensor, "rows d_vocab"]:
+    """Probabilities with those outside top_k and top_p set to zero; not normalised again."""
+    probabilities = scores.softmax(dim=-1)
+    if sampling.top_k is not None:
+        smallest = scores.topk(min(sampling.top_k, scores.shape[1]), dim=-1).values[:, -1:]
+        probabilities = torch.where(scores < smallest, 0.0, probabilities)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        smallest_kept = _nucleus_edge(probabilities, sampling.top_p)
+        probabilities = torch.where(probabilities < smallest_kept, 0.0, probabilities)
+    return probabilities
+
+
+_FIRST_LOOK = 256
+"""A nucleus is rarely larger; sorting only so many of a vocabulary is several times as fast as sorting all of it."""
+
+
+def _nucleus_edge(probabilities: Float[Tensor, "rows d_vocab"], top_p: float) -> Float[Tensor, "rows 1"]:
+    """Smallest probability in each row's nucleus: the token that reaches `top_p` is the last one in."""
+    wanted = top_p * probabilities.sum(dim=-1, keepdim=True)
+    looked_at = min(_FIRST_LOOK, probabilities.shape[1])
+    largest = probabilities.topk(looked_at, dim=-1).values
+    if bool((largest.sum(dim=-1, keepdim=True) <= wanted).any()):
+        largest = probabilities.sort(dim=-1, descending=True).values
+    before = largest.cumsum(dim=-1) - largest
+    return torch.where(before > wanted, torch.inf, largest).amin(dim=-1, keepdim=True)
