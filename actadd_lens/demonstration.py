@@ -1,0 +1,116 @@
+"""The demonstration: what ActAdd does, on any model, as one result."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from actadd_lens import scorers, storybook
+from actadd_lens.compute import compute_steering_vector
+from actadd_lens.generation import Completions, complete
+from actadd_lens.measuring import CompletionMeasurement, measure_completions
+from actadd_lens.models import LensModel
+from actadd_lens.previews import Preview, preview
+from actadd_lens.vectors import SteeringVector
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TOP_P = 0.9
+"""Nucleus of the samples; everything else is plain sampling."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chapter:
+    """One steering vector: where it lands, what the model writes with it, and how large its effect is.
+
+    Attributes:
+        name: What it steers towards.
+        vector: The vector with its coefficient.
+        landing: Its rows on the first prompt.
+        completions: Steered beside unsteered.
+        measurements: The measured effects, by name.
+    """
+
+    name: str
+    vector: SteeringVector
+    landing: Preview
+    completions: Completions
+    measurements: dict[str, CompletionMeasurement]
+
+
+@dataclass(frozen=True, eq=False)
+class Demonstration:
+    """A sentiment vector and a topic vector, shown and measured.
+
+    Attributes:
+        chapters: The vectors.
+    """
+
+    chapters: tuple[Chapter, ...]
+
+    def plot(self, axes: "Sequence[Axes] | None" = None) -> "Sequence[Axes]":
+        """Each chapter's effects with their intervals, beside the null vectors."""
+        from actadd_lens.plots import plot_demonstration
+
+        return plot_demonstration(self, axes=axes)
+
+
+def demonstrate(
+    model: LensModel,
+    *,
+    sentiment_pair: tuple[str, str] = (" happy", " sad"),
+    sentiment_layer: int = 3,
+    sentiment_coefficient: float = 4.0,
+    topic_pair: tuple[str, str] = (" wedding", ""),
+    topic_layer: int = 3,
+    topic_coefficient: float = 4.0,
+    n: int = 4,
+    nulls: int = 20,
+    seed: int = 0,
+    note: Callable[[str], None] = lambda text: None,
+) -> Demonstration:
+    """Show and measure a sentiment vector and a topic vector.
+
+    The prompts are the first neutral ones of the package, the topic words those of its word list; nothing is chosen by
+    its outcome.
+
+    Args:
+        model: The model.
+        sentiment_pair: Prompt pair of the sentiment vector.
+        sentiment_layer: Its injection layer.
+        sentiment_coefficient: Its coefficient; the negative is measured as well.
+        topic_pair: Prompt pair of the topic vector.
+        topic_layer: Its injection layer.
+        topic_coefficient: Its coefficient.
+        n: Samples per prompt.
+        nulls: Null vectors per effect.
+        seed: Seed of everything random.
+        note: Called with what is about to be done.
+    """
+    prompts = storybook.neutral_prompts()[:16]
+    happy = sentiment_coefficient * compute_steering_vector(model, sentiment_pair, layer=sentiment_layer)
+    wedding = topic_coefficient * compute_steering_vector(model, topic_pair, layer=topic_layer)
+    mood, topic = scorers.sentiment(), scorers.contains_word(storybook.topics()["weddings"].words)
+
+    def chapter(name: str, arms: dict[str, SteeringVector], scorer: scorers.Scorer) -> Chapter:
+        first = next(iter(arms.values()))
+        note(f"measuring {name}")
+        measured = {
+            label: measure_completions(
+                model, prompts, vector, scorer, n=n, nulls=nulls, seed=seed, max_new_tokens=30, top_p=TOP_P
+            )[0]
+            for label, vector in arms.items()
+        }
+        shown = complete(model, prompts[:3], first, n=1, seed=seed, max_new_tokens=30, top_p=TOP_P)
+        return Chapter(name, first, preview(model, prompts[0], first), shown, measured)
+
+    return Demonstration(
+        (
+            chapter("sentiment", {_label(happy): happy, _label(-happy): -happy}, mood),
+            chapter("topic", {_label(wedding): wedding}, topic),
+        )
+    )
+
+
+def _label(vector: SteeringVector) -> str:
+    return f"{vector.coefficient:+g} × ({vector.label})"

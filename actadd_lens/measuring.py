@@ -1,0 +1,330 @@
+"""Measuring over prompts: a metric of the logits or a score of the texts; steered, unsteered, and every null."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from actadd_lens.errors import SettingError
+from actadd_lens.generation import (
+    Cell,
+    Completions,
+    Continuation,
+    DecodeSettings,
+    continuation_texts,
+    decode_cells,
+    encode_prompts,
+    score_texts,
+)
+from actadd_lens.metrics import BoundMetric, Metric, Reading, as_metric
+from actadd_lens.models import Backend, LensModel, backend_of
+from actadd_lens.nulls import NullKind, null_vectors
+from actadd_lens.positions import Position
+from actadd_lens.sampling import Sampling
+from actadd_lens.scorers import Scorer, scorer_name
+from actadd_lens.statistics import Effect, paired_effect
+from actadd_lens.steering import Addition, Prompts, additions_by_layer, injected, land, unsteered
+from actadd_lens.vectors import SteeringVector, check_vectors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Arm = tuple[SteeringVector, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """A metric over prompts.
+
+    Attributes:
+        metric: What was measured.
+        prompts: The prompts.
+        steered: The metric of each prompt, steered.
+        unsteered: The same, unsteered.
+        nulls: The same under each null; no rows where none was run.
+        null_kind: The kind of the nulls.
+        vectors: What was added.
+        position: Where, for vectors without a position of their own.
+    """
+
+    metric: Metric
+    prompts: tuple[str, ...]
+    steered: Float[np.ndarray, " prompts"]
+    unsteered: Float[np.ndarray, " prompts"]
+    nulls: Float[np.ndarray, "nulls prompts"]
+    null_kind: str | None
+    vectors: tuple[SteeringVector, ...]
+    position: Position
+
+    @property
+    def effect(self) -> Effect:
+        """Steered minus unsteered with its interval, beside its nulls; prompts with no value (NaN) are left out."""
+        kept = np.isfinite(self.steered) & np.isfinite(self.unsteered)
+        if not kept.any():
+            raise SettingError(f"{self.metric.name} has no value on any prompt: are all their positions injected?")
+        effect = paired_effect(self.steered[kept, None], self.unsteered[kept, None])
+        return effect.with_nulls((self.nulls[:, kept] - self.unsteered[kept]).mean(axis=1))
+
+    @property
+    def ratio(self) -> float:
+        """Mean steered over mean unsteered, as the paper gives perplexities."""
+        kept = np.isfinite(self.steered) & np.isfinite(self.unsteered)
+        return float(self.steered[kept].mean() / self.unsteered[kept].mean())
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per prompt."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {
+            "prompt": self.prompts,
+            "unsteered": self.unsteered,
+            "steered": self.steered,
+        }
+        columns["effect"] = self.steered - self.unsteered
+        if len(self.nulls):
+            columns["null mean"] = (self.nulls - self.unsteered).mean(axis=0)
+        return pd.DataFrame(columns)
+
+    def __repr__(self) -> str:
+        return f"Measurement({self.metric.name}: {self.effect})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(self.metric.name)}: {escape(str(self.effect))}</p>" + self.frame().to_html(index=False)
+
+
+def measure(
+    model: LensModel,
+    prompts: str | Sequence[str],
+    vectors: SteeringVector | Sequence[SteeringVector],
+    metric: Any,
+    *,
+    position: Position = "front",
+    nulls: int = 0,
+    null_kind: NullKind = "unrelated_pairs",
+    seed: int = 0,
+    prepend_bos: bool = True,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Measurement:
+    """Measure what steering does to a metric, prompt by prompt.
+
+    Args:
+        model: The model; steering that is open around the call is left out of all arms.
+        prompts: One text or several, of any lengths.
+        vectors: One steering vector or several, all added in the steered arm.
+        metric: A metric, or a function of the last token's logits.
+        position: Prompt token that receives row 0, for vectors without a position of their own.
+        nulls: Number of null vectors to run beside it.
+        null_kind: As in `null_vectors`.
+        seed: Seed of the nulls.
+        prepend_bos: Whether prompts start with BOS.
+        batch_size: Most rows in one pass.
+        progress: Whether to show a bar when it takes more than a moment.
+
+    Raises:
+        PromptError: A prompt is no text or outgrows the context.
+        PositionError: A vector does not fit onto a prompt.
+        VectorError: A vector does not go with the model.
+        SettingError: A setting is out of its range.
+    """
+    from tqdm.auto import tqdm
+
+    backend = backend_of(model)
+    found, chosen = check_vectors(backend, vectors), as_metric(metric)
+    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos)
+    if isinstance(nulls, bool) or not isinstance(nulls, int) or nulls < 0:
+        raise SettingError(f"nulls is {nulls!r}: expected an integer from 0.")
+    for row in tokens:
+        _Rows(backend, [row], [found], found, position)
+    arms = [(), found, *_null_arms(model, found, nulls, null_kind, seed)]
+    shared = _Pass(backend, chosen, chosen.bind(backend), arms, found, position, batch_size)
+    values = np.empty((len(arms), len(tokens)))
+    step = max(1, batch_size // len(arms))
+    order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
+    with tqdm(total=len(tokens), desc=chosen.name, unit="prompt", disable=not progress, delay=2, leave=False) as bar:
+        for first in range(0, len(order), step):
+            members = order[first : first + step]
+            values[:, members] = shared.values([tokens[index] for index in members])
+            bar.update(len(members))
+    return Measurement(chosen, texts, values[1], values[0], values[2:], null_kind if nulls else None, found, position)
+
+
+def _null_arms(model: LensModel, vectors: Arm, nulls: int, kind: NullKind, seed: int) -> list[Arm]:
+    """Each null arm has a null for every vector."""
+    if not nulls:
+        return []
+    drawn = [null_vectors(model, vector, kind=kind, n=nulls, seed=seed + index) for index, vector in enumerate(vectors)]
+    return [tuple(arm) for arm in zip(*drawn, strict=True)]
+
+
+class _Rows:
+    """Rows of a pass: one arm per row, prompts padded on the right, which a causal model never sees."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        prompts: Sequence[Sequence[int]],
+        arms: Sequence[Arm],
+        measured: Arm,
+        position: Position,
+    ) -> None:
+        lengths = [len(prompt) for prompt in prompts]
+        longest, filler = max(lengths), backend.pad_token_id or 0
+        padded = [[*prompt, *[filler] * (longest - len(prompt))] for prompt in prompts]
+        self.tokens = torch.tensor(padded, device=backend.device)
+        self.lengths = torch.tensor(lengths, device=backend.device)
+        bos = tuple(prompt[0] == backend.bos_token_id for prompt in prompts)
+        self.prompts = Prompts((0,) * len(prompts), tuple(lengths), bos)
+        self.additions: dict[int, list[Addition]] = {}
+        for row, arm in enumerate(arms):
+            for layer, additions in additions_by_layer(arm, position, rows=(row,)).items():
+                self.additions.setdefault(layer, []).extend(additions)
+        self.injected = self._injected(measured, position)
+
+    def _injected(self, vectors: Arm, position: Position) -> Bool[Tensor, "rows pos"]:
+        """Columns where the measured vectors land, whatever the arm; rows that are all zero change nothing there."""
+        marks = torch.zeros(self.tokens.shape, dtype=torch.bool)
+        for additions in additions_by_layer(vectors, position).values():
+            for landing in land(additions, self.prompts):
+                if landing.column is None:
+                    marks[:, 1:] = True
+                else:
+                    marks[landing.rows, landing.column : landing.column + landing.injection.shape[0]] = True
+        return marks.to(self.tokens.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """What all passes of a measurement share."""
+
+    backend: Backend
+    metric: Metric
+    bound: BoundMetric
+    arms: Sequence[Arm]
+    measured: Arm
+    position: Position
+    batch_size: int
+
+    @torch.no_grad()
+    def values(self, prompts: Sequence[Sequence[int]]) -> Float[np.ndarray, "arms prompts"]:
+        """The metric of every arm on a few prompts; the unsteered arm comes first and is kept for the others."""
+        per_pass = max(1, self.batch_size // len(prompts))
+        values, plain = [], None
+        for first in range(0, len(self.arms), per_pass):
+            some = self.arms[first : first + per_pass]
+            by_row = [arm for arm in some for _ in prompts]
+            rows = _Rows(self.backend, [*prompts] * len(some), by_row, self.measured, self.position)
+            logits = self._logits(rows)
+            plain = logits[: len(prompts)] if plain is None else plain
+            repeats = (len(some),) + (1,) * (plain.ndim - 1)
+            reading = Reading(logits, rows.tokens, rows.lengths, rows.injected, plain.repeat(repeats))
+            values.append(self.bound(reading).float().cpu().numpy().reshape(len(some), len(prompts)))
+        return np.concatenate(values)
+
+    def _logits(self, rows: _Rows) -> Tensor:
+        with unsteered(self.backend), injected(self.backend, rows.additions, rows.prompts):
+            if self.metric.reads == "last":
+                return self.backend.logits_at(rows.tokens, rows.lengths - 1)
+            return self.backend.logits(rows.tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class CompletionMeasurement:
+    """A scorer over completions: steered, unsteered, and under each null.
+
+    Attributes:
+        scorer: What was scored, in words.
+        completions: The texts of both arms.
+        effect: Steered minus unsteered with its interval, beside its nulls.
+    """
+
+    scorer: str
+    completions: Completions
+    effect: Effect
+
+    def __repr__(self) -> str:
+        return f"CompletionMeasurement({self.scorer}: {self.effect})"
+
+
+def measure_completions(
+    model: LensModel,
+    prompts: str | Sequence[str],
+    vectors: SteeringVector | Sequence[SteeringVector],
+    scorers: Scorer | Sequence[Scorer],
+    *,
+    position: Position = "front",
+    n: int = 4,
+    nulls: int = 0,
+    null_kind: NullKind = "unrelated_pairs",
+    seed: int = 0,
+    max_new_tokens: int = 40,
+    stop: str | Sequence[str] = (),
+    batch_size: int = 256,
+    progress: bool = True,
+    **sampling: Any,
+) -> list[CompletionMeasurement]:
+    """Measure what steering does to the texts that a model writes; the unsteered arm is written once for all nulls.
+
+    Args:
+        model: The model.
+        prompts: One text or several.
+        vectors: One steering vector or several, all added in the steered arm.
+        scorers: One callable on texts or several; each gives a result of its own from the same texts.
+        position: Prompt token that receives row 0, for vectors without a position of their own.
+        n: Samples per prompt and arm.
+        nulls: Number of null vectors.
+        null_kind: As in `null_vectors`.
+        seed: Seed of sampling and nulls.
+        max_new_tokens: Most tokens to add.
+        stop: Texts that end a continuation.
+        batch_size: Most rows that decode together.
+        progress: Whether to show a bar when it takes more than a moment.
+        **sampling: As in `complete`.
+
+    Returns:
+        One result per scorer.
+
+    Raises:
+        PromptError: A prompt is no text or outgrows the context.
+        PositionError: A vector does not fit onto a prompt.
+        VectorError: A vector does not go with the model.
+        SettingError: A setting is out of its range.
+    """
+    backend = backend_of(model)
+    found = check_vectors(backend, vectors)
+    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    chosen = (scorers,) if callable(scorers) else tuple(scorers)
+    if not chosen or not all(callable(scorer) for scorer in chosen):
+        raise SettingError("A scorer is any callable on texts: pass one or more, such as scorers.sentiment().")
+    tokens = encode_prompts(backend, texts, room=max_new_tokens)
+    settings = DecodeSettings(
+        n=n,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        sampling=Sampling.from_options(sampling),
+    )
+    arms = [found, (), *_null_arms(model, found, nulls, null_kind, seed)]
+    cells = [Cell(row, arm) for arm in arms for row in tokens]
+    written = decode_cells(backend, cells, settings, position=position, batch_size=batch_size, progress=progress)
+    by_arm = [tuple(written[first : first + len(tokens)]) for first in range(0, len(written), len(tokens))]
+    told = {"position": position, "prepend_bos": True, **dataclasses.asdict(settings)}
+    completions = Completions(texts, by_arm[0], by_arm[1], found, told)
+    return [_scored(scorer, completions, by_arm[2:]) for scorer in chosen]
+
+
+def _scored(
+    scorer: Scorer, completions: Completions, null_arms: Sequence[tuple[tuple[Continuation, ...], ...]]
+) -> CompletionMeasurement:
+    plain = score_texts(scorer, completions.unsteered)
+    effect = paired_effect(score_texts(scorer, completions.steered), plain)
+    shifts = [float((score_texts(scorer, continuation_texts(arm)) - plain).mean()) for arm in null_arms]
+    return CompletionMeasurement(scorer_name(scorer), completions, effect.with_nulls(np.array(shifts)))

@@ -1,0 +1,194 @@
+"""Metrics: logits to one number per row. Log-probs are in nats; a KL divergence has its direction in its name.
+
+A metric is made without a model, and bound to one when it is measured, which is when texts become tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from actadd_lens.errors import PromptError, SettingError
+from actadd_lens.models import Backend
+
+KLDirection = Literal["steered || unsteered", "unsteered || steered"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a metric reads: one arm of a batch, padded on the right.
+
+    Attributes:
+        logits: At the last token of each row ([rows, d_vocab]) or at all columns ([rows, pos, d_vocab]).
+        tokens: Token ids.
+        lengths: Tokens of each row.
+        injected: Which columns an injection of the measured vectors lands on, in both arms.
+        unsteered_logits: The unsteered arm's logits of the same rows.
+    """
+
+    logits: Float[Tensor, "rows d_vocab"] | Float[Tensor, "rows pos d_vocab"]
+    tokens: Int[Tensor, "rows pos"]
+    lengths: Int[Tensor, " rows"]
+    injected: Bool[Tensor, "rows pos"]
+    unsteered_logits: Float[Tensor, "rows d_vocab"] | Float[Tensor, "rows pos d_vocab"]
+
+
+BoundMetric = Callable[[Reading], Float[Tensor, " rows"]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: what it is called, what it reads, and how it is bound to a model.
+
+    Attributes:
+        name: As axes and tables show it.
+        unit: Unit of the number.
+        reads: `last` for the logits after the last token only, `all` for every column.
+        bind: Model interface to function; this is where texts become tokens.
+    """
+
+    name: str
+    unit: str
+    reads: Literal["last", "all"]
+    bind: Callable[[Backend], BoundMetric]
+
+
+def as_metric(metric: Any) -> Metric:
+    """A `Metric`, or any function of the last token's logits [rows, d_vocab] as one.
+
+    Raises:
+        SettingError: It is neither.
+    """
+    if isinstance(metric, Metric):
+        return metric
+    if callable(metric):
+        name = getattr(metric, "__name__", type(metric).__name__)
+        return Metric(name, "", "last", lambda backend: lambda reading: metric(reading.logits))
+    raise SettingError(f"{metric!r} is no metric: use one of actadd_lens.metrics, or a function of the last logits.")
+
+
+def next_token_logprob(token: str | int) -> Metric:
+    """Log-probability of one token after the prompt, in nats.
+
+    Args:
+        token: A text that is one token, or an id.
+    """
+
+    def bind(backend: Backend) -> BoundMetric:
+        index = token_id(backend, token)
+        return lambda reading: reading.logits.float().log_softmax(dim=-1)[:, index]
+
+    return Metric(f"log-prob of {token!r}", "nats", "last", bind)
+
+
+def logit_difference(token: str | int, other: str | int) -> Metric:
+    """Logit of one token minus that of another, after the prompt."""
+
+    def bind(backend: Backend) -> BoundMetric:
+        index, against = token_id(backend, token), token_id(backend, other)
+        return lambda reading: reading.logits[:, index].float() - reading.logits[:, against].float()
+
+    return Metric(f"logit of {token!r} − {other!r}", "logits", "last", bind)
+
+
+def token_set_logprob(tokens: Sequence[str | int]) -> Metric:
+    """Log of the summed probability of a set of tokens after the prompt, in nats."""
+    chosen = tuple(tokens)
+    if not chosen:
+        raise SettingError("A token set needs a token: pass texts or ids.")
+
+    def bind(backend: Backend) -> BoundMetric:
+        indices = sorted({token_id(backend, token) for token in chosen})
+        return lambda reading: reading.logits.float().log_softmax(dim=-1)[:, indices].logsumexp(dim=-1)
+
+    shown = ", ".join(repr(token) for token in chosen[:3]) + (", …" if len(chosen) > 3 else "")
+    return Metric(f"log-prob of {{{shown}}}", "nats", "last", bind)
+
+
+def kl_divergence(direction: KLDirection = "steered || unsteered") -> Metric:
+    """KL divergence of the next-token distributions after the prompt, in nats.
+
+    Args:
+        direction: `steered || unsteered` is the paper's shift, `unsteered || steered` the damage.
+
+    Raises:
+        SettingError: The direction is neither.
+    """
+    if direction not in ("steered || unsteered", "unsteered || steered"):
+        raise SettingError(
+            f"KL direction {direction!r} is not known: 'steered || unsteered' or 'unsteered || steered'."
+        )
+
+    def bind(backend: Backend) -> BoundMetric:
+        def divergence(reading: Reading) -> Tensor:
+            steered = reading.logits.float().log_softmax(dim=-1)
+            plain = reading.unsteered_logits.float().log_softmax(dim=-1)
+            first, second = (steered, plain) if direction.startswith("steered") else (plain, steered)
+            return (first.exp() * (first - second)).sum(dim=-1)
+
+        return divergence
+
+    return Metric(f"KL({direction})", "nats", "last", bind)
+
+
+def entropy() -> Metric:
+    """Entropy of the next-token distribution after the prompt, in nats."""
+
+    def measure(reading: Reading) -> Tensor:
+        log_probs = reading.logits.float().log_softmax(dim=-1)
+        return -(log_probs.exp() * log_probs).sum(dim=-1)
+
+    return Metric("entropy", "nats", "last", lambda backend: measure)
+
+
+def perplexity() -> Metric:
+    """Perplexity of the text; predictions made from injected positions are left out, in both arms.
+
+    The prediction made from a column is that of the token after it. A text whose every prediction is left out has
+    none, and gives NaN.
+    """
+    return Metric("perplexity", "", "all", lambda backend: lambda reading: mean_nll(reading).exp())
+
+
+def cross_entropy() -> Metric:
+    """Mean negative log-likelihood of the text's tokens in nats: the log of the perplexity, left out alike."""
+    return Metric("cross-entropy", "nats", "all", lambda backend: mean_nll)
+
+
+def mean_nll(reading: Reading) -> Float[Tensor, " rows"]:
+    """Mean negative log-likelihood over the predictions that count."""
+    nll, counted = token_nll(reading)
+    return (nll * counted).sum(dim=1) / counted.sum(dim=1)
+
+
+def token_nll(reading: Reading) -> tuple[Float[Tensor, "rows predictions"], Bool[Tensor, "rows predictions"]]:
+    """Negative log-likelihood of each next token, and which of them count (no padding, no injected position)."""
+    log_probs = reading.logits[:, :-1].float().log_softmax(dim=-1)
+    nll = -log_probs.gather(-1, reading.tokens[:, 1:, None])[..., 0]
+    columns = torch.arange(1, reading.tokens.shape[1], device=nll.device)
+    counted = (columns < reading.lengths.to(nll.device)[:, None]) & ~reading.injected[:, :-1].to(nll.device)
+    return nll, counted
+
+
+def token_id(backend: Backend, token: str | int) -> int:
+    """Id of a token given as text or id.
+
+    Raises:
+        PromptError: The text is not exactly one token, or there is no such id.
+    """
+    if isinstance(token, str):
+        ids = backend.encode(token, prepend_bos=False)
+        if len(ids) != 1:
+            pieces = backend.token_strings(ids)
+            raise PromptError(
+                f"{token!r} is {len(ids)} tokens for {backend.name}: {pieces}. Give a text that is one (often one with "
+                "a leading space), or an id."
+            )
+        return ids[0]
+    size = len(backend.tokenizer)
+    if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < size:
+        raise PromptError(f"{token!r} is no token of {backend.name}: ids go from 0 to {size - 1}.")
+    return token

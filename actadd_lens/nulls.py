@@ -1,0 +1,152 @@
+"""Null vectors and controls: what a steering vector has to beat."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from actadd_lens.compute import compute_steering_vectors
+from actadd_lens.errors import SettingError
+from actadd_lens.models import Backend, LensModel, backend_of
+from actadd_lens.prompts import PromptPair
+from actadd_lens.vectors import SteeringVector, check_vectors
+
+NullKind = Literal["unrelated_pairs", "gaussian"]
+
+_MOST_DRAWS = 50
+"""Draws of a pair of phrases before giving up on one whose rows all differ."""
+
+
+def null_vectors(
+    model: LensModel,
+    vector: SteeringVector,
+    *,
+    kind: NullKind = "unrelated_pairs",
+    n: int = 20,
+    seed: int = 0,
+    texts: Sequence[str] | None = None,
+) -> tuple[SteeringVector, ...]:
+    """Vectors of equal row norms that ought to do nothing in particular.
+
+    `unrelated_pairs` are steering vectors of pairs of phrases that have nothing to do with each other, cut from random
+    places of the package's labelled texts; each row is rescaled to the vector's own, and its zero rows stay zero.
+    `gaussian` rows point anywhere, and are easier to beat: a model reads differences of its own activations better
+    than noise.
+
+    Args:
+        model: The model that the vector is for.
+        vector: The vector to match in layer, coefficient, position and row norms.
+        kind: `unrelated_pairs` or `gaussian`.
+        n: Number of null vectors.
+        seed: Seed of the draw.
+        texts: Other texts to cut phrases from.
+
+    Raises:
+        SettingError: The kind or number is none, or the texts are too short.
+        VectorError: The vector does not go with the model.
+    """
+    check_vectors(backend_of(model), vector)
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise SettingError(f"n is {n!r}: expected an integer from 1.")
+    random = np.random.default_rng(seed)
+    if kind == "gaussian":
+        drawn = [_gaussian(vector, random) for _ in range(n)]
+    elif kind == "unrelated_pairs":
+        drawn = _unrelated(model, vector, n=n, random=random, texts=texts)
+    else:
+        raise SettingError(f"Null kind {kind!r} is not known: use 'unrelated_pairs' or 'gaussian'.")
+    return tuple(_matched(vector, rows, f"{kind} {index} (seed {seed})") for index, rows in enumerate(drawn))
+
+
+def shuffle_rows(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
+    """A control: the rows that are not zero, in another order. One row alone has no other order."""
+    nonzero = (vector.norms > 0).nonzero().flatten()
+    order = nonzero[torch.from_numpy(np.random.default_rng(seed).permutation(len(nonzero)))]
+    activations = vector.activations.clone()
+    activations[nonzero] = vector.activations[order]
+    return dataclasses.replace(
+        vector, activations=activations, provenance=vector.provenance.after(f"shuffle_rows(seed={seed})")
+    )
+
+
+def _matched(vector: SteeringVector, rows: torch.Tensor, source: str) -> SteeringVector:
+    """A null with the vector's layer, coefficient, position and row norms."""
+    provenance = dataclasses.replace(
+        vector.provenance, source=f"null: {source}", positive=None, negative=None, positive_tokens=None,
+        negative_tokens=None, pad_token=None, terms=(), steps=(),
+    )  # fmt: skip
+    null = dataclasses.replace(vector, activations=rows.to(vector.activations), provenance=provenance)
+    return dataclasses.replace(null.with_norm(vector.norms), provenance=provenance)
+
+
+def _gaussian(vector: SteeringVector, random: np.random.Generator) -> torch.Tensor:
+    return torch.from_numpy(random.standard_normal(tuple(vector.activations.shape))).float()
+
+
+def _unrelated(
+    model: LensModel,
+    vector: SteeringVector,
+    *,
+    n: int,
+    random: np.random.Generator,
+    texts: Sequence[str] | None,
+) -> list[torch.Tensor]:
+    """Rows of n vectors of unrelated pairs, as many as the vector has after its leading zero rows."""
+    nonzero = (vector.norms > 0).nonzero().flatten()
+    leading = int(nonzero[0]) if len(nonzero) else vector.rows - 1
+    needed = vector.rows - leading
+    layer = vector.layer if vector.provenance.read_layer is None else vector.provenance.read_layer
+    phrases = _Phrases(backend_of(model), texts, needed)
+    pairs = [PromptPair(*phrases.draw_two(random)) for _ in range(n)]
+    found = compute_steering_vectors(model, pairs, layers=[layer])
+    rows = []
+    for null in found:
+        body = null.activations[null.rows - needed :] if null.rows >= needed else null.activations
+        padded = torch.zeros_like(vector.activations)
+        padded[leading : leading + len(body)] = body[:needed].to(padded)
+        rows.append(padded)
+    return rows
+
+
+class _Phrases:
+    """Phrases of as many tokens as asked for, from random places of texts, cut where a word begins."""
+
+    def __init__(self, backend: Backend, texts: Sequence[str] | None, tokens: int) -> None:
+        self._backend = backend
+        self._tokens = tokens
+        self._words = [text.split() for text in (texts if texts is not None else _package_texts())]
+        self._words = [words for words in self._words if words]
+        if len(self._words) < 2:
+            raise SettingError("Phrases for null vectors need two texts or more.")
+
+    def draw_two(self, random: np.random.Generator) -> tuple[str, str]:
+        """Two phrases from different texts whose first tokens differ, so that no row is zero."""
+        for _ in range(_MOST_DRAWS):
+            first, second = random.choice(len(self._words), size=2, replace=False)
+            phrases = [self._cut(self._words[index], random) for index in (first, second)]
+            if None in phrases:
+                continue
+            ids = [self._backend.encode(phrase or "", prepend_bos=False) for phrase in phrases]
+            if ids[0][0] != ids[1][0]:
+                return str(phrases[0]), str(phrases[1])
+        raise SettingError(
+            f"No two phrases of {self._tokens} tokens were found for null vectors: pass longer or more varied texts=."
+        )
+
+    def _cut(self, words: Sequence[str], random: np.random.Generator) -> str | None:
+        """So many tokens from a random word on, as a text; None where there are fewer, or they split badly."""
+        start = int(random.integers(len(words)))
+        tokens = self._backend.encode(" " + " ".join(words[start:]), prepend_bos=False)[: self._tokens]
+        if len(tokens) < self._tokens:
+            return None
+        phrase = self._backend.decode(tokens)
+        return phrase if self._backend.encode(phrase, prepend_bos=False) == tokens else None
+
+
+def _package_texts() -> list[str]:
+    from actadd_lens import storybook
+
+    sentences = [sentence for topic in storybook.topics().values() for sentence in topic.sentences]
+    return [*sentences, *storybook.neutral_prompts()]

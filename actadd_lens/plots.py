@@ -1,0 +1,123 @@
+"""Pictures: each function takes a result and returns the Axes; none runs a model.
+
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from actadd_lens.demonstration import Demonstration
+    from actadd_lens.previews import Preview
+    from actadd_lens.statistics import Effect
+    from actadd_lens.vectors import SteeringVector
+
+STEERED = "#D55E00"
+UNSTEERED = "#56B4E9"
+NULL = "#999999"
+
+
+def new_axes(ax: "Axes | None" = None, *, figsize: tuple[float, float] = (6.0, 3.2)) -> "Axes":
+    """The Axes given, or new ones on a figure of their own."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    axes: Axes = plt.subplots(figsize=figsize, layout="constrained")[1]
+    return axes
+
+
+def plot_norms(vector: "SteeringVector", *, ax: "Axes | None" = None) -> "Axes":
+    """Norm of each row of a steering vector."""
+    ax = new_axes(ax)
+    norms = vector.norms.tolist()
+    ax.bar(range(len(norms)), norms, color=STEERED)
+    ax.set_xticks(range(len(norms)))
+    ax.set_xlabel("row (token of the prompt pair)")
+    ax.set_ylabel("row norm")
+    ax.set_title(f"{vector.label}, layer {vector.layer}")
+    return ax
+
+
+def plot_preview(preview: "Preview", *, ax: "Axes | None" = None) -> "Axes":
+    """Relative norm of what lands on each token of a prompt."""
+    ax = new_axes(ax, figsize=(max(4.0, 0.6 * len(preview.tokens)), 3.2))
+    bottoms = np.zeros(len(preview.tokens))
+    numbers = sorted({touch.vector for touch in preview.touches})
+    for number, colour in zip(numbers, _colours(len(numbers)), strict=True):
+        touches = [touch for touch in preview.touches if touch.vector == number]
+        heights = np.zeros(len(preview.tokens))
+        for touch in touches:
+            heights[touch.token] += touch.relative
+        label = f"{touches[0].label}, layer {touches[0].layer}"
+        ax.bar(range(len(heights)), heights, bottom=bottoms, color=colour, label=label)
+        bottoms += heights
+    ax.set_xticks(range(len(preview.tokens)), [_visible(text) for text in preview.tokens], rotation=45, ha="right")
+    ax.set_xlabel("prompt token")
+    ax.set_ylabel("injection norm / stream norm")
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_effects(effects: "dict[str, Effect]", *, unit: str = "", title: str = "", ax: "Axes | None" = None) -> "Axes":
+    """Effects with their intervals, each above the effects of its null vectors.
+
+    Args:
+        effects: Effects by name, drawn from the top.
+        unit: What was measured.
+        title: Title of the picture.
+        ax: Where to draw.
+    """
+    ax = new_axes(ax, figsize=(6.4, 0.9 + 0.6 * len(effects)))
+    spread = np.random.default_rng(0)
+    labelled = False
+    for row, effect in enumerate(effects.values()):
+        height = len(effects) - 1 - row
+        if len(effect.nulls):
+            jitter = height - 0.18 + spread.uniform(-0.06, 0.06, len(effect.nulls))
+            ax.scatter(effect.nulls, jitter, s=14, color=NULL, alpha=0.8, linewidths=0,
+                       label=None if labelled else "null vectors of equal norms")  # fmt: skip
+            labelled = True
+        errors = [[effect.mean - effect.low], [effect.high - effect.mean]]
+        error = None if np.isnan(errors).any() else errors
+        ax.errorbar([effect.mean], [height + 0.1], xerr=error, fmt="o", color=STEERED, capsize=3,
+                    label="steering vector" if row == 0 else None)  # fmt: skip
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set_yticks(range(len(effects)), list(effects)[::-1])
+    ax.set_ylim(-0.6, len(effects) - 0.4)
+    ax.set_xlabel(f"steered − unsteered{f', {unit}' if unit else ''}")
+    ax.set_title(title)
+    ax.legend(frameon=False, loc="best", fontsize="small")
+    for side in ("top", "right", "left"):
+        ax.spines[side].set_visible(False)
+    return ax
+
+
+def _colours(count: int) -> Sequence[Any]:
+    palette = [STEERED, "#0072B2", "#009E73", "#CC79A7", "#E69F00", UNSTEERED, "#F0E442", "#000000"]
+    return [palette[index % len(palette)] for index in range(count)]
+
+
+def _visible(text: str) -> str:
+    return text.replace(" ", "·").replace("\n", "⏎") or "∅"
+
+
+def plot_demonstration(demonstration: "Demonstration", *, axes: "Sequence[Axes] | None" = None) -> "Sequence[Axes]":
+    """Effects of each chapter in an Axes of its own."""
+    chapters = demonstration.chapters
+    if axes is None:
+        import matplotlib.pyplot as plt
+
+        heights = [0.9 + 0.6 * len(chapter.measurements) for chapter in chapters]
+        figsize = (7.0, sum(heights) + 0.8)
+        _, axes = plt.subplots(len(chapters), 1, figsize=figsize, height_ratios=heights, layout="constrained")
+    for chapter, ax in zip(chapters, axes, strict=True):
+        effects = {name: measurement.effect for name, measurement in chapter.measurements.items()}
+        unit = next(iter(chapter.measurements.values())).scorer
+        title = f"{chapter.name}: {chapter.vector.label} at layer {chapter.vector.layer}"
+        plot_effects(effects, unit=unit, title=title, ax=ax)
+    return axes

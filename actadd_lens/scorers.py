@@ -1,0 +1,91 @@
+"""Scorers: texts to one number per text. Any callable that does that is one."""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from actadd_lens.errors import SettingError
+
+Scorer = Callable[[Sequence[str]], list[float]]
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+
+
+def word_share(words: Sequence[str]) -> Scorer:
+    """Share of a text's words that are in a list; 0 for a text without words.
+
+    >>> word_share(["bride", "groom"])(["The bride and the groom.", ""])
+    [0.4, 0.0]
+    """
+    chosen = _word_set(words)
+    return _named(f"share of {_shown(words)}", lambda text: _count(text, chosen) / max(1, len(_words(text))))
+
+
+def word_count(words: Sequence[str]) -> Scorer:
+    """Number of a text's words that are in a list.
+
+    >>> word_count(["bride", "groom"])(["The Bride and the bride's groom"])
+    [2.0]
+    """
+    chosen = _word_set(words)
+    return _named(f"count of {_shown(words)}", lambda text: float(_count(text, chosen)))
+
+
+def contains_word(words: Sequence[str]) -> Scorer:
+    """1 for a text with any of the words, else 0: its mean is the share of texts on the topic.
+
+    >>> contains_word(["sea"])(["By the sea.", "Seaside"])
+    [1.0, 0.0]
+    """
+    chosen = _word_set(words)
+    return _named(f"any of {_shown(words)}", lambda text: float(_count(text, chosen) > 0))
+
+
+def sentiment() -> Scorer:
+    """VADER's compound score from -1 to 1 (Hutto and Gilbert 2014; the vaderSentiment library): a lexicon with rules.
+
+    >>> good, bad = sentiment()(["I love it!", "I hate it."])
+    >>> good > 0.5 > -0.5 > bad
+    True
+    """
+    analyse = _vader().polarity_scores
+    return _named("sentiment (VADER compound)", lambda text: float(analyse(text)["compound"]))
+
+
+def scorer_name(scorer: Any) -> str:
+    """What axes and tables call a scorer."""
+    return str(getattr(scorer, "__name__", type(scorer).__name__))
+
+
+@cache
+def _vader() -> Any:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    return SentimentIntensityAnalyzer()
+
+
+def _named(name: str, score: Callable[[str], float]) -> Scorer:
+    def scorer(texts: Sequence[str]) -> list[float]:
+        return [score(text) for text in texts]
+
+    scorer.__name__ = name
+    return scorer
+
+
+def _word_set(words: Sequence[str]) -> frozenset[str]:
+    if isinstance(words, str) or not words:
+        raise SettingError(f"{words!r} is no list of words: pass one or more whole words.")
+    return frozenset(word.lower() for word in words)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _count(text: str, chosen: frozenset[str]) -> int:
+    return sum(word in chosen for word in _words(text))
+
+
+def _shown(words: Sequence[str]) -> str:
+    return ", ".join(words[:3]) + (", …" if len(words) > 3 else "")
