@@ -148,10 +148,15 @@ _FIRST_LOOK = 256
 
 def _nucleus_edge(probabilities: Float[Tensor, "rows d_vocab"], top_p: float) -> Float[Tensor, "rows 1"]:
     """Smallest probability in each row's nucleus: the token that reaches `top_p` is the last one in."""
+    largest = probabilities.topk(min(_FIRST_LOOK, probabilities.shape[1]), dim=-1).values
     wanted = top_p * probabilities.sum(dim=-1, keepdim=True)
-    looked_at = min(_FIRST_LOOK, probabilities.shape[1])
-    largest = probabilities.topk(looked_at, dim=-1).values
-    if bool((largest.sum(dim=-1, keepdim=True) <= wanted).any()):
-        largest = probabilities.sort(dim=-1, descending=True).values
-    before = largest.cumsum(dim=-1) - largest
-    return torch.where(before > wanted, torch.inf, largest).amin(dim=-1, keepdim=True)
+    edge = _edge_among(largest, wanted)
+    wider = (largest.sum(dim=-1, keepdim=True) <= wanted).squeeze(-1)
+    if bool(wider.any()):
+        edge[wider] = _edge_among(probabilities[wider].sort(dim=-1, descending=True).values, wanted[wider])
+    return edge
+
+
+def _edge_among(descending: Float[Tensor, "rows some"], wanted: Float[Tensor, "rows 1"]) -> Float[Tensor, "rows 1"]:
+    before = descending.cumsum(dim=-1) - descending
+    return torch.where(before > wanted, torch.inf, descending).amin(dim=-1, keepdim=True)
