@@ -15,7 +15,7 @@ from .errors import (
     VectorFileError,
 )
 from .generation import Completions, Continuation, complete
-from .measuring import Measurement, measure
+from .measuring import CompletionMeasurement, Measurement, measure, measure_completions
 from .metrics import Metric
 from .models import LensModel, load_model
 from .nulls import null_vectors, shuffle_rows
@@ -33,6 +33,7 @@ __all__ = [
     "ActAddError",
     "AmbiguousPositionError",
     "CoefficientError",
+    "CompletionMeasurement",
     "Completions",
     "Continuation",
     "Effect",
@@ -61,6 +62,7 @@ __all__ = [
     "fwd_hooks",
     "load_model",
     "measure",
+    "measure_completions",
     "metrics",
     "null_vectors",
     "plots",

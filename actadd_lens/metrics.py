@@ -3,7 +3,7 @@
 A metric is made without a model, and bound to one when it is measured, which is when texts become tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.models import Backend
+from actadd_lens.sampling import is_count
 
 KLDirection = Literal["steered || unsteered", "unsteered || steered"]
 
@@ -132,6 +133,39 @@ def kl_divergence(direction: KLDirection = "steered || unsteered") -> Metric:
         return divergence
 
     return Metric(f"KL({direction})", "nats", "last", bind)
+
+
+def precision_at(k: int, answers: Mapping[str, str]) -> Metric:
+    """1 where the first token of a prompt's right answer is among the k likeliest after it, else 0; its mean is P@K.
+
+    Args:
+        k: How many of the likeliest tokens count.
+        answers: The right answer of each prompt, with the space that it starts with.
+
+    Raises:
+        SettingError: k is no integer from 1, or there are no answers.
+    """
+    if not is_count(k) or not answers:
+        raise SettingError(f"P@{k} of {len(answers)} answers is nothing to measure: give k from 1, and answers.")
+
+    def bind(backend: Backend) -> BoundMetric:
+        right = {
+            tuple(backend.encode(prompt)): backend.encode(answer, prepend_bos=False)[0]
+            for prompt, answer in answers.items()
+        }
+
+        def hits(reading: Reading) -> Tensor:
+            top = reading.logits.topk(min(k, reading.logits.shape[-1]), dim=-1).indices
+            rows = [tuple(row[:length]) for row, length in zip(reading.tokens.tolist(), reading.lengths, strict=True)]
+            missing = [row for row in rows if row not in right]
+            if missing:
+                raise SettingError(f"There is no answer for the prompt {backend.decode(missing[0])!r}.")
+            wanted = torch.tensor([right[row] for row in rows], device=top.device)
+            return (top == wanted[:, None]).any(dim=-1).float()
+
+        return hits
+
+    return Metric(f"P@{k}", "", "last", bind)
 
 
 def entropy() -> Metric:

@@ -1,0 +1,235 @@
+"""Does the embedded model speak, and is it steered? `python -m training.measure --out FILE`.
+
+Fluency, sentiment, topics, and what stays as it was, each with an interval and null vectors. Layers, pairs and
+coefficients are chosen on one half of the prompts and texts and reported on the other. Every part is written as soon
+as it is done; a second run does only what is missing.
+"""
+
+import argparse
+import itertools
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+import actadd_lens as al
+from actadd_lens import metrics, scorers, storybook
+from actadd_lens.generation import Cell, DecodeSettings, continuation_texts, decode_cells, encode_prompts, score_texts
+from actadd_lens.models import Backend, backend_of
+from actadd_lens.sampling import Sampling
+from actadd_lens.statistics import split_prompts
+
+logger = logging.getLogger("training.measure")
+
+TOP_P, NEW_TOKENS, NULLS = 0.9, 30, 20
+SENTIMENT_PAIRS = (
+    (" happy", " sad"),
+    (" love", " hate"),
+    ("Love", "Hate"),
+    (" good", " bad"),
+    ("I love it", "I hate it"),
+)
+COEFFICIENTS = (2.0, 4.0, 6.0, 8.0)
+LARGEST_PERPLEXITY_RATIO = 1.05
+CHOICE_SAMPLES, REPORT_SAMPLES = 2, 10
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The model and the halves of what it is measured on."""
+
+    model: al.LensModel
+    backend: Backend
+    prompts: tuple[tuple[str, ...], tuple[str, ...]]
+
+    @classmethod
+    def of(cls, model: al.LensModel) -> "Bench":
+        """Halves are drawn once, by seed 0."""
+        return cls(model, backend_of(model), halves(storybook.neutral_prompts()))
+
+    @property
+    def middle(self) -> range:
+        """Layers of the middle half of the depth."""
+        return range(self.backend.n_layers // 4, self.backend.n_layers - self.backend.n_layers // 4)
+
+
+def halves(items: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """One half to choose on, one to report on."""
+    choose, report = split_prompts(len(items))
+    return tuple(items[index] for index in choose), tuple(items[index] for index in report)
+
+
+def mean_scores(
+    bench: Bench, vectors: Sequence[al.SteeringVector], scorer: scorers.Scorer, prompts: Sequence[str], n: int
+) -> tuple[float, list[float]]:
+    """Mean score of the unsteered texts, and of those of each vector, from shared batches."""
+    rows = encode_prompts(bench.backend, prompts, room=NEW_TOKENS)
+    arms: list[tuple[al.SteeringVector, ...]] = [(), *((vector,) for vector in vectors)]
+    cells = [Cell(row, arm) for arm in arms for row in rows]
+    settings = DecodeSettings(n=n, max_new_tokens=NEW_TOKENS, seed=1, sampling=Sampling(top_p=TOP_P))
+    written = decode_cells(bench.backend, cells, settings)
+    texts = continuation_texts(tuple(written))
+    scores = score_texts(scorer, texts).reshape(len(arms), -1).mean(axis=1)
+    return float(scores[0]), [float(score) for score in scores[1:]]
+
+
+def perplexity_ratio(bench: Bench, vector: al.SteeringVector, texts: Sequence[str]) -> float:
+    """Exponential of the mean rise in cross-entropy, predictions from injected positions left out."""
+    return float(np.exp(al.measure(bench.model, texts, vector, metrics.cross_entropy()).effect.mean))
+
+
+def choose(
+    bench: Bench, candidates: Sequence[al.SteeringVector], scorer: scorers.Scorer, texts: Sequence[str]
+) -> dict[int, al.SteeringVector]:
+    """For each layer the vector that moves the score most and leaves the perplexity of other text alone."""
+    plain, scores = mean_scores(bench, candidates, scorer, bench.prompts[0], CHOICE_SAMPLES)
+    by_layer: dict[int, al.SteeringVector] = {}
+    ranked = sorted(zip(scores, candidates, strict=True), key=lambda pair: -pair[0])
+    for layer in sorted({vector.layer for vector in candidates}):
+        for score, vector in ranked:
+            if vector.layer == layer and perplexity_ratio(bench, vector, texts) <= LARGEST_PERPLEXITY_RATIO:
+                logger.info(
+                    "layer %d: %g x (%s), chosen at %+.3f", layer, vector.coefficient, vector.label, score - plain
+                )
+                by_layer[layer] = vector
+                break
+    return by_layer
+
+
+def vectors_of(
+    bench: Bench, pairs: Sequence[tuple[str, str]], layers: Sequence[int], coefficients: Sequence[float]
+) -> list[al.SteeringVector]:
+    """Every pair at every layer with every coefficient."""
+    found = al.compute_steering_vectors(bench.model, pairs, layers=layers)
+    return [coefficient * vector for vector, coefficient in itertools.product(found, coefficients)]
+
+
+# -- the parts -------------------------------------------------------------------------------------------------
+
+
+def fluency(bench: Bench) -> dict[str, Any]:
+    """Fifty samples from the bare start of a text; how many repeat a run of six words three times."""
+    start = (int(bench.backend.tokenizer.bos_token_id),)
+    settings = DecodeSettings(n=50, max_new_tokens=80, seed=0, sampling=Sampling(top_p=TOP_P))
+    texts = [item.text for item in decode_cells(bench.backend, [Cell(start, ())], settings)[0]]
+    repeating = [text for text in texts if most_repeated(text, words=6) >= 3]
+    return {"samples": texts, "repeating": len(repeating), "share_repeating": len(repeating) / len(texts)}
+
+
+def most_repeated(text: str, *, words: int) -> int:
+    """How often the most frequent run of so many words occurs."""
+    split = text.split()
+    runs = Counter(tuple(split[first : first + words]) for first in range(len(split) - words + 1))
+    return max(runs.values(), default=0)
+
+
+def sentiment(bench: Bench) -> dict[str, Any]:
+    """Mean VADER compound by layer of the middle half, the vector and its negative, and what it does elsewhere."""
+    texts = halves([text for topic in storybook.topics().values() for text in topic.sentences])
+    candidates = vectors_of(bench, SENTIMENT_PAIRS, bench.middle, COEFFICIENTS)
+    chosen = choose(bench, candidates, scorers.sentiment(), texts[0])
+    layers = {}
+    for layer, vector in chosen.items():
+        measured = completions(bench, vector, scorers.sentiment(), REPORT_SAMPLES, NULLS)
+        reverse = completions(bench, -vector, scorers.sentiment(), REPORT_SAMPLES, 0)
+        layers[str(layer)] = {**measured, "negative": reverse, **off_target(bench, vector, texts[1])}
+    return {"layers": layers}
+
+
+def topic(name: str) -> Callable[[Bench], dict[str, Any]]:
+    """A part that measures one topic: the share of completions with any of its words."""
+
+    def part(bench: Bench) -> dict[str, Any]:
+        words = storybook.topics()[name].words
+        others = [text for other in storybook.topics().values() if other.name != name for text in other.sentences]
+        texts = halves(others)
+        pairs = [(f" {word}", "") for word in likeliest_words(bench, words)]
+        layers = range(bench.backend.n_layers // 4 + 1, bench.backend.n_layers - 1)
+        scorer = scorers.contains_word(words)
+        chosen = choose(bench, vectors_of(bench, pairs, layers, COEFFICIENTS), scorer, texts[0])
+        if not chosen:
+            return {"chosen": None}
+        scores = mean_scores(bench, list(chosen.values()), scorer, bench.prompts[0], CHOICE_SAMPLES)[1]
+        vector = list(chosen.values())[int(np.argmax(scores))]
+        return {**completions(bench, vector, scorer, 5, NULLS), **off_target(bench, vector, texts[1])}
+
+    return part
+
+
+def likeliest_words(bench: Bench, words: Sequence[str], count: int = 3) -> list[str]:
+    """The first words of a topic's list that are one token; the lists begin with the words that name the topic."""
+    single = [word for word in words if len(bench.backend.encode(f" {word}", prepend_bos=False)) == 1]
+    return single[:count]
+
+
+def completions(bench: Bench, vector: al.SteeringVector, scorer: scorers.Scorer, n: int, nulls: int) -> dict[str, Any]:
+    """The effect on the report half."""
+    (measured,) = al.measure_completions(
+        bench.model, bench.prompts[1], vector, scorer, n=n, nulls=nulls, max_new_tokens=NEW_TOKENS, top_p=TOP_P
+    )
+    effect = measured.effect
+    told = {
+        "pair": vector.label,
+        "layer": vector.layer,
+        "coefficient": vector.coefficient,
+        "unsteered": effect.unsteered,
+        "steered": effect.steered,
+        "effect": effect.mean,
+        "interval": [effect.low, effect.high],
+        "prompts": effect.n_prompts,
+        "samples": effect.n_samples,
+    }
+    if nulls:
+        beyond = int((effect.nulls < effect.mean).sum())
+        told |= {"nulls": effect.nulls.tolist(), "null_mean": float(effect.nulls.mean()), "nulls_beaten": beyond}
+    logger.info("%s", {key: value for key, value in told.items() if key != "nulls"})
+    return told
+
+
+def off_target(bench: Bench, vector: al.SteeringVector, texts: Sequence[str]) -> dict[str, Any]:
+    """Perplexity of other text, and the share of facts with the answer among the ten likeliest tokens."""
+    loss = al.measure(bench.model, texts, vector, metrics.cross_entropy()).effect
+    facts = storybook.cloze_facts()
+    answers = {fact.prompt: fact.answer for fact in facts}
+    hits = al.measure(bench.model, list(answers), vector, metrics.precision_at(10, answers)).effect
+    return {
+        "perplexity_ratio": float(np.exp(loss.mean)),
+        "perplexity_ratio_interval": [float(np.exp(loss.low)), float(np.exp(loss.high))],
+        "cloze_p10": {"unsteered": hits.unsteered, "steered": hits.steered, "interval": [hits.low, hits.high]},
+    }
+
+
+def parts() -> dict[str, Callable[[Bench], dict[str, Any]]]:
+    """Everything that is measured, by name."""
+    return {"fluency": fluency, "sentiment": sentiment, **{f"topic {name}": topic(name) for name in storybook.topics()}}
+
+
+def main() -> None:
+    """Read the command line, measure what is missing, write."""
+    parser = argparse.ArgumentParser(description="Measure how a model speaks and how it is steered.")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file, continued where it stands")
+    parser.add_argument("--model", default="storybook", help="name or folder (default: the embedded model)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    bench = Bench.of(al.load_model(arguments.model))
+    weights = bench.backend.fingerprint_sample()
+    done: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    if done.get("weights") != weights:
+        done = {"model": bench.backend.name, "weights": weights}
+    for name, part in tqdm(parts().items(), desc="parts"):
+        if name not in done:
+            logger.info("-- %s", name)
+            done[name] = part(bench)
+            temporary = arguments.out.with_suffix(".part")
+            temporary.write_text(json.dumps(done, indent=1))
+            temporary.replace(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
