@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +32,78 @@ def new_axes(ax: "Axes | None" = None, *, figsize: tuple[float, float] = (6.0, 3
     return axes
 
 
+def colours(count: int) -> Sequence[Any]:
+    """So many colours, told apart by colour-blind readers too (after eight they repeat)."""
+    palette = [STEERED, "#0072B2", "#009E73", "#CC79A7", "#E69F00", UNSTEERED, "#F0E442", "#000000"]
+    return [palette[index % len(palette)] for index in range(count)]
+
+
+def visible(text: str) -> str:
+    """A token as pictures show it: spaces as dots, line ends as arrows, and no mathematics in dollars."""
+    shown = text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥") or "∅"
+    return "".join(letter if letter.isprintable() else "�" for letter in shown).replace("$", r"\$")
+
+
+def heat_map(
+    values: Float[np.ndarray, "rows columns"],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    label: str,
+    ax: "Axes | None" = None,
+    marks: Sequence[Sequence[str]] | None = None,
+    centred: bool = True,
+) -> "Axes":
+    """A table of numbers as colours: orange above zero, purple below, white at zero; cells without a number are grey.
+
+    Args:
+        values: The numbers; NaN where there is none.
+        rows: Name of each row, drawn from the top.
+        columns: Name of each column; tokens are best passed through `visible`.
+        label: What the numbers are, with their unit; it stands beside the colour bar.
+        ax: Where to draw.
+        marks: A short text for each cell, such as its number; `""` for none.
+        centred: Whether the numbers have a sign, so that zero is the middle; else colours run up from the smallest.
+    """
+    import matplotlib as mpl
+
+    table = np.ma.masked_invalid(np.asarray(values, dtype=float))
+    longest = max((len(name) for name in rows), default=0)
+    width = max(4.5, 2.0 + 0.08 * longest + 0.55 * len(columns))
+    ax = new_axes(ax, figsize=(min(width, 12.0), max(1.8, 1.2 + 0.34 * len(rows))))
+    if centred:
+        largest = float(np.abs(table).max()) if table.count() else 1.0
+        colour_map, low, high = mpl.colormaps["PuOr_r"].copy(), -(largest or 1.0), largest or 1.0
+    else:
+        found = (float(table.min()), float(table.max())) if table.count() else (0.0, 1.0)
+        colour_map, low, high = mpl.colormaps["cividis"].copy(), *found
+    colour_map.set_bad("#DDDDDD")
+    image = ax.imshow(table, cmap=colour_map, vmin=low, vmax=high, aspect="auto")
+    slanted = max((len(name) for name in columns), default=0) > 3
+    ax.set_xticks(range(len(columns)), columns, rotation=45 if slanted else 0, ha="right" if slanted else "center")
+    ax.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    ax.tick_params(which="minor", length=0)
+    ax.grid(which="minor", color="white", linewidth=1)
+    ax.spines[:].set_visible(False)
+    ax.figure.colorbar(image, ax=ax, label=label, shrink=0.9)
+    if marks is not None:
+        _write_marks(ax, marks, image)
+    return ax
+
+
+def _write_marks(ax: "Axes", marks: Sequence[Sequence[str]], image: Any) -> None:
+    """Text in cells, white where the colour below is dark."""
+    shades = image.to_rgba(image.get_array())
+    for row, texts in enumerate(marks):
+        for column, text in enumerate(texts):
+            red, green, blue = shades[row, column, :3]
+            is_dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+            ink = "white" if is_dark else "black"
+            ax.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
+
+
 def plot_norms(vector: "SteeringVector", *, ax: "Axes | None" = None) -> "Axes":
     """Norm of each row of a steering vector."""
     ax = new_axes(ax)
@@ -48,7 +121,7 @@ def plot_preview(preview: "Preview", *, ax: "Axes | None" = None) -> "Axes":
     ax = new_axes(ax, figsize=(max(4.0, 0.6 * len(preview.tokens)), 3.2))
     bottoms = np.zeros(len(preview.tokens))
     numbers = sorted({touch.vector for touch in preview.touches})
-    for number, colour in zip(numbers, _colours(len(numbers)), strict=True):
+    for number, colour in zip(numbers, colours(len(numbers)), strict=True):
         touches = [touch for touch in preview.touches if touch.vector == number]
         heights = np.zeros(len(preview.tokens))
         for touch in touches:
@@ -56,7 +129,7 @@ def plot_preview(preview: "Preview", *, ax: "Axes | None" = None) -> "Axes":
         label = f"{touches[0].label}, layer {touches[0].layer}"
         ax.bar(range(len(heights)), heights, bottom=bottoms, color=colour, label=label)
         bottoms += heights
-    ax.set_xticks(range(len(preview.tokens)), [_visible(text) for text in preview.tokens], rotation=45, ha="right")
+    ax.set_xticks(range(len(preview.tokens)), [visible(text) for text in preview.tokens], rotation=45, ha="right")
     ax.set_xlabel("prompt token")
     ax.set_ylabel("injection norm / stream norm")
     ax.legend(frameon=False)
@@ -95,15 +168,6 @@ def plot_effects(effects: "dict[str, Effect]", *, unit: str = "", title: str = "
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
     return ax
-
-
-def _colours(count: int) -> Sequence[Any]:
-    palette = [STEERED, "#0072B2", "#009E73", "#CC79A7", "#E69F00", UNSTEERED, "#F0E442", "#000000"]
-    return [palette[index % len(palette)] for index in range(count)]
-
-
-def _visible(text: str) -> str:
-    return text.replace(" ", "·").replace("\n", "⏎") or "∅"
 
 
 def plot_demonstration(demonstration: "Demonstration", *, axes: "Sequence[Axes] | None" = None) -> "Sequence[Axes]":
