@@ -5,11 +5,14 @@ import difflib
 import io
 import json
 import os
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 
@@ -140,6 +143,7 @@ def _from_hub(name: str, family: Family, settings: dict[str, Any]) -> Any:
     official = _known_names().get(name.lower())
     if official is None and (family == "hooked" or "/" not in name):
         raise ModelError(_unknown(name))
+    _check_reachable(official or name)
     try:
         if family == "hooked":
             from transformer_lens import HookedTransformer
@@ -149,11 +153,30 @@ def _from_hub(name: str, family: Family, settings: dict[str, Any]) -> Any:
 
         return TransformerBridge.boot_transformers(official or name, **settings)
     except OSError as error:
-        raise ModelDownloadError(
-            f"{official or name} is not on this machine and could not be fetched from the Hugging Face Hub "
-            f"({_first_line(error)}). Check the network and, for gated models, HF_TOKEN; or pass a local folder; "
-            f"or use the embedded model, load_model()."
-        ) from error
+        raise _unreachable(official or name, _first_line(error)) from error
+
+
+def _check_reachable(name: str) -> None:
+    """Tell at once where there is no network: the hub's own client tries for half a minute, and says so at length.
+
+    Only a host name that nobody can resolve counts, and only without a proxy, which would resolve it itself.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(name, "config.json"), str) or constants.HF_HUB_OFFLINE or getproxies():
+        return
+    host = urlsplit(constants.ENDPOINT).hostname or ""
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError as error:
+        raise _unreachable(name, f"{host} cannot be resolved") from error
+
+
+def _unreachable(name: str, cause: str) -> ModelDownloadError:
+    return ModelDownloadError(
+        f"{name} is not on this machine and could not be fetched from the Hugging Face Hub ({cause}). Check the network "
+        "and, for gated models, HF_TOKEN; or pass a local folder; or use the embedded model, load_model()."
+    )
 
 
 def _unknown(name: str) -> str:
