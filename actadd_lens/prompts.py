@@ -130,10 +130,10 @@ def _pad_token(backend: Backend, pad: str | int | None) -> int:
 
 
 def _bare_space(backend: Backend) -> int:
-    vocabulary = backend.tokenizer.get_vocab()
     for piece in _SPACE_PIECES:
-        if piece in vocabulary:
-            return int(vocabulary[piece])
+        token = backend.token_id(piece)
+        if token is not None:
+            return token
     tokens = backend.encode(" ", prepend_bos=False)
     if len(tokens) == 1:
         return tokens[0]

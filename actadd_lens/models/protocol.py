@@ -177,6 +177,16 @@ class Backend(ABC):
         """Id of the token that ends a text."""
         return None if self.model.tokenizer is None else self.model.tokenizer.eos_token_id
 
+    def token_id(self, piece: str) -> int | None:
+        """Id of a vocabulary entry, written as the tokenizer writes it; None where there is no such entry.
+
+        Asking for the whole vocabulary would build a dictionary of it, which takes longer than a short forward pass.
+        """
+        token = self.tokenizer.convert_tokens_to_ids(piece)
+        if token is None or self.tokenizer.convert_ids_to_tokens(token) != piece:  # unknown pieces get the unk token
+            return None
+        return int(token)
+
     def encode(self, text: str, *, prepend_bos: bool = True) -> list[int]:
         """Token ids of one text, exactly as the model's own `to_tokens` makes them, never cut short."""
         if not text:
