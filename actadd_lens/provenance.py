@@ -3,6 +3,7 @@
 import dataclasses
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -23,9 +24,16 @@ def _package_versions() -> dict[str, str]:
     from actadd_lens import __version__
 
     found = {"actadd_lens": __version__, "torch": str(torch.__version__)}
+    installed = _transformer_lens_version()
+    return found if installed is None else {**found, "transformer_lens": installed}
+
+
+@cache
+def _transformer_lens_version() -> str | None:
+    """Read once: metadata lies on the disk, and every vector carries it."""
     with suppress(PackageNotFoundError):  # a vendored copy of TransformerLens has no metadata
-        found["transformer_lens"] = version("transformer-lens")
-    return found
+        return version("transformer-lens")
+    return None
 
 
 @dataclass(frozen=True)
