@@ -105,27 +105,41 @@ def compute_steering_vectors(
         raise LayerError("No layer was given: pass at least one.")
     tokens = [pair.tokens(model) for pair in checked_pairs]
     provenance = Provenance.of_model(backend, source="prompt pair")
-    table = []
+    found = differences(backend, tokens, checked_layers, batch_size=batch_size)
+    table = [
+        tuple(
+            SteeringVector(difference, layer, provenance=provenance.of_pair(pair, pair_tokens, layer))
+            for layer, difference in zip(checked_layers, rows, strict=True)
+        )
+        for pair, pair_tokens, rows in zip(checked_pairs, tokens, found, strict=True)
+    ]
+    return SteeringVectors(tuple(checked_pairs), tuple(checked_layers), tuple(table))
+
+
+def differences(
+    backend: Backend, tokens: Sequence[PairTokens], layers: Sequence[int], *, batch_size: int = 256
+) -> Iterator[list[Float[Tensor, "pos d_model"]]]:
+    """For each pair of token rows, h+ - h- at each layer: what a steering vector is made of, without any text.
+
+    Args:
+        backend: The model.
+        tokens: Padded rows of token ids.
+        layers: Layers to read at.
+        batch_size: Most rows in one pass; a pair takes two.
+
+    Raises:
+        VectorError: Rows that causality makes equal differ.
+    """
     step = max(1, batch_size // 2)
     for first in range(0, len(tokens), step):
-        chunk = tokens[first : first + step]
-        for rows, pair, pair_tokens in zip(
-            _differences(backend, chunk, checked_layers), checked_pairs[first:], chunk, strict=False
-        ):
-            table.append(
-                tuple(
-                    SteeringVector(difference, layer, provenance=provenance.of_pair(pair, pair_tokens, layer))
-                    for layer, difference in zip(checked_layers, rows, strict=True)
-                )
-            )
-    return SteeringVectors(tuple(checked_pairs), tuple(checked_layers), tuple(table))
+        yield from _differences(backend, tokens[first : first + step], layers)
 
 
 @torch.no_grad()
 def _differences(
     backend: Backend, tokens: Sequence[PairTokens], layers: Sequence[int]
 ) -> Iterator[list[Float[Tensor, "pos d_model"]]]:
-    """For each pair, h+ - h- at each layer.
+    """One pass of pairs.
 
     Rows are filled up on the right to the longest pair of the batch, which by causality changes nothing before.
     """

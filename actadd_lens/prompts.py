@@ -87,7 +87,7 @@ class PromptPair:
             )
         pad = None
         if self.pad is not None or any(len(row) < length for row in rows):
-            pad = _pad_token(backend, self.pad)
+            pad = pad_token_of(backend, self.pad)
         padded = [tuple(row + [pad] * (length - len(row))) if pad is not None else tuple(row) for row in rows]
         return PairTokens(padded[0], None if self.negative is None else padded[1], pad)
 
@@ -112,7 +112,12 @@ def as_pair(pair: Any) -> PromptPair:
     raise PromptError(f"{pair!r} is no prompt pair: pass (positive, negative), or a PromptPair.")
 
 
-def _pad_token(backend: Backend, pad: str | int | None) -> int:
+def pad_token_of(backend: Backend, pad: str | int | None) -> int:
+    """Id of the pad: the one given, or the tokenizer's bare space.
+
+    Raises:
+        PromptError: The pad is not exactly one token, or the tokenizer has no bare space.
+    """
     if pad is None:
         return _bare_space(backend)
     if isinstance(pad, str):
