@@ -134,27 +134,59 @@ def measure(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range.
     """
-    from tqdm.auto import tqdm
-
     backend = backend_of(model)
     found, chosen = check_vectors(backend, vectors), as_metric(metric)
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos)
     if isinstance(nulls, bool) or not isinstance(nulls, int) or nulls < 0:
         raise SettingError(f"nulls is {nulls!r}: expected an integer from 0.")
-    for row in tokens:
-        _Rows(backend, [row], [found], found, position)
     arms = [(), found, *_null_arms(model, found, nulls, null_kind, seed)]
-    shared = _Pass(backend, chosen, chosen.bind(backend), arms, found, position, batch_size)
-    values = np.empty((len(arms), len(tokens)))
+    values = measure_arms(
+        backend, tokens, arms, chosen, measured=found, position=position, batch_size=batch_size, progress=progress
+    )
+    return Measurement(chosen, texts, values[1], values[0], values[2:], null_kind if nulls else None, found, position)
+
+
+def measure_arms(
+    backend: Backend,
+    prompts: Sequence[Sequence[int]],
+    arms: Sequence[Arm],
+    metric: Metric,
+    *,
+    measured: Arm,
+    position: Position,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Float[np.ndarray, "arms prompts"]:
+    """A metric of prompts under any number of arms, which share passes.
+
+    Args:
+        backend: The model.
+        prompts: Token ids of each prompt.
+        arms: The vectors of each arm; the first is the unsteered one, `()`.
+        metric: What is measured.
+        measured: Vectors whose landing places count as injected, in every arm.
+        position: Prompt token that receives row 0, for vectors without a position of their own.
+        batch_size: Most rows in one pass.
+        progress: Whether to show a bar when it takes more than a moment.
+
+    Raises:
+        PositionError: A measured vector does not fit onto a prompt; nothing has run then.
+    """
+    from tqdm.auto import tqdm
+
+    for row in prompts:
+        _Rows(backend, [row], [measured], measured, position)
+    shared = _Pass(backend, metric, metric.bind(backend), arms, measured, position, batch_size)
+    values = np.empty((len(arms), len(prompts)))
     step = max(1, batch_size // len(arms))
-    order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
-    with tqdm(total=len(tokens), desc=chosen.name, unit="prompt", disable=not progress, delay=2, leave=False) as bar:
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    with tqdm(total=len(prompts), desc=metric.name, unit="prompt", disable=not progress, delay=2, leave=False) as bar:
         for first in range(0, len(order), step):
             members = order[first : first + step]
-            values[:, members] = shared.values([tokens[index] for index in members])
+            values[:, members] = shared.values([prompts[index] for index in members])
             bar.update(len(members))
-    return Measurement(chosen, texts, values[1], values[0], values[2:], null_kind if nulls else None, found, position)
+    return values
 
 
 def _null_arms(model: LensModel, vectors: Arm, nulls: int, kind: NullKind, seed: int) -> list[Arm]:
