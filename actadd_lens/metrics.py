@@ -85,6 +85,16 @@ def next_token_logprob(token: str | int) -> Metric:
     return Metric(f"log-prob of {token!r}", "nats", "last", bind)
 
 
+def next_token_logit(token: str | int) -> Metric:
+    """Logit of one token after the prompt; what is added to all logits alike moves it, though no probability."""
+
+    def bind(backend: Backend) -> BoundMetric:
+        index = token_id(backend, token)
+        return lambda reading: reading.logits[:, index].float()
+
+    return Metric(f"logit of {token!r}", "logits", "last", bind)
+
+
 def logit_difference(token: str | int, other: str | int) -> Metric:
     """Logit of one token minus that of another, after the prompt."""
 
