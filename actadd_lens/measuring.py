@@ -1,13 +1,14 @@
 """Measuring over prompts: a metric of the logits or a score of the texts; steered, unsteered, and every null."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from actadd_lens.errors import SettingError
@@ -138,9 +139,7 @@ def measure(
     found, chosen = check_vectors(backend, vectors), as_metric(metric)
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos)
-    if isinstance(nulls, bool) or not isinstance(nulls, int) or nulls < 0:
-        raise SettingError(f"nulls is {nulls!r}: expected an integer from 0.")
-    arms = [(), found, *_null_arms(model, found, nulls, null_kind, seed)]
+    arms = [(), found, *null_arms(model, found, nulls, null_kind, seed)]
     values = measure_arms(
         backend, tokens, arms, chosen, measured=found, position=position, batch_size=batch_size, progress=progress
     )
@@ -176,7 +175,7 @@ def measure_arms(
     from tqdm.auto import tqdm
 
     for row in prompts:
-        _Rows(backend, [row], [measured], measured, position)
+        ArmRows(backend, [row], [measured], measured, position)
     shared = _Pass(backend, metric, metric.bind(backend), arms, measured, position, batch_size)
     values = np.empty((len(arms), len(prompts)))
     step = max(1, batch_size // len(arms))
@@ -189,16 +188,33 @@ def measure_arms(
     return values
 
 
-def _null_arms(model: LensModel, vectors: Arm, nulls: int, kind: NullKind, seed: int) -> list[Arm]:
-    """Each null arm has a null for every vector."""
+def null_arms(model: LensModel, vectors: Arm, nulls: int, kind: NullKind, seed: int) -> list[Arm]:
+    """One arm per null, with a null for every vector; none for `nulls=0`.
+
+    Raises:
+        SettingError: The number is no integer from 0.
+    """
+    if isinstance(nulls, bool) or not isinstance(nulls, int) or nulls < 0:
+        raise SettingError(f"nulls is {nulls!r}: expected an integer from 0.")
     if not nulls:
         return []
     drawn = [null_vectors(model, vector, kind=kind, n=nulls, seed=seed + index) for index, vector in enumerate(vectors)]
     return [tuple(arm) for arm in zip(*drawn, strict=True)]
 
 
-class _Rows:
-    """Rows of a pass: one arm per row, prompts padded on the right, which a causal model never sees."""
+class ArmRows:
+    """Rows of a pass: one arm per row, prompts padded on the right, which a causal model never sees.
+
+    Args:
+        backend: The model.
+        prompts: Token ids of each row.
+        arms: The vectors that each row gets.
+        measured: Vectors whose landing places count as injected, in every row.
+        position: Prompt token that receives row 0, for vectors without a position of their own.
+
+    Raises:
+        PositionError: A measured vector does not fit onto a prompt.
+    """
 
     def __init__(
         self,
@@ -220,6 +236,39 @@ class _Rows:
             for layer, additions in additions_by_layer(arm, position, rows=(row,)).items():
                 self.additions.setdefault(layer, []).extend(additions)
         self.injected = self._injected(measured, position)
+        self._backend = backend
+
+    @contextmanager
+    def steered(self) -> Iterator[None]:
+        """The model with each row's own injections, and no other steering."""
+        with unsteered(self._backend), injected(self._backend, self.additions, self.prompts):
+            yield
+
+    def last_logits(self) -> Float[Tensor, "rows d_vocab"]:
+        """Logits after the last token of each row."""
+        with self.steered():
+            return self._backend.logits_at(self.tokens, self.lengths - 1)
+
+    def logits(self) -> Float[Tensor, "rows pos d_vocab"]:
+        """Logits at every column."""
+        with self.steered():
+            return self._backend.logits(self.tokens)
+
+    def streams(self, columns: Int[Tensor, "rows picks"]) -> Float[Tensor, "depths rows picks d_model"]:
+        """The residual stream at some columns: `resid_pre` of every layer, steered, and `resid_post` of the last."""
+        backend, last = self._backend, self._backend.n_layers - 1
+        names = [backend.hook_name(layer) for layer in range(last + 1)] + [f"blocks.{last}.hook_resid_post"]
+        rows = torch.arange(len(columns), device=backend.device)[:, None]
+        found: list[Tensor] = []
+
+        def keep(stream: Tensor, hook: Any) -> None:
+            found.append(stream[rows.to(stream.device), columns.to(stream.device)].float().to(backend.device))
+
+        with self.steered(), ExitStack() as stack:
+            for name in names:
+                stack.callback(backend.add_hook(name, keep).remove)
+            backend.logits_at(self.tokens, self.lengths - 1)
+        return torch.stack(found)
 
     def _injected(self, vectors: Arm, position: Position) -> Bool[Tensor, "rows pos"]:
         """Columns where the measured vectors land, whatever the arm; rows that are all zero change nothing there."""
@@ -253,19 +302,13 @@ class _Pass:
         for first in range(0, len(self.arms), per_pass):
             some = self.arms[first : first + per_pass]
             by_row = [arm for arm in some for _ in prompts]
-            rows = _Rows(self.backend, [*prompts] * len(some), by_row, self.measured, self.position)
-            logits = self._logits(rows)
+            rows = ArmRows(self.backend, [*prompts] * len(some), by_row, self.measured, self.position)
+            logits = rows.last_logits() if self.metric.reads == "last" else rows.logits()
             plain = logits[: len(prompts)] if plain is None else plain
             repeats = (len(some),) + (1,) * (plain.ndim - 1)
             reading = Reading(logits, rows.tokens, rows.lengths, rows.injected, plain.repeat(repeats))
             values.append(self.bound(reading).float().cpu().numpy().reshape(len(some), len(prompts)))
         return np.concatenate(values)
-
-    def _logits(self, rows: _Rows) -> Tensor:
-        with unsteered(self.backend), injected(self.backend, rows.additions, rows.prompts):
-            if self.metric.reads == "last":
-                return self.backend.logits_at(rows.tokens, rows.lengths - 1)
-            return self.backend.logits(rows.tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,7 +387,7 @@ def measure_completions(
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         sampling=Sampling.from_options(sampling),
     )
-    arms = [found, (), *_null_arms(model, found, nulls, null_kind, seed)]
+    arms = [found, (), *null_arms(model, found, nulls, null_kind, seed)]
     cells = [Cell(row, arm) for arm in arms for row in tokens]
     written = decode_cells(backend, cells, settings, position=position, batch_size=batch_size, progress=progress)
     by_arm = [tuple(written[first : first + len(tokens)]) for first in range(0, len(written), len(tokens))]
