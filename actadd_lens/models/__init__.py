@@ -21,14 +21,11 @@ def backend_of(model: Any) -> Backend:
     from transformer_lens.model_bridge import TransformerBridge
 
     from actadd_lens.models.bridge import BridgeBackend
-    from actadd_lens.models.hooked import HookedBackend
+    from actadd_lens.models.hooked import HookedBackend, hooked_transformer
 
     if isinstance(model, TransformerBridge):
         return BridgeBackend(model)
-    import transformer_lens
-
-    # Gone from TransformerLens 4.0 on.
-    hooked = getattr(transformer_lens, "HookedTransformer", None)
+    hooked = hooked_transformer()
     if hooked is not None and isinstance(model, hooked):
         return HookedBackend(model)
     raise ModelError(

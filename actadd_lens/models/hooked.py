@@ -11,6 +11,15 @@ from torch import Tensor
 from actadd_lens.models.protocol import Backend, PassContext
 
 
+def hooked_transformer() -> type[Any] | None:
+    """The class itself; None from TransformerLens 4.0 on, which raises an ImportError where `hasattr` would ask."""
+    try:
+        from transformer_lens import HookedTransformer
+    except ImportError:
+        return None
+    return HookedTransformer  # type: ignore[no-any-return]
+
+
 class HookedBackend(Backend):
     """A HookedTransformer."""
 

@@ -17,6 +17,7 @@ from urllib.request import getproxies
 import torch
 
 from actadd_lens.errors import ModelDownloadError, ModelError
+from actadd_lens.models.hooked import hooked_transformer
 from actadd_lens.models.protocol import LensModel
 
 EMBEDDED = "storybook"
@@ -81,9 +82,7 @@ def load_model(
 
 
 def _check_family(family: str | None) -> Family:
-    import transformer_lens
-
-    has_hooked = hasattr(transformer_lens, "HookedTransformer")
+    has_hooked = hooked_transformer() is not None
     if family is None:
         return "hooked" if has_hooked else "bridge"
     if family not in ("hooked", "bridge"):
