@@ -5,6 +5,7 @@ samples of the first model, not chosen.
 """
 
 import argparse
+import json
 import logging
 import math
 from collections import defaultdict
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--other-corpora", type=Path, help="folder whose other files are scored as well")
     parser.add_argument("--model", type=Path, nargs="+", required=True)
     parser.add_argument("--most-bytes", type=int, default=100_000, help="by source")
+    parser.add_argument("--out", type=Path, help="JSON file for the numbers and samples")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     texts = held_out_texts(arguments.data, arguments.other_corpora, arguments.most_bytes)
@@ -100,6 +102,9 @@ def main() -> None:
         columns[folder.name] = {source: bits_per_byte(model, tokenizer, some) for source, some in texts.items()}
         first_samples = first_samples or samples(model, tokenizer)
     logger.info("bits per byte\n%s", pd.DataFrame(columns).round(3).to_string())
+    if arguments.out is not None:
+        found = {"bits_per_byte": columns, "samples": first_samples}
+        arguments.out.write_text(json.dumps(found, indent=1, ensure_ascii=False))
     for number, text in enumerate(first_samples, start=1):
         logger.info("\n[%d] %s", number, text)
 
