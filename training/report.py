@@ -68,7 +68,8 @@ def one_line(text: str) -> str:
 
 def fluency(measured: dict[str, Any]) -> str:
     """Repetition in words."""
-    return f"{measured['repeating']} of {len(measured['samples'])} free samples repeat a run of six words three times or more."
+    count = f"{measured['repeating']} of {len(measured['samples'])}"
+    return f"{count} free samples repeat a run of six words three times or more."
 
 
 def interval(pair: list[float], digits: int = 2) -> str:
@@ -150,8 +151,9 @@ def verdicts(measured: dict[str, Any]) -> str:
     kept_text = [part for part in used if abs(part["perplexity_ratio"] - 1) <= 0.05]
     drops = [part["cloze_p10"]["unsteered"] - part["cloze_p10"]["steered"] for part in used]
     kept_facts = [drop for drop in drops if drop <= 0.02]
+    repeating = f"{100 * measured['fluency']['share_repeating']:.0f} %"
     rows = [
-        ["samples that repeat a run of six words three times: under 5 %", f"{100 * measured['fluency']['share_repeating']:.0f} %"],
+        ["samples that repeat a run of six words three times: under 5 %", repeating],
         ["layers of the middle half with a sentiment effect of +0.25 or more, its negative below 0, beyond all nulls, "
          "null mean within 0.08: three", str(len(moved))],
         ["topics in 40 % of completions or more, in 5 % or fewer unsteered: three", str(len(taken))],
