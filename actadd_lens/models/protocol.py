@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,7 @@ from torch import Tensor
 from actadd_lens.errors import LayerError, PromptError
 
 
+@runtime_checkable
 class LensModel(Protocol):
     """A HookedTransformer or a TransformerBridge: the few attributes by which this package knows one."""
 
