@@ -1,0 +1,120 @@
+"""Models for the tests: few loads, one thread, no network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test that would fetch fails at once
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+import actadd_lens as al
+from actadd_lens.models.hooked import hooked_transformer
+
+torch.set_num_threads(1)
+phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink]
+hypothesis.settings.register_profile("house", max_examples=12, deadline=None, derandomize=True, phases=phases)
+hypothesis.settings.load_profile("house")
+
+SHARED = Path(__file__).parents[2] / "shared"
+FAMILIES = ("hooked", "bridge")
+HAS_HOOKED = hooked_transformer() is not None
+_loaded: dict[tuple[str, str], Any] = {}
+
+
+@pytest.fixture(autouse=True)
+def _doctest_names(doctest_namespace: dict[str, Any]) -> None:
+    """What a reader of a docstring's example has imported anyway."""
+    doctest_namespace.update(al=al, np=np, torch=torch)
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """The folder of models and golden cases beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip("there is no folder shared/ beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random GPT-2 with learned absolute positions and a tokenizer of its own, saved as transformers saves it."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "small"
+    trainer = ByteLevelBPETokenizer()
+    texts = [sentence for topic in al.storybook.topics().values() for sentence in topic.sentences]
+    trainer.train_from_iterator(texts, vocab_size=500, special_tokens=["<|endoftext|>"], show_progress=False)
+    mark = "<|endoftext|>"
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trainer._tokenizer, bos_token=mark, eos_token=mark)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0,
+        initializer_range=0.25,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def load(gpt2_folder: Path) -> Any:
+    """Loads a model by a short name and family, once a session."""
+    folders = {
+        "storybook": "storybook",
+        "gpt2": gpt2_folder,
+        "tinytalk": SHARED / "models" / "tinytalk-3m",
+        "stories": SHARED / "models" / "stories-260k",
+    }
+
+    def get(name: str, family: str) -> Any:
+        if family == "hooked" and not HAS_HOOKED:
+            pytest.skip("this TransformerLens has no HookedTransformer")
+        if (name, family) not in _loaded:
+            folder = folders[name]
+            if isinstance(folder, Path) and not folder.is_dir():
+                pytest.skip(f"{folder.name} is not in shared/ beside the checkout")
+            _loaded[name, family] = al.load_model(folder, family=family)
+        return _loaded[name, family]
+
+    return get
+
+
+def _cases(*names: str) -> list[Any]:
+    shared = {"tinytalk", "stories"}
+    return [
+        pytest.param((name, family), id=f"{name}-{family}", marks=[pytest.mark.shared] if name in shared else [])
+        for name in names
+        for family in FAMILIES
+    ]
+
+
+@pytest.fixture(params=_cases("gpt2", "storybook", "stories"), scope="session")
+def model(request: pytest.FixtureRequest, load: Any) -> Any:
+    """Every architecture in both families: absolute positions, local windows, rotary with RMSNorm."""
+    return load(*request.param)
+
+
+@pytest.fixture(params=_cases("gpt2"), scope="session")
+def small(request: pytest.FixtureRequest, load: Any) -> Any:
+    """The quickest model in both families, for what does not hang on the architecture."""
+    return load(*request.param)
+
+
+@pytest.fixture(scope="session")
+def hooked(load: Any) -> Any:
+    """The quickest model as a HookedTransformer."""
+    return load("gpt2", "hooked")
+
+
+@pytest.fixture(scope="session")
+def embedded(load: Any) -> Any:
+    """The embedded model in the family that `load_model` prefers."""
+    return load("storybook", "hooked" if HAS_HOOKED else "bridge")
