@@ -1,7 +1,7 @@
 """What several test modules share: independent ways to run a model, and generators of examples."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ def layers(model: Any) -> st.SearchStrategy[int]:
     return st.integers(0, model.cfg.n_layers - 1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def vector_of(model: Any, pair: tuple[str, str], layer: int) -> al.SteeringVector:
     """A pair's vector, computed once: they are frozen."""
     return al.compute_steering_vector(model, pair, layer=layer)
