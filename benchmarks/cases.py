@@ -1,0 +1,212 @@
+"""What is compared with what, and the bar that each ratio is to keep under."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import actadd_lens as al
+from actadd_lens.generation import Cell, DecodeSettings, decode_cells, encode_prompts
+from actadd_lens.models import backend_of
+from actadd_lens.sampling import Sampling
+from benchmarks.timing import Arm
+
+PAIR = ("Love", "Hate")
+COEFFICIENT = 5.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much text the decoding cases write.
+
+    Attributes:
+        rows: Prompts that decode together.
+        new_tokens: Tokens that each of them gets.
+    """
+
+    rows: int = 8
+    new_tokens: int = 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """One ratio.
+
+    Attributes:
+        name: By which `--only` picks it.
+        judged: In words, the call whose time is the numerator.
+        reference: In words, the call whose time is the denominator.
+        bar: The ratio is to be at most this.
+        arms: Makes both calls for a model.
+    """
+
+    name: str
+    judged: str
+    reference: str
+    bar: float
+    arms: Callable[[Any, Sizes], tuple[Arm, Arm]]
+
+
+def _middle(model: Any) -> int:
+    return int(model.cfg.n_layers) // 2
+
+
+def _vector(model: Any) -> al.SteeringVector:
+    return COEFFICIENT * al.compute_steering_vector(model, PAIR, layer=_middle(model))
+
+
+# -- vectors ---------------------------------------------------------------------------------------------------
+
+
+def _one_vector(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+    layer = _middle(model)
+    pair = al.PromptPair(*PAIR).tokens(model)
+    rows = torch.tensor([pair.positive, pair.negative], device=backend_of(model).device)
+
+    @torch.no_grad()
+    def truncated() -> Any:
+        return model(rows, stop_at_layer=layer)
+
+    return Arm(lambda: al.compute_steering_vector(model, PAIR, layer=layer)), Arm(truncated)
+
+
+def _all_layers(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+    layers = range(model.cfg.n_layers)
+    return (
+        Arm(lambda: al.compute_steering_vectors(model, [PAIR], layers=layers)),
+        Arm(lambda: al.compute_steering_vector(model, PAIR, layer=layers[-1])),
+    )
+
+
+# -- steering --------------------------------------------------------------------------------------------------
+
+
+def _forward(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+    """`steer` is opened and closed outside the time that is taken, for it is opened once and used often."""
+    vector = _vector(model)
+    tokens = _same_length_rows(model, 1)
+
+    @torch.no_grad()
+    def forward() -> Any:
+        return model(tokens)
+
+    return Arm(forward, around=_steering(model, vector)), Arm(forward)
+
+
+def _decoding(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+    vectors = (_vector(model),)
+    greedy = Sampling(temperature=0)
+    return (
+        Arm(_decoder(model, _same_length_rows(model, sizes.rows), sizes, greedy, vectors)),
+        Arm(_decoder(model, _same_length_rows(model, sizes.rows), sizes, greedy)),
+    )
+
+
+def _generate_inside_steer(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+    generate = _generator(model, _same_length_rows(model, sizes.rows), sizes, do_sample=False)
+    return Arm(generate, around=_steering(model, _vector(model))), Arm(generate)
+
+
+def _steering(model: Any, vector: al.SteeringVector) -> Callable[[], AbstractContextManager[object]]:
+    return lambda: al.steer(model, vector)
+
+
+# -- the decode loop -------------------------------------------------------------------------------------------
+
+
+def _greedy(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+    rows = _same_length_rows(model, sizes.rows)
+    return (
+        Arm(_decoder(model, rows, sizes, Sampling(temperature=0))),
+        Arm(_generator(model, rows, sizes, do_sample=False)),
+    )
+
+
+def _sampled(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+    rows = _same_length_rows(model, sizes.rows)
+    return Arm(_decoder(model, rows, sizes, Sampling())), Arm(_generator(model, rows, sizes, do_sample=True))
+
+
+def _nucleus(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+    rows = _same_length_rows(model, sizes.rows)
+    return (
+        Arm(_decoder(model, rows, sizes, Sampling(top_p=0.3))),
+        Arm(_generator(model, rows, sizes, do_sample=True, top_p=0.3)),
+    )
+
+
+def _other_lengths(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+    """`generate` pads on the left only for texts, which it tokenises first; that takes no part in the ratio's size."""
+    backend = backend_of(model)
+    words = ["I", "hate", "you", "because", "The", "wedding", "was", "a", "long", "day", "and"]
+    texts = [" ".join(words[: 2 + row % (len(words) - 2)]) for row in range(sizes.rows)]
+    settings = _settings(sizes, Sampling(temperature=0))
+
+    def ours() -> Any:
+        cells = [Cell(row, ()) for row in encode_prompts(backend, texts)]
+        return decode_cells(backend, cells, settings)
+
+    def theirs() -> Any:
+        return model.generate(texts, max_new_tokens=sizes.new_tokens, do_sample=False, verbose=False)
+
+    return Arm(ours), Arm(theirs)
+
+
+def _same_length_rows(model: Any, count: int) -> torch.Tensor:
+    """Random prompts of eight tokens that start with BOS."""
+    backend = backend_of(model)
+    random = torch.Generator().manual_seed(0)
+    tokens = torch.randint(10, int(model.cfg.d_vocab) - 10, (count, 8), generator=random)
+    if backend.bos_token_id is not None:
+        tokens[:, 0] = backend.bos_token_id
+    return tokens.to(backend.device)
+
+
+def _settings(sizes: Sizes, sampling: Sampling) -> DecodeSettings:
+    return DecodeSettings(max_new_tokens=sizes.new_tokens, sampling=sampling)
+
+
+def _decoder(
+    model: Any,
+    tokens: torch.Tensor,
+    sizes: Sizes,
+    sampling: Sampling,
+    vectors: tuple[al.SteeringVector, ...] = (),
+) -> Callable[[], object]:
+    backend, settings = backend_of(model), _settings(sizes, sampling)
+    prompts = [tuple(row) for row in tokens.tolist()]
+    return lambda: decode_cells(backend, [Cell(prompt, vectors) for prompt in prompts], settings)
+
+
+def _generator(model: Any, tokens: torch.Tensor, sizes: Sizes, **sampling: Any) -> Callable[[], object]:
+    return lambda: model.generate(tokens, max_new_tokens=sizes.new_tokens, verbose=False, **sampling)
+
+
+_DECODE = "our decode loop"
+_GENERATE = "model.generate on the same rows"
+
+CASES = (
+    Case(
+        "vector",
+        "compute_steering_vector of a pair, middle layer",
+        "one batched forward of the pair, stop_at_layer",
+        1.15,
+        _one_vector,
+    ),
+    Case(
+        "layers",
+        "compute_steering_vectors of a pair, every layer",
+        "compute_steering_vector, last layer",
+        1.25,
+        _all_layers,
+    ),
+    Case("forward", "forward inside steer", "the same forward, unsteered", 1.02, _forward),
+    Case("decoding", "our decode loop, steered", "our decode loop, unsteered", 1.02, _decoding),
+    Case("steered-generate", "model.generate inside steer", "model.generate, unsteered", 1.02, _generate_inside_steer),
+    Case("greedy", f"{_DECODE}, greedy", _GENERATE, 1.0, _greedy),
+    Case("sampled", f"{_DECODE}, sampled", _GENERATE, 1.0, _sampled),
+    Case("top-p", f"{_DECODE}, sampled with top_p 0.3", _GENERATE, 1.0, _nucleus),
+    Case("padded", f"{_DECODE}, greedy, prompts of several lengths", _GENERATE, 1.0, _other_lengths),
+)

@@ -1,0 +1,101 @@
+"""The benchmarks run and say what they found; whether a bar holds is theirs to print and not a test's to judge."""
+
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.cases import CASES
+from benchmarks.models import TINY, byte_level_tokenizer
+from benchmarks.timing import Arm, Measured, measure
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """Exit code, printed text and JSON of a quick run."""
+    file = tmp_path_factory.mktemp("bench") / "ratios.json"
+    printed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builtins.print", lambda *words, **_: printed.append(" ".join(map(str, words))))
+        code = main(["--quick", "--repeats", "2", "--threads", "1", "--json", str(file)])
+    return code, "\n".join(printed), json.loads(file.read_text())
+
+
+def test_a_quick_run_prints_every_ratio_with_its_interval_and_bar(quick):
+    code, printed, record = quick
+    assert code == 0
+    for case in record["cases"]:
+        (line,) = [line for line in printed.splitlines() if line.startswith(f"{case['name']} ")]
+        low, high = case["interval_95"]
+        assert f"{case['ratio']:.3f}" in line
+        assert f"{low:.3f} to {high:.3f}" in line
+        assert f"{case['bar']:.2f}" in line
+        assert ("NO" in line) == (case["ratio"] > case["bar"])
+
+
+def test_the_json_holds_every_case_once_and_finite(quick):
+    cases = quick[2]["cases"]
+    assert [case["name"] for case in cases] == [case.name for case in CASES]
+    for case in cases:
+        assert math.isfinite(case["ratio"])
+        assert case["ratio"] > 0
+        assert case["interval_95"][0] <= case["ratio"] <= case["interval_95"][1]
+
+
+def test_the_json_says_what_it_ran_on(quick):
+    record = quick[2]
+    assert record["threads"] == 1
+    assert record["repeats"] == 2
+    assert record["model"]["n_layers"] == TINY.n_layers
+    assert record["model"]["d_vocab"] == TINY.d_vocab
+    assert set(record["versions"]) >= {"python", "torch", "transformer-lens", "actadd-lens"}
+
+
+def test_the_summary_counts_the_bars_that_hold(quick):
+    _, printed, record = quick
+    held = sum(case["holds"] for case in record["cases"])
+    last = printed.strip().splitlines()[-1]
+    assert last.startswith("All" if held == len(CASES) else f"{held} of {len(CASES)} bars hold")
+
+
+def test_the_ratio_is_the_median_of_the_repeats_ratios():
+    measured = Measured(seconds=(1.0, 4.0, 9.0), reference_seconds=(1.0, 2.0, 3.0))
+    assert measured.ratio == 2.0
+    assert measured.milliseconds == 4000.0
+
+
+def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    hits = 0
+    for seed in range(100):
+        reference = random.lognormal(sigma=0.1, size=40)
+        judged = 1.5 * reference * random.lognormal(sigma=0.1, size=40)
+        low, high = Measured(tuple(judged), tuple(reference)).interval(seed=seed)
+        hits += low <= 1.5 <= high
+    assert 85 <= hits <= 100
+
+
+def test_arms_run_in_turns_and_what_stands_around_them_is_not_timed():
+    order = []
+
+    class Slow:
+        def __enter__(self):
+            time.sleep(0.02)
+
+        def __exit__(self, *_):
+            order.append("closed")
+
+    measured = measure(Arm(lambda: order.append("a"), around=Slow), Arm(lambda: order.append("b")), repeats=2, warmup=0)
+    assert order == ["b", "a", "closed", "a", "closed", "b"]
+    assert max(measured.seconds) < 0.02
+
+
+def test_the_tokenizer_has_the_size_it_was_asked_for_and_reads_any_text_back():
+    tokenizer = byte_level_tokenizer(600)
+    assert len(tokenizer) == 600
+    assert len(tokenizer("Love", add_special_tokens=False)["input_ids"]) == 1
+    text = "Naïve: 1 + 1 = 2\n"
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
