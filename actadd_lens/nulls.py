@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from actadd_lens.compute import compute_steering_vectors
 from actadd_lens.errors import SettingError
@@ -47,17 +49,62 @@ def null_vectors(
         SettingError: The kind or number is none, or the texts are too short.
         VectorError: The vector does not go with the model.
     """
-    check_vectors(backend_of(model), vector)
+    return null_table(model, [vector], kind=kind, n=n, seed=seed, texts=texts)[0]
+
+
+def null_table(
+    model: LensModel,
+    vectors: Sequence[SteeringVector],
+    *,
+    kind: NullKind = "unrelated_pairs",
+    n: int = 20,
+    seed: int = 0,
+    texts: Sequence[str] | None = None,
+) -> list[tuple[SteeringVector, ...]]:
+    """Null vectors of several vectors; null i of vectors of equal length is the same pair, read at each one's layer.
+
+    So a null runs through a whole grid as one vector, and the pairs of all layers are read in one pass.
+
+    Args:
+        model: The model that the vectors are for.
+        vectors: The vectors to match.
+        kind: As in `null_vectors`.
+        n: Null vectors of each.
+        seed: Seed of the draw.
+        texts: Other texts to cut phrases from.
+
+    Raises:
+        SettingError: The kind or number is none, or the texts are too short.
+        VectorError: A vector does not go with the model.
+    """
+    check_vectors(backend_of(model), vectors)
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise SettingError(f"n is {n!r}: expected an integer from 1.")
-    random = np.random.default_rng(seed)
     if kind == "gaussian":
-        drawn = [_gaussian(vector, random) for _ in range(n)]
+        drawn = [_gaussian(vector, n, seed) for vector in vectors]
     elif kind == "unrelated_pairs":
-        drawn = _unrelated(model, vector, n=n, random=random, texts=texts)
+        drawn = _unrelated(model, vectors, n=n, seed=seed, texts=texts)
     else:
         raise SettingError(f"Null kind {kind!r} is not known: use 'unrelated_pairs' or 'gaussian'.")
-    return tuple(_matched(vector, rows, f"{kind} {index} (seed {seed})") for index, rows in enumerate(drawn))
+    return [
+        tuple(_matched(vector, rows, f"{kind} {index} (seed {seed})") for index, rows in enumerate(found))
+        for vector, found in zip(vectors, drawn, strict=True)
+    ]
+
+
+def unrelated_rows(
+    model: LensModel, vector: SteeringVector, *, n: int, seed: int, texts: Sequence[str] | None = None
+) -> list[Float[Tensor, "rows d_model"]]:
+    """Differences of n unrelated pairs at the vector's layer, as many rows as it has, in the size that they were read.
+
+    Args:
+        model: The model that the vector is for.
+        vector: The vector to match in layer, rows and leading zero rows.
+        n: Number of pairs.
+        seed: Seed of the draw.
+        texts: Other texts to cut phrases from.
+    """
+    return _unrelated(model, [vector], n=n, seed=seed, texts=texts)[0]
 
 
 def shuffle_rows(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
@@ -81,33 +128,44 @@ def _matched(vector: SteeringVector, rows: torch.Tensor, source: str) -> Steerin
     return dataclasses.replace(null.with_norm(vector.norms), provenance=provenance)
 
 
-def _gaussian(vector: SteeringVector, random: np.random.Generator) -> torch.Tensor:
-    return torch.from_numpy(random.standard_normal(tuple(vector.activations.shape))).float()
+def _gaussian(vector: SteeringVector, n: int, seed: int) -> list[torch.Tensor]:
+    random = np.random.default_rng(seed)
+    return [torch.from_numpy(random.standard_normal(tuple(vector.activations.shape))).float() for _ in range(n)]
 
 
 def _unrelated(
-    model: LensModel,
-    vector: SteeringVector,
-    *,
-    n: int,
-    random: np.random.Generator,
-    texts: Sequence[str] | None,
-) -> list[torch.Tensor]:
-    """Rows of n vectors of unrelated pairs, as many as the vector has after its leading zero rows."""
+    model: LensModel, vectors: Sequence[SteeringVector], *, n: int, seed: int, texts: Sequence[str] | None
+) -> list[list[torch.Tensor]]:
+    """Rows of n vectors of unrelated pairs for each vector, as many as it has after its leading zero rows."""
+    backend, needed = backend_of(model), [vector.rows - _leading_zeros(vector) for vector in vectors]
+    drawn: dict[int, list[torch.Tensor]] = {}
+    for tokens in sorted(set(needed)):
+        random, phrases = np.random.default_rng(seed), _Phrases(backend, texts, tokens)
+        pairs = [PromptPair(*phrases.draw_two(random)) for _ in range(n)]
+        members = [index for index, count in enumerate(needed) if count == tokens]
+        layers = {index: _read_layer(vectors[index]) for index in members}
+        found = compute_steering_vectors(model, pairs, layers=sorted(set(layers.values())))
+        for index in members:
+            drawn[index] = [_laid(vectors[index], found[pair, layers[index]], tokens) for pair in range(n)]
+    return [drawn[index] for index in range(len(vectors))]
+
+
+def _leading_zeros(vector: SteeringVector) -> int:
     nonzero = (vector.norms > 0).nonzero().flatten()
-    leading = int(nonzero[0]) if len(nonzero) else vector.rows - 1
-    needed = vector.rows - leading
-    layer = vector.layer if vector.provenance.read_layer is None else vector.provenance.read_layer
-    phrases = _Phrases(backend_of(model), texts, needed)
-    pairs = [PromptPair(*phrases.draw_two(random)) for _ in range(n)]
-    found = compute_steering_vectors(model, pairs, layers=[layer])
-    rows = []
-    for null in found:
-        body = null.activations[null.rows - needed :] if null.rows >= needed else null.activations
-        padded = torch.zeros_like(vector.activations)
-        padded[leading : leading + len(body)] = body[:needed].to(padded)
-        rows.append(padded)
-    return rows
+    return int(nonzero[0]) if len(nonzero) else vector.rows - 1
+
+
+def _read_layer(vector: SteeringVector) -> int:
+    return vector.layer if vector.provenance.read_layer is None else vector.provenance.read_layer
+
+
+def _laid(vector: SteeringVector, null: SteeringVector, needed: int) -> torch.Tensor:
+    """Rows of a null behind the vector's leading zero rows."""
+    body = null.activations[null.rows - needed :] if null.rows >= needed else null.activations
+    leading = vector.rows - needed
+    padded = torch.zeros_like(vector.activations)
+    padded[leading : leading + len(body)] = body[:needed].to(padded)
+    return padded
 
 
 class _Phrases:
