@@ -68,19 +68,19 @@ class Landing:
     """Rows of an injection on columns of a batch.
 
     Attributes:
-        injection: Coefficient x activations.
+        injection: Coefficient x activations; one for all rows, or one for each.
         column: Column of the batch that receives row 0; None for every token but BOS.
         rows: Rows of the batch, or all of them.
     """
 
-    injection: Float[Tensor, "pos d_model"]
+    injection: Float[Tensor, "*rows pos d_model"]
     column: int | None
     rows: slice | Int[Tensor, " some_rows"]
 
     @property
     def end(self) -> float:
         """First column after the last row; infinite where every token is meant."""
-        return float("inf") if self.column is None else self.column + self.injection.shape[0]
+        return float("inf") if self.column is None else self.column + self.injection.shape[-2]
 
 
 def land(additions: Sequence[Addition], prompts: Prompts) -> list[Landing]:
@@ -132,14 +132,14 @@ def add_landings(
             assert every_token is not None
             columns, taken = slice(None), slice(0, 1)
         else:
-            columns, taken = overlap(landing.column, landing.injection.shape[0], past=past, seen=resid_pre.shape[1])
+            columns, taken = overlap(landing.column, landing.injection.shape[-2], past=past, seen=resid_pre.shape[1])
             if columns.start == columns.stop:
                 continue
         if steered is None:
             # Half precision would round each term of a sum; the sum is rounded once, at the end.
             steered = resid_pre.float() if resid_pre.dtype in (torch.float16, torch.bfloat16) else resid_pre.clone()
         rows = landing.rows if isinstance(landing.rows, slice) else landing.rows.to(steered.device)
-        added = landing.injection[taken].to(steered)
+        added = landing.injection[..., taken, :].to(steered)
         if landing.column is None and every_token is not None:
             added = added * every_token[rows].to(steered)[..., None]
         steered[rows, columns] = steered[rows, columns] + added

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -49,9 +50,25 @@ class BridgeBackend(Backend):
     def logits_at(
         self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch d_vocab"]:
-        """The Hugging Face model unembeds all columns; those asked for are picked."""
-        logits = self.logits(tokens)
-        return logits[torch.arange(len(columns), device=logits.device), columns.to(logits.device)]
+        """The Hugging Face model unembeds columns from one on, where it offers that; those asked for are picked."""
+        first, options = 0, {}
+        if self._keeps_last_logits:
+            first = int(columns.min())
+            options["logits_to_keep"] = tokens.shape[1] - first
+        logits = self.model(tokens, use_cache=False, **options)
+        return logits[torch.arange(len(columns), device=logits.device), columns.to(logits.device) - first]
+
+    def starts(
+        self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int], columns: Int[Tensor, " batch"] | None
+    ) -> tuple[dict[int, Tensor], Float[Tensor, "batch *pos d_vocab"]]:
+        """Only the tokens: with `start_at_layer` the blocks below would still run."""
+        return dict.fromkeys(layers, tokens), self.logits_from(tokens, 0, columns)
+
+    def logits_from(
+        self, start: Tensor, layer: int, columns: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch *pos d_vocab"]:
+        """A whole pass."""
+        return self.logits(start) if columns is None else self.logits_at(start, columns)
 
     def last_logits(
         self,
@@ -65,16 +82,28 @@ class BridgeBackend(Backend):
         options: dict[str, Any] = {"attention_mask": mask, "use_cache": use_cache}
         if cache is not None:
             options["past_key_values"] = cache
-        if "logits_to_keep" in inspect.signature(self.model.original_model.forward).parameters:
+        if self._keeps_last_logits:
             options["logits_to_keep"] = 1
         logits, cache = self.model(tokens, return_type="logits_and_cache", **options)
         return logits[:, -1], cache
+
+    @property
+    def _keeps_last_logits(self) -> bool:
+        """Whether the Hugging Face model can unembed its last columns alone."""
+        return "logits_to_keep" in inspect.signature(self.model.original_model.forward).parameters
 
     def repeat_cache(self, cache: Any, repeats: int) -> Any:
         """By the cache's own method."""
         if repeats > 1:
             cache.batch_repeat_interleave(repeats)
         return cache
+
+    def hook_point(self, name: str) -> Any:
+        """By the walk of the bridge's own `add_hook`: its `hook_dict` is built anew, in milliseconds, at every look."""
+        try:
+            return attrgetter(name)(self.model)
+        except AttributeError:
+            return self.model.hook_dict[name]
 
     def context(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PassContext:
         """The cache is found by its type: each architecture passes it under another keyword, or by position."""

@@ -55,9 +55,32 @@ class HookedBackend(Backend):
         self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch d_vocab"]:
         """The unembedding, a large share of a small model's pass, runs on those columns only."""
-        residual = self._blocks(tokens, mask=None)
-        rows = torch.arange(len(columns), device=residual.device)
-        return self._unembed(residual[rows, columns.to(residual.device)][:, None])[:, 0]
+        return self._unembed_at(self._blocks(tokens, mask=None), columns)
+
+    def starts(
+        self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int], columns: Int[Tensor, " batch"] | None
+    ) -> tuple[dict[int, Tensor], Float[Tensor, "batch *pos d_vocab"]]:
+        """The stream before each layer's block, read by a pre-hook on the block."""
+        found: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+            for layer in set(layers):
+                # A caller's hook may change the stream in place.
+                keep = _input_keeper(found, layer, copy=bool(self.hooks_at(self.hook_name(layer))))
+                stack.callback(self.model.blocks[layer].register_forward_pre_hook(keep).remove)
+            logits = self._unembed_at(self._blocks(tokens, mask=None), columns)
+        if self.model.cfg.positional_embedding_type == "shortformer":  # its blocks read positions beside the stream
+            return dict.fromkeys(layers, tokens), logits
+        return found, logits
+
+    def logits_from(
+        self, start: Tensor, layer: int, columns: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch *pos d_vocab"]:
+        """From a stream by `start_at_layer`."""
+        if start.is_floating_point():
+            residual = self.model.forward(start, start_at_layer=layer, stop_at_layer=self.n_layers)
+        else:
+            residual = self._blocks(start, mask=None)
+        return self._unembed_at(residual, columns)
 
     def last_logits(
         self,
@@ -127,6 +150,15 @@ class HookedBackend(Backend):
         cap = model.cfg.output_logits_soft_cap
         return cap * torch.tanh(logits / cap) if cap and cap > 0 else logits
 
+    def _unembed_at(
+        self, residual: Float[Tensor, "batch pos d_model"], columns: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch *pos d_vocab"]:
+        """Logits at one column of each row, or at all of them."""
+        if columns is None:
+            return self._unembed(residual)
+        rows = torch.arange(len(columns), device=residual.device)
+        return self._unembed(residual[rows, columns.to(residual.device)][:, None])[:, 0]
+
     def _new_cache(self, batch: int) -> Any:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
@@ -136,5 +168,12 @@ class HookedBackend(Backend):
 def _keeper(found: dict[int, Tensor], layer: int) -> Any:
     def keep(resid_pre: Tensor, hook: Any) -> None:
         found[layer] = resid_pre
+
+    return keep
+
+
+def _input_keeper(found: dict[int, Tensor], layer: int, *, copy: bool) -> Any:
+    def keep(module: Any, args: tuple[Any, ...]) -> None:
+        found[layer] = args[0].clone() if copy else args[0]
 
     return keep

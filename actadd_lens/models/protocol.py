@@ -233,6 +233,27 @@ class Backend(ABC):
         """Logits at one column of each row; padding stands right, where a causal model never sees it."""
 
     @abstractmethod
+    def starts(
+        self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int], columns: Int[Tensor, " batch"] | None
+    ) -> tuple[dict[int, Tensor], Float[Tensor, "batch *pos d_vocab"]]:
+        """One whole pass, and what passes that differ from it only from a layer on can start from.
+
+        A start has a row for each row of the batch: the stream that enters the layer's block, before its hook point,
+        where a pass can begin there; the tokens, where it cannot.
+
+        Args:
+            tokens: Token ids, padded on the right.
+            layers: Layers to keep a start of.
+            columns: One column of each row whose logits are wanted; None for all.
+        """
+
+    @abstractmethod
+    def logits_from(
+        self, start: Tensor, layer: int, columns: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch *pos d_vocab"]:
+        """Logits of a pass from a start on, in which every hook from the layer's `hook_resid_pre` on acts."""
+
+    @abstractmethod
     def last_logits(
         self,
         tokens: Int[Tensor, "batch pos"],
@@ -274,6 +295,10 @@ class Backend(ABC):
     def hooks_at(self, name: str) -> list[Any]:
         """The hook functions at a hook point, as they were given."""
         return [handle.user_hook for handle in self.hook_point(name).fwd_hooks]
+
+    def hooked_names(self) -> list[str]:
+        """Names of the hook points that carry hooks."""
+        return [name for name, point in self.model.hook_dict.items() if point.fwd_hooks]
 
     @abstractmethod
     def context(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PassContext:
