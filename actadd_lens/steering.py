@@ -226,6 +226,8 @@ class InjectionHook:
         self._landings = [] if prompts is None else land(self._additions, prompts)
         self._end: float = max((landing.end for landing in self._landings), default=0)
         self._last_stream: Tensor | None = None
+        self._lone_rows: Tensor | None = None
+        self._lone_length = 0
         self.__name__ = f"injection at layer {layer}"
 
     def __call__(self, resid_pre: Tensor, hook: Any) -> Tensor | None:
@@ -245,6 +247,7 @@ class InjectionHook:
     def _meet(self, resid_pre: Tensor, context: PassContext) -> None:
         """Learn the prompts from a first pass; keep them for the passes that follow in the cache."""
         if context.past == 0:
+            context = self._with_lone_tokens_shown(context, resid_pre.shape[1])
             self._check_not_grown(resid_pre)
             self._prompts = _prompts_of_pass(
                 self._backend,
@@ -274,6 +277,24 @@ class InjectionHook:
         prompts = Prompts(first, tuple(lengths), (False,) * batch)
         self._landings = land(self._additions, prompts)
         return prompts
+
+    def _with_lone_tokens_shown(self, context: PassContext, seen: int) -> PassContext:
+        """The mask, with a prompt of nothing but BOS in it.
+
+        Where BOS is the pad token, `HookedTransformer.generate` takes such a prompt for padding and hides it, in the
+        first pass and, without a cache, in the longer ones that follow.
+        """
+        real, alone = context.real, self._lone_rows
+        if real is not None and seen == 1:
+            self._lone_rows = ~real.any(dim=1)
+        elif real is None or alone is None or seen != self._lone_length + 1 or alone.shape != real.shape[:1]:
+            self._lone_rows = None
+        self._lone_length = seen
+        if real is None or self._lone_rows is None:
+            return context
+        shown = real.clone()
+        shown[self._lone_rows, 0] = True
+        return PassContext(context.past, shown)
 
     def _check_not_grown(self, resid_pre: Tensor) -> None:
         """A pass without cache that repeats the last one and adds tokens may be generation, or a longer prompt."""
