@@ -78,6 +78,16 @@ def generate(model: Any, tokens: Any, count: int, **options: Any) -> Tensor:
     )
 
 
+def generated_by_hand(model: Any, tokens: Tensor, hooks: Sequence[tuple[str, Any]], count: int) -> list[int]:
+    """Greedy tokens by TransformerLens's own loop without a cache, so that each pass holds all columns.
+
+    Where BOS is the pad token, HookedTransformer hides a prompt of BOS alone from the tokens that follow; the model's
+    own loop has that too, which passes by hand have not.
+    """
+    with model.hooks(fwd_hooks=list(hooks)):
+        return generate(model, tokens, count, use_past_kv_cache=False)[0, -count:].tolist()
+
+
 def hook_state(model: Any) -> list[Any]:
     """Every hook that hangs on a model: of hook points, and of modules."""
     points = [(name, tuple(id(handle) for handle in point.fwd_hooks)) for name, point in model.hook_dict.items()]
