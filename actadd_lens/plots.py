@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from actadd_lens import naming
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -40,8 +42,7 @@ def colours(count: int) -> Sequence[Any]:
 
 def visible(text: str) -> str:
     """A token as pictures show it: spaces as dots, line ends as arrows, and no mathematics in dollars."""
-    shown = text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥") or "∅"
-    return "".join(letter if letter.isprintable() else "�" for letter in shown).replace("$", r"\$")
+    return naming.visible(text).replace("$", r"\$")
 
 
 def heat_map(
@@ -53,6 +54,7 @@ def heat_map(
     ax: "Axes | None" = None,
     marks: Sequence[Sequence[str]] | None = None,
     centred: bool = True,
+    limit: float | None = None,
 ) -> "Axes":
     """A table of numbers as colours: orange above zero, purple below, white at zero; cells without a number are grey.
 
@@ -64,22 +66,24 @@ def heat_map(
         ax: Where to draw.
         marks: A short text for each cell, such as its number; `""` for none.
         centred: Whether the numbers have a sign, so that zero is the middle; else colours run up from the smallest.
+        limit: The number at which colours end, such as 1 for cosines; by default the largest.
     """
     import matplotlib as mpl
 
     table = np.ma.masked_invalid(np.asarray(values, dtype=float))
-    longest = max((len(name) for name in rows), default=0)
+    longest, widest = (max((len(name) for name in names), default=0) for names in (rows, columns))
+    slanted = widest > 3
     width = max(4.5, 2.0 + 0.08 * longest + 0.55 * len(columns))
-    ax = new_axes(ax, figsize=(min(width, 12.0), max(1.8, 1.2 + 0.34 * len(rows))))
+    height = max(1.8, 1.0 + 0.34 * len(rows) + (0.055 * widest if slanted else 0.2))
+    ax = new_axes(ax, figsize=(min(width, 12.0), height))
     if centred:
-        largest = float(np.abs(table).max()) if table.count() else 1.0
+        largest = limit or (float(np.abs(table).max()) if table.count() else 1.0)
         colour_map, low, high = mpl.colormaps["PuOr_r"].copy(), -(largest or 1.0), largest or 1.0
     else:
         found = (float(table.min()), float(table.max())) if table.count() else (0.0, 1.0)
-        colour_map, low, high = mpl.colormaps["cividis"].copy(), *found
+        colour_map, low, high = mpl.colormaps["cividis"].copy(), found[0], limit or found[1]
     colour_map.set_bad("#DDDDDD")
     image = ax.imshow(table, cmap=colour_map, vmin=low, vmax=high, aspect="auto")
-    slanted = max((len(name) for name in columns), default=0) > 3
     ax.set_xticks(range(len(columns)), columns, rotation=45 if slanted else 0, ha="right" if slanted else "center")
     ax.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
     ax.set_yticks(range(len(rows)), rows)
