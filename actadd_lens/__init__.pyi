@@ -1,4 +1,9 @@
 from . import metrics, plots, scorers, storybook
+from .analysis.lens import CarriedLens, LogitLens, logit_lens, logit_lens_carried
+from .analysis.linearity import Linearity, linearity
+from .analysis.norms import NormProfile, norm_profile
+from .analysis.shift import NextTokenShift, TextShift, next_token_shift, text_shift
+from .analysis.similarity import CosineSimilarity, cosine_similarity
 from .compute import SteeringVectors, compute_steering_vector, compute_steering_vectors
 from .errors import (
     ActAddError,
@@ -32,18 +37,24 @@ __version__: str
 __all__ = [
     "ActAddError",
     "AmbiguousPositionError",
+    "CarriedLens",
     "CoefficientError",
     "CompletionMeasurement",
     "Completions",
     "Continuation",
+    "CosineSimilarity",
     "Effect",
     "FingerprintError",
     "LayerError",
     "LensModel",
+    "Linearity",
+    "LogitLens",
     "Measurement",
     "Metric",
     "ModelDownloadError",
     "ModelError",
+    "NextTokenShift",
+    "NormProfile",
     "PositionError",
     "Preview",
     "PromptError",
@@ -54,16 +65,23 @@ __all__ = [
     "SteeringVector",
     "SteeringVectors",
     "SteeringWarning",
+    "TextShift",
     "VectorError",
     "VectorFileError",
     "complete",
     "compute_steering_vector",
     "compute_steering_vectors",
+    "cosine_similarity",
     "fwd_hooks",
+    "linearity",
     "load_model",
+    "logit_lens",
+    "logit_lens_carried",
     "measure",
     "measure_completions",
     "metrics",
+    "next_token_shift",
+    "norm_profile",
     "null_vectors",
     "plots",
     "preview",
@@ -71,4 +89,5 @@ __all__ = [
     "shuffle_rows",
     "steer",
     "storybook",
+    "text_shift",
 ]

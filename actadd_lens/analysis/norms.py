@@ -1,0 +1,174 @@
+"""Norm profile: how large the rows of a vector are, and how large the stream is that they land on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from actadd_lens.generation import encode_prompts
+from actadd_lens.measuring import ArmRows
+from actadd_lens.models import LensModel, backend_of
+from actadd_lens.naming import row_names, vector_names, visible
+from actadd_lens.positions import Position
+from actadd_lens.steering import additions_by_layer, land
+from actadd_lens.vectors import SteeringVector, check_vectors
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, eq=False)
+class LandedRow:
+    """One row of a vector on one token of the prompt.
+
+    Attributes:
+        vector: Which vector, by its place among those given.
+        name: The vector in a few characters.
+        layer: Its injection layer.
+        row: Row of the vector.
+        row_name: The row by its tokens.
+        token: The prompt token that it lands on, BOS counted.
+        text: That token.
+        norm: Norm of the injection row.
+        relative: The same in units of the unsteered stream's norm at that token, for every layer.
+    """
+
+    vector: int
+    name: str
+    layer: int
+    row: int
+    row_name: str
+    token: int
+    text: str
+    norm: float
+    relative: Float[np.ndarray, " layers"]
+
+    @property
+    def relative_norm(self) -> float:
+        """In units of the stream's norm at its own layer."""
+        return float(self.relative[self.layer])
+
+
+@dataclass(frozen=True, eq=False)
+class NormProfile:
+    """Norms of injections and of the stream that they land on, by position and layer.
+
+    Attributes:
+        prompt: The prompt.
+        tokens: Its tokens as texts.
+        stream_norms: Norm of the unsteered `resid_pre` at every layer and token.
+        rows: Every row on the token that it lands on.
+        names: The vectors in a few characters.
+        layers: Their injection layers.
+    """
+
+    prompt: str
+    tokens: tuple[str, ...]
+    stream_norms: Float[np.ndarray, "layers tokens"]
+    rows: tuple[LandedRow, ...]
+    names: tuple[str, ...]
+    layers: tuple[int, ...]
+
+    def frame(self) -> "pd.DataFrame":
+        """One line per landed row and layer; `injected` marks the vector's own layer."""
+        import pandas as pd
+
+        lines = [
+            (row.name, row.row, row.row_name, row.token, row.text, layer, layer == row.layer, row.norm,
+             self.stream_norms[layer, row.token], row.relative[layer])
+            for row in self.rows
+            for layer in range(len(self.stream_norms))
+        ]  # fmt: skip
+        columns = ["vector", "row", "tokens of the row", "token", "text", "layer", "injected", "norm", "stream norm",
+                   "relative norm"]  # fmt: skip
+        return pd.DataFrame(lines, columns=columns)
+
+    @property
+    def table(self) -> Float[np.ndarray, "rows tokens"]:
+        """Relative norms on each token: of one vector as if it were added at each layer, of several each at its own."""
+        if len(self.names) == 1:
+            table = np.full(self.stream_norms.shape, np.nan)
+            for row in self.rows:
+                table[:, row.token] = row.relative
+            return table
+        table = np.full((len(self.names), len(self.tokens)), np.nan)
+        for row in self.rows:
+            table[row.vector, row.token] = row.relative_norm
+        return table
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Heat map of the relative norms over the prompt's tokens.
+
+        One vector is shown as if it were added at each layer, its own layer marked; several each at their own.
+        """
+        from actadd_lens.plots_analysis import plot_norm_profile
+
+        return plot_norm_profile(self, ax=ax)
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{row.text!r} {row.relative_norm:.2f}" for row in self.rows if row.norm > 0)
+        return f"NormProfile(in units of the stream: {told})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        head = "".join(
+            f"<th>{name}</th>" for name in ("vector", "row", "lands on", "norm", "stream norm", "relative norm")
+        )
+        body = ""
+        for row in self.rows:
+            cells = [escape(row.name), escape(row.row_name), f"{row.token}: {escape(visible(row.text))}"]
+            cells += [f"{row.norm:.3g}", f"{self.stream_norms[row.layer, row.token]:.3g}", f"{row.relative_norm:.2f}"]
+            body += "<tr>" + "".join(f"<td style='text-align:left'>{cell}</td>" for cell in cells) + "</tr>"
+        return f"<table><caption>norms on {escape(repr(self.prompt))}</caption><tr>{head}</tr>{body}</table>"
+
+
+@torch.no_grad()
+def norm_profile(
+    model: LensModel,
+    vectors: SteeringVector | Sequence[SteeringVector],
+    prompt: str,
+    *,
+    position: Position = "front",
+    prepend_bos: bool = True,
+) -> NormProfile:
+    """Compare the norms of injections with those of the stream that they land on, at every layer.
+
+    Args:
+        model: The model; its stream is read unsteered.
+        vectors: One steering vector or several.
+        prompt: One text.
+        position: Prompt token that receives row 0, for vectors without a position of their own.
+        prepend_bos: Whether the prompt starts with BOS.
+
+    Raises:
+        PromptError: The prompt is no text or outgrows the context.
+        PositionError: A vector does not fit onto the prompt.
+        VectorError: A vector does not go with the model.
+    """
+    backend = backend_of(model)
+    found = check_vectors(backend, vectors)
+    (ids,) = encode_prompts(backend, (prompt,), prepend_bos=prepend_bos)
+    pass_rows = ArmRows(backend, [ids], [()], found, position)
+    streams = pass_rows.streams(torch.arange(len(ids), device=backend.device)[None])[:-1, 0]
+    sizes = streams.norm(dim=-1).cpu().numpy()
+    texts, names = tuple(backend.token_strings(ids)), vector_names(found)
+    has_bos = ids[0] == backend.bos_token_id
+    rows = []
+    for number, vector in enumerate(found):
+        (landing,) = land(additions_by_layer([vector], position)[vector.layer], pass_rows.prompts)
+        norms = vector.injection.float().norm(dim=-1).tolist()
+        named = row_names(backend, vector)
+        places = [(0, token) for token in range(int(has_bos), len(ids))]
+        if landing.column is not None:
+            places = [(row, landing.column + row) for row in range(vector.rows)]
+        rows += [
+            LandedRow(number, names[number], vector.layer, row, named[row], token, texts[token], norms[row],
+                      norms[row] / sizes[:, token])
+            for row, token in places
+        ]  # fmt: skip
+    return NormProfile(prompt, texts, sizes, tuple(rows), names, tuple(vector.layer for vector in found))

@@ -1,0 +1,238 @@
+"""Cosine similarity of steering vectors, beside that of unrelated pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from actadd_lens.errors import SettingError
+from actadd_lens.models import Backend, LensModel, backend_of
+from actadd_lens.naming import row_names, signed_shade, vector_names
+from actadd_lens.nulls import unrelated_rows
+from actadd_lens.sampling import require
+from actadd_lens.vectors import SteeringVector, as_vectors, check_vectors
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+SimilarityBy = Literal["rows", "aligned", "pooled"]
+
+
+@dataclass(frozen=True, eq=False)
+class CosineSimilarity:
+    """Cosines of steering vectors, and the scale to judge them by.
+
+    Attributes:
+        by: What was compared: `rows`, `aligned` or `pooled`.
+        names: Names of the rows or vectors down the side.
+        other_names: Names across the top.
+        cosines: Their cosine similarities; 0 where one of the two is zero.
+        null_mean: Mean cosine of unrelated pairs in the same cell; NaN without nulls.
+        null_sd: Its standard deviation.
+        null_low: 2.5 % quantile of unrelated pairs.
+        null_high: 97.5 % quantile.
+        nulls: Number of unrelated pairs; each is compared with every other.
+        centred: Whether each row's mean over `d_model` was taken away.
+    """
+
+    by: SimilarityBy
+    names: tuple[str, ...]
+    other_names: tuple[str, ...]
+    cosines: Float[np.ndarray, "a b"]
+    null_mean: Float[np.ndarray, "a b"]
+    null_sd: Float[np.ndarray, "a b"]
+    null_low: Float[np.ndarray, "a b"]
+    null_high: Float[np.ndarray, "a b"]
+    nulls: int
+    centred: bool
+
+    @property
+    def z(self) -> Float[np.ndarray, "a b"]:
+        """(cosine - mean of unrelated pairs) / their standard deviation; NaN where they have none."""
+        spread = np.where(self.null_sd > 0, self.null_sd, np.nan)
+        return np.asarray((self.cosines - self.null_mean) / spread)
+
+    def frame(self) -> "pd.DataFrame":
+        """One line per pair of rows or vectors."""
+        import pandas as pd
+
+        numbers = {"cosine": self.cosines, "null mean": self.null_mean, "null low": self.null_low,
+                   "null high": self.null_high, "z": self.z}  # fmt: skip
+        lines = [
+            {"a": name, "b": other, **{key: table[row, column] for key, table in numbers.items()}}
+            for row, name in enumerate(self.names)
+            for column, other in enumerate(self.other_names)
+        ]
+        return pd.DataFrame(lines, columns=["a", "b", *numbers])
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Heat map of the cosines; a dot marks those that unrelated pairs reach in fewer than 5 of 100 cases."""
+        from actadd_lens.plots_analysis import plot_similarity
+
+        return plot_similarity(self, ax=ax)
+
+    @property
+    def outside(self) -> np.ndarray:
+        """Which cosines lie outside the 95 % of unrelated pairs; none without nulls."""
+        return (self.cosines < self.null_low) | (self.cosines > self.null_high)
+
+    def __repr__(self) -> str:
+        return f"CosineSimilarity(by={self.by!r}, {self.cosines.shape[0]} x {self.cosines.shape[1]})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        head = "<th></th>" + "".join(f"<th>{escape(name)}</th>" for name in self.other_names)
+        body = ""
+        for name, cosines, lows, highs in zip(self.names, self.cosines, self.null_low, self.null_high, strict=True):
+            cells = "".join(
+                f"<td style='background:{signed_shade(cosine, 1.0)}' title='unrelated pairs: {low:.2f} to {high:.2f}'>"
+                f"{cosine:+.2f}</td>"
+                for cosine, low, high in zip(cosines, lows, highs, strict=True)
+            )
+            body += f"<tr><th style='text-align:left'>{escape(name)}</th>{cells}</tr>"
+        return f"<table><caption>cosine similarity, by {self.by}</caption><tr>{head}</tr>{body}</table>"
+
+
+@torch.no_grad()
+def cosine_similarity(
+    model: LensModel,
+    vectors: SteeringVector | Sequence[SteeringVector],
+    others: SteeringVector | Sequence[SteeringVector] | None = None,
+    *,
+    by: SimilarityBy = "rows",
+    centred: bool = True,
+    nulls: int = 32,
+    seed: int = 0,
+    texts: Sequence[str] | None = None,
+) -> CosineSimilarity:
+    """Compare steering vectors with each other: many pairs at one layer, one pair across layers, or any others.
+
+    `rows` compares every row with every row. `aligned` compares whole vectors, row i with row i, the shorter one
+    filled up with zero rows. `pooled` compares the means of the rows that are not zero, so that order and length of
+    the pairs do not matter.
+
+    Whether a cosine is large depends on the layer: differences of activations share directions even between pairs
+    that have nothing to do with each other. So each cell has its scale, the cosines of unrelated pairs that were read
+    at the same layers and treated alike, before any rescaling.
+
+    Args:
+        model: The model.
+        vectors: One steering vector or several, of any layers.
+        others: What to compare them with; None for themselves.
+        by: What is compared: `rows`, `aligned` or `pooled`.
+        centred: Take each row's mean over `d_model` away first, on LayerNorm models: every reader discards it, it
+            depends on how the weights were processed, and it would make rows look alike. Others stay as they are.
+        nulls: Number of unrelated pairs for the scale; 0 for none.
+        seed: Seed of their draw.
+        texts: Other texts to cut them from.
+
+    Raises:
+        VectorError: A vector does not go with the model.
+        SettingError: A setting is out of its range.
+    """
+    backend = backend_of(model)
+    left = check_vectors(backend, vectors)
+    right = left if others is None else check_vectors(backend, as_vectors(others))
+    require(by in ("rows", "aligned", "pooled"), "by", by, "'rows', 'aligned' or 'pooled'")
+    is_number = isinstance(nulls, int) and not isinstance(nulls, bool)
+    if not is_number or nulls < 0 or nulls == 1:
+        raise SettingError(f"nulls is {nulls!r}: expected 0, or 2 or more to compare with each other.")
+    centre = centred and backend.normalization == "LN"
+    length = max(vector.rows for vector in (*left, *right))
+    sides = [
+        torch.cat([_units(vector.injection, vector, by, length, centre) for vector in side]) for side in (left, right)
+    ]
+    cosines = _cosines(*sides).cpu().numpy()
+    scale = np.full((4, *cosines.shape), np.nan)
+    if nulls:
+        drawn = _Unrelated(model, nulls, seed, texts)
+        scale = _null_scale(*(_null_units(drawn, side, by, length, centre) for side in (left, right)))
+    mean, spread, low, high = scale
+    return CosineSimilarity(
+        by, _names(backend, left, by), _names(backend, right, by), cosines, mean, spread, low, high, nulls, centre
+    )
+
+
+def _units(
+    rows: Float[Tensor, "rows d_model"], vector: SteeringVector, by: SimilarityBy, length: int, centre: bool
+) -> Float[Tensor, "units size"]:
+    """What is compared: rows, one flat matrix, or one mean."""
+    rows = rows.float()
+    if centre:
+        rows = rows - rows.mean(dim=-1, keepdim=True)
+    if by == "rows":
+        return rows
+    if by == "aligned":
+        return torch.nn.functional.pad(rows, (0, 0, 0, length - rows.shape[0])).reshape(1, -1)
+    kept = rows[(vector.norms > 0).to(rows.device)]
+    return kept.mean(dim=0, keepdim=True) if len(kept) else rows[:1]
+
+
+def _directions(units: Float[Tensor, "*units size"]) -> Float[Tensor, "*units size"]:
+    """Units of length one; zeros stay zeros."""
+    norms = units.norm(dim=-1, keepdim=True)
+    return torch.where(norms > 0, units / norms.clamp_min(1e-30), 0.0)
+
+
+def _cosines(left: Float[Tensor, "a size"], right: Float[Tensor, "b size"]) -> Float[Tensor, "a b"]:
+    return (_directions(left) @ _directions(right).T).clamp(-1.0, 1.0)
+
+
+class _Unrelated:
+    """Rows of unrelated pairs that match vectors in layer and length, each drawn once."""
+
+    def __init__(self, model: LensModel, n: int, seed: int, texts: Sequence[str] | None) -> None:
+        self._settings: dict[str, Any] = {"n": n, "seed": seed, "texts": texts}
+        self._model = model
+        self._found: dict[tuple[Any, ...], list[Tensor]] = {}
+
+    def rows(self, vector: SteeringVector) -> list[Float[Tensor, "rows d_model"]]:
+        """The n null matrices for a vector."""
+        zero = tuple((vector.norms == 0).tolist())
+        layer = vector.layer if vector.provenance.read_layer is None else vector.provenance.read_layer
+        if (layer, zero) not in self._found:
+            self._found[layer, zero] = unrelated_rows(self._model, vector, **self._settings)
+        return self._found[layer, zero]
+
+
+def _null_units(
+    drawn: _Unrelated, vectors: Sequence[SteeringVector], by: SimilarityBy, length: int, centre: bool
+) -> Float[Tensor, "nulls units size"]:
+    """Unrelated pairs, treated as the vectors are."""
+    per_vector = [
+        torch.stack([_units(null, vector, by, length, centre) for null in drawn.rows(vector)]) for vector in vectors
+    ]
+    return torch.cat(per_vector, dim=1)
+
+
+def _null_scale(
+    left: Float[Tensor, "nulls a size"], right: Float[Tensor, "nulls b size"]
+) -> Float[np.ndarray, "numbers a b"]:
+    """Mean, sd and the 95 % of the cosines of each null with every other; NaN where they are zero rows."""
+    left, right = _directions(left), _directions(right)
+    different = ~torch.eye(len(left), dtype=torch.bool)
+    scale = np.full((4, left.shape[1], right.shape[1]), np.nan)
+    for unit in range(left.shape[1]):
+        cosines = torch.einsum("is,jbs->ijb", left[:, unit], right)[different].double().cpu().numpy()
+        scale[:, unit] = [cosines.mean(0), cosines.std(0, ddof=1), *np.quantile(cosines, [0.025, 0.975], axis=0)]
+    is_zero = (left == 0).all(-1).all(0).cpu().numpy()[:, None] | (right == 0).all(-1).all(0).cpu().numpy()
+    scale[:, is_zero] = np.nan
+    return scale
+
+
+def _names(backend: Backend, vectors: Sequence[SteeringVector], by: SimilarityBy) -> tuple[str, ...]:
+    names = vector_names(vectors)
+    if by != "rows":
+        return names
+    alone = len(vectors) == 1
+    return tuple(
+        row if alone else f"{name}, {row}"
+        for name, vector in zip(names, vectors, strict=True)
+        for row in row_names(backend, vector)
+    )
