@@ -21,15 +21,18 @@ class BridgeBackend(Backend):
     @property
     def weight_processing(self) -> str:
         """The bridge holds the Hugging Face weights as they are, unless compatibility mode processed them."""
-        return "compatibility mode" if getattr(self.model, "compatibility_mode", False) else "raw"
+        if not getattr(self.model, "compatibility_mode", False):
+            return "raw"
+        # The mode may fold and centre, or process nothing; only centring shows in what it leaves.
+        return f"compatibility mode, writing weights {'centred' if self._writes_centred else 'not centred'}"
 
     def residuals(
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
     ) -> dict[int, Float[Tensor, "batch pos d_model"]]:
         """One pass that stops after the hook point of the highest layer has run.
 
-        The bridge's own `stop_at_layer` leaves before that hook point, and so before the caller's hooks there; ours
-        leaves right behind them.
+        The bridge's own `stop_at_layer` knows few names of the stack of blocks, and differs from HookedTransformer's in
+        running the hooks of the layer that it stops at; ours asks for a hook point only.
         """
         found: dict[int, Tensor] = {}
         top = max(layers)

@@ -29,9 +29,7 @@ class HookedBackend(Backend):
     def weight_processing(self) -> str:
         """Folded norms show in the config; centring is not recorded there, so it is looked up in the weights."""
         folded = "folded" if str(self.model.cfg.normalization_type).endswith("Pre") else "not folded"
-        rows = self.model.embed.W_E[:64].detach().float()
-        is_centred = bool(rows.mean(dim=-1).abs().max() < 1e-4 * rows.norm(dim=-1).mean())
-        return f"norms {folded}, writing weights {'centred' if is_centred else 'not centred'}"
+        return f"norms {folded}, writing weights {'centred' if self._writes_centred else 'not centred'}"
 
     def residuals(
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]

@@ -127,6 +127,12 @@ class Backend(ABC):
     def weight_processing(self) -> str:
         """In words, what was done to the weights after loading: folded, centred, raw."""
 
+    @property
+    def _writes_centred(self) -> bool:
+        """Whether the rows of the token embedding have no mean, as centring leaves all writing weights."""
+        rows = self.model.embed.W_E[:64].detach().float()
+        return bool(rows.mean(dim=-1).abs().max() < 1e-4 * rows.norm(dim=-1).mean())
+
     def check_layer(self, layer: object) -> int:
         """The layer as an int.
 
