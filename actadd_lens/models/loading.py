@@ -173,8 +173,8 @@ def _check_reachable(name: str) -> None:
 
 def _unreachable(name: str, cause: str) -> ModelDownloadError:
     return ModelDownloadError(
-        f"{name} is not on this machine and could not be fetched from the Hugging Face Hub ({cause}). Check the network "
-        "and, for gated models, HF_TOKEN; or pass a local folder; or use the embedded model, load_model()."
+        f"{name} is not on this machine and could not be fetched from the Hugging Face Hub ({cause}). Check the "
+        "network and, for gated models, HF_TOKEN; or pass a local folder; or use the embedded model, load_model()."
     )
 
 
