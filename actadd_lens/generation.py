@@ -343,8 +343,8 @@ class _Batch:
         bos = backend.bos_token_id
         self.prompts = Prompts(tuple(paddings), tuple(lengths), tuple(cell.prompt[0] == bos for cell in cells))
         self.additions: dict[int, list[Addition]] = {}
-        for row, cell in enumerate(cells):
-            for layer, additions in additions_by_layer(cell.vectors, position, rows=(row,)).items():
+        for rows_of_one, vectors in _rows_by_vectors(cells):
+            for layer, additions in additions_by_layer(vectors, position, rows=rows_of_one).items():
                 self.additions.setdefault(layer, []).extend(additions)
         for additions in self.additions.values():
             land(additions, self.prompts)
@@ -364,6 +364,14 @@ class _Batch:
         return any(item.position == "all" for additions in self.additions.values() for item in additions)
 
 
+def _rows_by_vectors(cells: Sequence[Cell]) -> list[tuple[tuple[int, ...], tuple[SteeringVector, ...]]]:
+    """Rows that get the same vectors, which are then added in one step and not row by row."""
+    found: dict[tuple[int, ...], tuple[list[int], tuple[SteeringVector, ...]]] = {}
+    for row, cell in enumerate(cells):
+        found.setdefault(tuple(map(id, cell.vectors)), ([], cell.vectors))[0].append(row)
+    return [(tuple(rows), vectors) for rows, vectors in found.values()]
+
+
 def _spread_rows(rows: tuple[int, ...] | None, times: int) -> tuple[int, ...]:
     return tuple(row * times + copy for row in rows or () for copy in range(times))
 
@@ -372,7 +380,7 @@ def _repeat(values: tuple[Any, ...], times: int) -> tuple[Any, ...]:
     return tuple(value for value in values for _ in range(times))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _decode(
     backend: Backend, batch: _Batch, settings: DecodeSettings, tick: Callable[[int], Any]
 ) -> list[tuple[Continuation, ...]]:
@@ -429,7 +437,7 @@ class _Writers:
         self._finish = [""] * len(prompts)
         self._steps: list[Tensor] = []
         self._lengths = [0] * len(prompts)
-        self._done = torch.zeros(len(prompts), dtype=torch.bool, device=batch.tokens.device)
+        self._recent: list[list[int]] = []
         self._counts: Tensor | None = None
         self._uniforms: Tensor | None = None
         if settings.sampling.temperature > 0:
@@ -464,7 +472,9 @@ class _Writers:
             if len(self._steps) == self._settings.max_new_tokens:
                 self._finish = ["length"] * len(self._finish)
             return
-        for row, token in enumerate(chosen.tolist()):
+        tokens = chosen.tolist()
+        self._recent.append(tokens)
+        for row, token in enumerate(tokens):
             if self._finish[row]:
                 continue
             self._lengths[row] += 1
@@ -478,8 +488,7 @@ class _Writers:
     def _has_stopped(self, row: int) -> bool:
         """Whether a stop text has appeared; every token writes a character or more, so the tail is enough."""
         tail = max(map(len, self._settings.stop)) + 8
-        recent = [int(step[row]) for step in self._steps[-tail:]]
-        text = self._backend.decode(recent)
+        text = self._backend.decode([tokens[row] for tokens in self._recent[-tail:]])
         return any(stop in text for stop in self._settings.stop)
 
     def continuations(self) -> list[Continuation]:
