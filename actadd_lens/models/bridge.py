@@ -58,7 +58,7 @@ class BridgeBackend(Backend):
         if self._keeps_last_logits:
             first = int(columns.min())
             options["logits_to_keep"] = tokens.shape[1] - first
-        logits = self.model(tokens, use_cache=False, **options)
+        logits: Tensor = self.model(tokens, use_cache=False, **options)
         return logits[torch.arange(len(columns), device=logits.device), columns.to(logits.device) - first]
 
     def starts(
