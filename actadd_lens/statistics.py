@@ -198,7 +198,7 @@ def _directed(observed: np.ndarray, nulls: np.ndarray, alternative: Alternative)
     if alternative == "less":
         return -observed, -nulls
     if alternative == "two-sided":
-        return np.abs(observed), np.abs(nulls)
+        return np.asarray(np.abs(observed)), np.abs(nulls)
     raise SettingError(f"The alternative {alternative!r} is not known: use 'greater', 'less' or 'two-sided'.")
 
 
