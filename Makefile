@@ -3,14 +3,20 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# The same package on the next line of TransformerLens, which has TransformerBridge only.
+BRIDGE_VENV  := .venv-bridge
+BRIDGE_STAMP := $(BRIDGE_VENV)/.installed
 
-.PHONY: demo test lint format bench notebooks clean
+.PHONY: demo test test-bridge lint format bench notebooks wheel-trial clean
 
 demo: $(STAMP)
 	$(BIN)/actadd demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-bridge: $(BRIDGE_STAMP)
+	$(BRIDGE_VENV)/bin/python -m pytest tests actadd_lens --ignore=tests/training
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -27,11 +33,20 @@ bench: $(STAMP)
 notebooks: $(STAMP)
 	$(BIN)/python -m pytest --nbmake notebooks
 
+wheel-trial: $(STAMP)
+	.ci/wheel-trial $(BIN)/python
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
+$(BRIDGE_STAMP): pyproject.toml constraints-bridge.txt
+	$(PYTHON) -m venv $(BRIDGE_VENV)
+	$(BRIDGE_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(BRIDGE_VENV)/bin/python -m pip install --quiet --constraint constraints-bridge.txt --editable ".[dev]"
+	touch $(BRIDGE_STAMP)
+
 clean:
-	rm -rf $(VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BRIDGE_VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache
