@@ -1,9 +1,11 @@
 from . import metrics, plots, scorers, storybook
+from .analysis.ablation import Ablation, TokenAblation, ablate_tokens
 from .analysis.lens import CarriedLens, LogitLens, logit_lens, logit_lens_carried
 from .analysis.linearity import Linearity, linearity
 from .analysis.norms import NormProfile, norm_profile
 from .analysis.shift import NextTokenShift, TextShift, next_token_shift, text_shift
 from .analysis.similarity import CosineSimilarity, cosine_similarity
+from .analysis.trace import Contributions, LayerTraces, Trace, trace_injection, trace_layers
 from .compute import SteeringVectors, compute_steering_vector, compute_steering_vectors
 from .errors import (
     ActAddError,
@@ -35,6 +37,7 @@ from .vectors import SteeringVector
 __version__: str
 
 __all__ = [
+    "Ablation",
     "ActAddError",
     "AmbiguousPositionError",
     "CarriedLens",
@@ -42,10 +45,12 @@ __all__ = [
     "CompletionMeasurement",
     "Completions",
     "Continuation",
+    "Contributions",
     "CosineSimilarity",
     "Effect",
     "FingerprintError",
     "LayerError",
+    "LayerTraces",
     "LensModel",
     "Linearity",
     "LogitLens",
@@ -66,8 +71,11 @@ __all__ = [
     "SteeringVectors",
     "SteeringWarning",
     "TextShift",
+    "TokenAblation",
+    "Trace",
     "VectorError",
     "VectorFileError",
+    "ablate_tokens",
     "complete",
     "compute_steering_vector",
     "compute_steering_vectors",
@@ -90,4 +98,6 @@ __all__ = [
     "steer",
     "storybook",
     "text_shift",
+    "trace_injection",
+    "trace_layers",
 ]

@@ -1,0 +1,488 @@
+"""Token ablation: which tokens of a prompt pair, and which rows of its vector, carry the effect."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from actadd_lens.compute import differences
+from actadd_lens.errors import SettingError
+from actadd_lens.generation import encode_prompts
+from actadd_lens.measuring import Arm, measure_arms, null_arms
+from actadd_lens.metrics import Metric, as_metric, token_id
+from actadd_lens.models import Backend, LensModel, backend_of
+from actadd_lens.nulls import NullKind, null_vectors
+from actadd_lens.positions import Position
+from actadd_lens.prompts import PairTokens, PromptPair, as_pair, pad_token_of
+from actadd_lens.provenance import Provenance
+from actadd_lens.statistics import Effect, max_t_p, paired_effect
+from actadd_lens.vectors import SteeringVector, check_coefficient
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+Side = Literal["positive", "negative"]
+"""p+ or p-."""
+
+Span = tuple[Side, int, int]
+"""Side, first token, and the token after the last; 0-based, BOS counted."""
+
+AblationKind = Literal["token", "span", "row dropped", "row alone"]
+
+_SIDES: tuple[Side, Side] = ("positive", "negative")
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """One token, span or row taken out, and what is left.
+
+    Attributes:
+        kind: `token` or `span` of the pair, `row dropped` (one row of the vector set to zero) or `row alone` (all
+            others set to zero).
+        side: p+ or p-; None for rows.
+        start: First token or row.
+        stop: The one after the last.
+        text: The tokens; for a row, those of p+ and p- that it is the difference of.
+        replacement: `remove`, `pad`, or the neutral token; None for rows.
+        vector: The vector recomputed, with the coefficient; as many rows as the whole.
+        norm: Norm of its injection, all rows together; on LayerNorm models without each row's mean, which no part of
+            the model reads.
+        cosine: Cosine of its injection to the whole one, taken alike; 0 where one of them is zero.
+        effect: What it does to the metric: steered by it, minus unsteered.
+        drop: What the ablation costs: steered by the whole vector, minus steered by this one. Its nulls are the drops
+            when the part that was lost is replaced by null vectors of the same row norms taken off the whole vector.
+    """
+
+    kind: AblationKind
+    side: Side | None
+    start: int
+    stop: int
+    text: str
+    replacement: str | None
+    vector: SteeringVector
+    norm: float
+    cosine: float
+    effect: Effect
+    drop: Effect
+
+
+@dataclass(frozen=True, eq=False)
+class TokenAblation:
+    """Which tokens of a prompt pair carry its effect.
+
+    Attributes:
+        pair: The prompt pair.
+        metric: What was measured.
+        prompts: The prompts that it was measured on.
+        whole: The whole vector, with the coefficient.
+        effect: What the whole vector does, beside its nulls.
+        tokens: Texts of the tokens of p+ and of p-, BOS and pads included; no second row for an unpaired addition.
+        ablations: Everything that was taken out.
+    """
+
+    pair: PromptPair
+    metric: Metric
+    prompts: tuple[str, ...]
+    whole: SteeringVector
+    effect: Effect
+    tokens: tuple[tuple[str, ...], ...]
+    ablations: tuple[Ablation, ...]
+
+    @property
+    def replacements(self) -> tuple[str, ...]:
+        """What tokens were replaced by, in the order asked for."""
+        return tuple(dict.fromkeys(item.replacement for item in self.ablations if item.replacement is not None))
+
+    def of_kind(self, kind: AblationKind) -> tuple[Ablation, ...]:
+        """The ablations of one kind, in order."""
+        return tuple(item for item in self.ablations if item.kind == kind)
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per ablation.
+
+        `share` is the drop in units of the whole effect. `p` compares each drop with its own nulls, two-sided;
+        `adjusted p` each with the largest of every null's drops, all in units of their spread (max-T).
+        """
+        import pandas as pd
+
+        frame = pd.DataFrame([self._row(item) for item in self.ablations])
+        if self.ablations and len(self.ablations[0].drop.nulls):
+            drops = [item.drop for item in self.ablations]
+            nulls = np.stack([drop.nulls for drop in drops], axis=1)
+            frame["null mean"], frame["null sd"] = nulls.mean(axis=0), nulls.std(axis=0, ddof=min(1, len(nulls) - 1))
+            frame["p"] = [drop.p_value("two-sided") for drop in drops]
+            frame["adjusted p"] = _adjusted(np.array([drop.mean for drop in drops]), nulls)
+        return frame
+
+    def _row(self, item: Ablation) -> dict[str, Any]:
+        whole = self.effect.mean
+        return {
+            "kind": item.kind,
+            "side": item.side,
+            "start": item.start,
+            "stop": item.stop,
+            "text": item.text,
+            "replacement": item.replacement,
+            "effect": item.effect.mean,
+            "drop": item.drop.mean,
+            "drop low": item.drop.low,
+            "drop high": item.drop.high,
+            "share": item.drop.mean / whole if whole else float("nan"),
+            "norm": item.norm,
+            "cosine": item.cosine,
+        }
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Heat map of the drops over the tokens of the pair, and over the vector's rows."""
+        from actadd_lens.plots_ablation import plot_ablation
+
+        return plot_ablation(self, ax=ax)
+
+    def __repr__(self) -> str:
+        tokens = self.of_kind("token")
+        if not tokens:
+            return f"TokenAblation({self.pair.label}: {self.metric.name} {self.effect.mean:+.3g})"
+        most = max(tokens, key=lambda item: abs(item.drop.mean))
+        return (
+            f"TokenAblation({self.pair.label}: {self.metric.name} {self.effect.mean:+.3g}; most carried by "
+            f"{most.text!r} of the {most.side} prompt, drop {most.drop.mean:+.3g})"
+        )
+
+    def _repr_html_(self) -> str:
+        from actadd_lens.plots_ablation import ablation_html
+
+        return ablation_html(self) + f"<p>{escape(self.metric.name)}, whole vector: {escape(str(self.effect))}</p>"
+
+
+def ablate_tokens(
+    model: LensModel,
+    pair: PromptPair | tuple[str, str | None],
+    *,
+    layer: int,
+    prompts: str | Sequence[str],
+    metric: Any,
+    coefficient: float = 1.0,
+    position: Position = "front",
+    replacement: str | int | Sequence[str | int] = "remove",
+    spans: Sequence[Span] = (),
+    nulls: int = 0,
+    null_kind: NullKind = "unrelated_pairs",
+    seed: int = 0,
+    prepend_bos: bool = True,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> TokenAblation:
+    """Take each token of p+ and p- out in turn, recompute the vector, and measure what is left of its effect.
+
+    Tokens are taken out as ids: nothing is tokenised anew. BOS and pads stay. Where `remove` makes the rows of the
+    pair shorter, the vector is filled up with zero rows at the end, so that every row lands on the token that it
+    lands on in the whole vector. Each row of the vector is dropped, and left alone, as well. All variants share
+    passes, when they are read and when they are measured.
+
+    Args:
+        model: The model.
+        pair: A `PromptPair`, or (positive, negative).
+        layer: Layer at which the vector is read and added.
+        prompts: Texts that are steered.
+        metric: A metric, or a function of the last token's logits.
+        coefficient: Injection coefficient.
+        position: Prompt token that receives row 0.
+        replacement: `remove` (the rest moves up), `pad` (the pair's pad in its place), or a neutral token by text or
+            id; or several of these.
+        spans: Spans of tokens to take out as well: (side, first token, the token after the last), BOS counted.
+        nulls: Number of null vectors beside the whole vector and beside each drop.
+        null_kind: As in `null_vectors`.
+        seed: Seed of the nulls.
+        prepend_bos: Whether prompts start with BOS.
+        batch_size: Most rows in one pass.
+        progress: Whether to show a bar when it takes more than a moment.
+
+    Raises:
+        PromptError: The pair, a prompt or the neutral token cannot be used.
+        LayerError: The model has no such layer.
+        CoefficientError: The coefficient is no finite number.
+        PositionError: The vector does not fit onto a prompt.
+        SettingError: A span or another setting is out of its range.
+    """
+    backend, chosen = backend_of(model), as_metric(metric)
+    source, layer = _Source.of(model, as_pair(pair)), backend.check_layer(layer)
+    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    prompt_tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos)
+    cuts = list(source.cuts(_as_list(replacement), spans))
+    whole, vectors = _recomputed(source, cuts, layer, check_coefficient(coefficient))
+    cuts += source.row_cuts(whole)
+    vectors += [_with_rows(whole, cut) for cut in cuts[len(vectors) :]]
+    parts = _null_parts(model, whole, vectors, nulls, null_kind, seed)
+    arms = [(), (whole,), *((vector,) for vector in vectors), *parts]
+    distinct, places = _distinct(arms)
+    values = measure_arms(
+        backend, prompt_tokens, distinct, chosen,
+        measured=(whole,), position=position, batch_size=batch_size, progress=progress,
+    )[places]  # fmt: skip
+    effects = _effects(values, chosen, len(vectors), nulls)
+    found = tuple(
+        Ablation(**vars(cut.told), vector=vector, **_sizes(vector, whole, backend), effect=effect, drop=drop)
+        for cut, vector, (effect, drop) in zip(cuts, vectors, effects[1:], strict=True)
+    )
+    return TokenAblation(source.pair, chosen, texts, whole, effects[0][0], source.texts, found)
+
+
+# -- taking tokens out -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What is taken out, as an `Ablation` tells it."""
+
+    kind: AblationKind
+    side: Side | None
+    start: int
+    stop: int
+    text: str
+    replacement: str | None
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What is taken out, and the rows of tokens that are left; None where rows of the vector are taken out."""
+
+    told: _Told
+    tokens: PairTokens | None = None
+
+    @property
+    def step(self) -> str:
+        """For the provenance."""
+        told = self.told
+        where = "" if told.side is None else f" of the {told.side} prompt, {told.replacement}"
+        return f"ablated: {told.kind} {told.start}:{told.stop}{where}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A prompt pair as rows of token ids.
+
+    Attributes:
+        own: Each side's tokens without pads.
+        first: Each side's first token that is not BOS.
+    """
+
+    backend: Backend
+    pair: PromptPair
+    tokens: PairTokens
+    own: dict[Side, tuple[int, ...]]
+    first: dict[Side, int]
+
+    @classmethod
+    def of(cls, model: LensModel, pair: PromptPair) -> "_Source":
+        backend, tokens = backend_of(model), pair.tokens(model)
+        written = {"positive": pair.positive, "negative": pair.negative}
+        own = {
+            side: tuple(backend.encode(text, prepend_bos=pair.prepend_bos))
+            for side in _SIDES
+            if (text := written[side]) is not None
+        }
+        first = {side: int(pair.prepend_bos and row[:1] == (backend.bos_token_id,)) for side, row in own.items()}
+        return cls(backend, pair, tokens, own, first)
+
+    @property
+    def rows(self) -> tuple[tuple[int, ...], ...]:
+        """The padded rows."""
+        return tuple(row for row in (self.tokens.positive, self.tokens.negative) if row is not None)
+
+    @property
+    def texts(self) -> tuple[tuple[str, ...], ...]:
+        """Texts of the padded rows' tokens."""
+        return tuple(tuple(self.backend.token_strings(row)) for row in self.rows)
+
+    def cuts(self, replacements: Sequence[str | int], spans: Sequence[Span]) -> Iterator[_Cut]:
+        """Every token and span, in every way, and the rows of tokens that are left."""
+        singles: list[Span] = [
+            (side, index, index + 1) for side, row in self.own.items() for index in range(self.first[side], len(row))
+        ]
+        wider = [self._check_span(span) for span in spans]
+        for replacement in replacements:
+            label, token = self._replacement(replacement)
+            for number, (side, start, stop) in enumerate([*singles, *wider]):
+                kind: AblationKind = "token" if number < len(singles) else "span"
+                text = "".join(self.backend.token_strings(self.own[side][start:stop]))
+                told = _Told(kind, side, start, stop, text, label)
+                yield _Cut(told, self._without(side, start, stop, token))
+
+    def row_cuts(self, whole: SteeringVector) -> list[_Cut]:
+        """Every row of the vector dropped, then every row alone."""
+        kinds: tuple[AblationKind, AblationKind] = ("row dropped", "row alone")
+        texts = [" − ".join(repr(text) for text in texts) for texts in zip(*self.texts, strict=True)]
+        return [_Cut(_Told(kind, None, row, row + 1, texts[row], None)) for kind in kinds for row in range(whole.rows)]
+
+    def _without(self, side: Side, start: int, stop: int, token: int | None) -> PairTokens:
+        """The padded rows without a span, or with a token in each of its places."""
+        own = dict(self.own)
+        middle = () if token is None else (token,) * (stop - start)
+        own[side] = (*own[side][:start], *middle, *own[side][stop:])
+        length = max(1, *map(len, own.values()))
+        pad = self.tokens.pad_token
+        if pad is None and any(len(row) < length for row in own.values()):
+            pad = pad_token_of(self.backend, self.pair.pad)
+        padded = {name: row + (pad,) * (length - len(row)) for name, row in own.items() if pad is not None} or own
+        return PairTokens(padded["positive"], padded.get("negative"), pad)
+
+    def _replacement(self, replacement: str | int) -> tuple[str, int | None]:
+        """Label of a replacement, and the token; None to remove."""
+        if replacement == "remove":
+            return "remove", None
+        if replacement == "pad":
+            pad = self.tokens.pad_token
+            return "pad", pad_token_of(self.backend, self.pair.pad) if pad is None else pad
+        token = token_id(self.backend, replacement)
+        return repr(self.backend.token_strings([token])[0]), token
+
+    def _check_span(self, span: Span) -> Span:
+        try:
+            side, start, stop = span
+            fits = side in self.own and self.first[side] <= start < stop <= len(self.own[side])
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            reach = " or ".join(f"({side!r}, {self.first[side]} to {len(row)})" for side, row in self.own.items())
+            raise SettingError(
+                f"The span {span!r} is none of this pair: expected (side, first token, token after the last) within "
+                f"{reach}; BOS and pads stay."
+            )
+        return span
+
+
+def _as_list(replacement: str | int | Sequence[str | int]) -> list[str | int]:
+    found = [replacement] if isinstance(replacement, str | int) else list(replacement)
+    if not found:
+        raise SettingError("No replacement was given: 'remove', 'pad', or a neutral token.")
+    return found
+
+
+# -- vectors ---------------------------------------------------------------------------------------------------
+
+
+def _recomputed(
+    source: _Source, cuts: Sequence[_Cut], layer: int, coefficient: float
+) -> tuple[SteeringVector, list[SteeringVector]]:
+    """The whole vector, and that of each cut with as many rows, all from the same passes."""
+    left = [cut.tokens for cut in cuts if cut.tokens is not None]
+    provenance = Provenance.of_model(source.backend, source="prompt pair").of_pair(source.pair, source.tokens, layer)
+    tensors = [rows for (rows,) in differences(source.backend, [source.tokens, *left], [layer])]
+    whole = SteeringVector(tensors[0], layer, coefficient, provenance=provenance)
+    vectors = []
+    for cut, tokens, rows in zip(cuts, left, tensors[1:], strict=True):
+        told = dataclasses.replace(
+            provenance.after(cut.step), positive_tokens=tokens.positive, negative_tokens=tokens.negative
+        )
+        filled = torch.nn.functional.pad(rows, (0, 0, 0, whole.rows - rows.shape[0]))
+        vectors.append(SteeringVector(filled, layer, coefficient, provenance=told))
+    return whole, vectors
+
+
+def _with_rows(whole: SteeringVector, cut: _Cut) -> SteeringVector:
+    """The whole vector with one row set to zero, or all others."""
+    is_row = torch.arange(whole.rows, device=whole.activations.device)[:, None] == cut.told.start
+    kept = is_row if cut.told.kind == "row alone" else ~is_row
+    return dataclasses.replace(whole, activations=whole.activations * kept, provenance=whole.provenance.after(cut.step))
+
+
+def _null_parts(
+    model: LensModel,
+    whole: SteeringVector,
+    vectors: Sequence[SteeringVector],
+    nulls: int,
+    kind: NullKind,
+    seed: int,
+) -> list[Arm]:
+    """Nulls of the whole vector, then for each ablated vector the whole with null parts taken off.
+
+    A null part has the row norms of the part that the ablation takes off. All come from the same draws, so that the
+    drops of one null can be compared over tokens.
+    """
+    arms = null_arms(model, (whole,), nulls, kind, seed)
+    if not nulls:
+        return arms
+    parts = [whole.activations - vector.activations for vector in vectors]
+    largest = torch.stack([part.norm(dim=-1) for part in parts]).amax(dim=0)
+    shape = torch.zeros_like(whole.activations)
+    shape[:, 0] = largest
+    drawn = null_vectors(model, dataclasses.replace(whole, activations=shape), kind=kind, n=nulls, seed=seed)
+    for part in parts:
+        for null in drawn:
+            rows = whole.activations - null.with_norm(part.norm(dim=-1).float()).activations
+            arms.append((dataclasses.replace(whole, activations=rows, provenance=null.provenance),))
+    return arms
+
+
+def _distinct(arms: Sequence[Arm]) -> tuple[list[Arm], list[int]]:
+    """Arms without repetition, and which of them each one was: equal vectors have equal effects to the last bit.
+
+    Vectors of zeros are the unsteered arm.
+    """
+    keys: dict[bytes, int] = {b"": 0}
+    distinct, places = [arms[0]], []
+    for arm in arms:
+        rows = arm[0].activations.cpu().float() if arm and bool(arm[0].injection.any()) else None
+        key = b"" if rows is None else (rows + 0.0).numpy().tobytes()  # + 0.0: minus zero is zero
+        if key not in keys:
+            keys[key] = len(distinct)
+            distinct.append(arm)
+        places.append(keys[key])
+    return distinct, places
+
+
+def _sizes(vector: SteeringVector, whole: SteeringVector, backend: Backend) -> dict[str, float]:
+    """Norm of what is read of an injection, all rows together, and its cosine to the whole."""
+    ours, theirs = (_read(found.injection.double(), backend) for found in (vector, whole))
+    norm, product = float(ours.norm()), float(ours.norm() * theirs.norm())
+    return {"norm": norm, "cosine": float((ours * theirs).sum()) / product if product else 0.0}
+
+
+def _read(rows: Float[Tensor, "pos d_model"], backend: Backend) -> Float[Tensor, "pos d_model"]:
+    """Rows without their mean on LayerNorm models, whose every reader takes it away."""
+    return rows - rows.mean(dim=-1, keepdim=True) if backend.normalization == "LN" else rows
+
+
+# -- effects ---------------------------------------------------------------------------------------------------
+
+
+def _effects(
+    values: Float[np.ndarray, "arms prompts"], metric: Metric, count: int, nulls: int
+) -> list[tuple[Effect, Effect]]:
+    """Effect and drop of the whole vector and of each ablated one, from the arms in their order.
+
+    Prompts on which the metric has no value are left out.
+    """
+    kept = np.isfinite(values).all(axis=0)
+    if not kept.any():
+        raise SettingError(f"{metric.name} has no value on any prompt: are all their positions injected?")
+    values = values[:, kept]
+    plain, whole, null_values = values[0], values[1], values[2 + count :]
+    means = null_values.reshape(-1, nulls, values.shape[1]).mean(axis=2) if nulls else np.zeros((count + 1, 0))
+    found = []
+    for index, ablated in enumerate(values[1 : 2 + count]):
+        effect = paired_effect(ablated[:, None], plain[:, None])
+        drop = paired_effect(whole[:, None], ablated[:, None])
+        if index == 0:
+            effect = effect.with_nulls(means[0] - plain.mean())
+        else:
+            drop = drop.with_nulls(whole.mean() - means[index])
+        found.append((effect, drop))
+    return found
+
+
+def _adjusted(drops: Float[np.ndarray, " cells"], nulls: Float[np.ndarray, "nulls cells"]) -> np.ndarray:
+    """Max-T p-values of drops in units of their spread, without which the largest ablation would set them all.
+
+    Centre and spread are those of nulls and drop together, so that the drop is judged as one of them.
+    """
+    together = np.concatenate([nulls, drops[None]])
+    spread = together.std(axis=0)
+    scaled = np.divide(together - together.mean(axis=0), spread, out=np.zeros_like(together), where=spread > 0)
+    return max_t_p(scaled[-1], scaled[:-1], "two-sided")
