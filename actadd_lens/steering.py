@@ -384,14 +384,18 @@ def _prompts_of_pass(
     elif context.real is None and batch > 1:
         _check_ends(backend, additions, tokens, lengths)
     starts_with_bos = None
-    if tokens is not None:
-        starts_with_bos = tuple(int(tokens[row, column]) == backend.bos_token_id for row, column in enumerate(first))
-    elif any(addition.position == "all" for addition in additions):
+    if any(addition.position == "all" for addition in additions):  # nothing else asks, and looking takes time
+        starts_with_bos = _starts_with_bos(backend, tokens, first)
+    return Prompts(tuple(first), tuple(lengths), starts_with_bos)
+
+
+def _starts_with_bos(backend: Backend, tokens: Tensor | None, first: Sequence[int]) -> tuple[bool, ...]:
+    if tokens is None:
         raise AmbiguousPositionError(
             "This pass began from a residual stream, so its tokens were not seen and BOS cannot be told from the rest, "
             "which position 'all' needs. Start from tokens, or name a position."
         )
-    return Prompts(tuple(first), tuple(lengths), starts_with_bos)
+    return tuple(int(tokens[row, column]) == backend.bos_token_id for row, column in enumerate(first))
 
 
 def _first_real(real: Bool[Tensor, "batch columns"]) -> list[int]:
@@ -419,7 +423,8 @@ def _check_ends(backend: Backend, additions: Sequence[Addition], tokens: Tensor 
     if tokens is not None and backend.pad_token_id is not None:
         is_text = tokens != backend.pad_token_id
         is_text[:, 0] = True
-        sure = [int(row.nonzero().max()) + 1 for row in is_text]
+        counts = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        sure = (is_text * counts).amax(dim=1).tolist()
     if tokens is not None and sure == list(lengths):
         return
     for addition in additions:
