@@ -176,6 +176,9 @@ class _Phrases:
         self._tokens = tokens
         self._words = [text.split() for text in (texts if texts is not None else _package_texts())]
         self._words = [words for words in self._words if words]
+        # SentencePiece puts a space before every text; one more would be a token that all phrases share.
+        spaced, bare = (len(backend.encode(text, prepend_bos=False)) for text in (" a", "a"))
+        self._lead = "" if spaced > bare else " "
         if len(self._words) < 2:
             raise SettingError("Phrases for null vectors need two texts or more.")
 
@@ -196,7 +199,7 @@ class _Phrases:
     def _cut(self, words: Sequence[str], random: np.random.Generator) -> str | None:
         """So many tokens from a random word on, as a text; None where there are fewer, or they split badly."""
         start = int(random.integers(len(words)))
-        tokens = self._backend.encode(" " + " ".join(words[start:]), prepend_bos=False)[: self._tokens]
+        tokens = self._backend.encode(self._lead + " ".join(words[start:]), prepend_bos=False)[: self._tokens]
         if len(tokens) < self._tokens:
             return None
         phrase = self._backend.decode(tokens)
