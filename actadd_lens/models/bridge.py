@@ -109,11 +109,15 @@ class BridgeBackend(Backend):
             return self.model.hook_dict[name]
 
     def context(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PassContext:
-        """The cache is found by its type: each architecture passes it under another keyword, or by position."""
+        """The cache is found by its type: each architecture passes it under another keyword, or by position.
+
+        Hugging Face makes a mask where none was given, so one that hides nothing says nothing of padding.
+        """
         values = (*args[1:], *kwargs.values())
         cache = next((value for value in values if hasattr(value, "get_seq_length")), None)
         past = 0 if cache is None else int(cache.get_seq_length(layer))
-        return PassContext(past=past, real=_real_columns(values, past=past, seen=int(args[0].shape[1])))
+        real = _real_columns(values, past=past, seen=int(args[0].shape[1]))
+        return PassContext(past=past, real=None if real is None or bool(real.all()) else real)
 
 
 class _LeavePass(Exception):  # noqa: N818  (it is a way out, not an error)
