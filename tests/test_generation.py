@@ -37,6 +37,7 @@ def greedy(model: Any, texts: Any, vectors: Any, **changes: Any) -> list[list[in
 # -- with the cache, without it, and by hand -------------------------------------------------------------------
 
 
+@settings(max_examples=5)
 @given(data=st.data())
 def test_complete_writes_what_whole_passes_by_hand_write(model: Any, data: st.DataObject) -> None:
     text = data.draw(prompts)
@@ -47,6 +48,7 @@ def test_complete_writes_what_whole_passes_by_hand_write(model: Any, data: st.Da
     assert greedy(model, text, vector, position=position, use_past_kv_cache=False) == [expected]
 
 
+@settings(max_examples=5)
 @given(data=st.data())
 def test_position_all_reaches_generated_tokens_too(model: Any, data: st.DataObject) -> None:
     text = data.draw(st.one_of(st.just(""), prompts))
@@ -63,7 +65,7 @@ def test_position_all_reaches_generated_tokens_too(model: Any, data: st.DataObje
             assert generate(model, tokens, 5, use_past_kv_cache=cached)[0, -5:].tolist() == expected
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_transformer_lens_generates_the_same_inside_steer(model: Any, data: st.DataObject) -> None:
     tokens = tokens_of(model, data.draw(prompts))
@@ -113,7 +115,7 @@ def test_the_unsteered_arm_is_what_the_model_writes_on_its_own(model: Any) -> No
 # -- batches ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_a_row_of_a_batch_gets_what_it_gets_alone(model: Any, data: st.DataObject) -> None:
     texts = data.draw(st.lists(prompts, min_size=2, max_size=4))
@@ -125,7 +127,7 @@ def test_a_row_of_a_batch_gets_what_it_gets_alone(model: Any, data: st.DataObjec
     assert greedy(model, texts, vector, position=position, batch_size=2) == alone
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_position_all_leaves_padding_out_in_batches(model: Any, data: st.DataObject) -> None:
     texts = data.draw(st.lists(prompts, min_size=2, max_size=4))
