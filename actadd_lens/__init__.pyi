@@ -32,6 +32,9 @@ from .provenance import Provenance
 from .sampling import Sampling
 from .statistics import Effect
 from .steering import SteeringWarning, fwd_hooks, steer
+from .sweep_batches import SweepCost
+from .sweep_results import BestCell, CompletionSweep, Frontier, Sweep
+from .sweeps import SweepPlan, plan_sweep, sweep
 from .vectors import SteeringVector
 
 __version__: str
@@ -40,15 +43,18 @@ __all__ = [
     "Ablation",
     "ActAddError",
     "AmbiguousPositionError",
+    "BestCell",
     "CarriedLens",
     "CoefficientError",
     "CompletionMeasurement",
+    "CompletionSweep",
     "Completions",
     "Continuation",
     "Contributions",
     "CosineSimilarity",
     "Effect",
     "FingerprintError",
+    "Frontier",
     "LayerError",
     "LayerTraces",
     "LensModel",
@@ -70,6 +76,9 @@ __all__ = [
     "SteeringVector",
     "SteeringVectors",
     "SteeringWarning",
+    "Sweep",
+    "SweepCost",
+    "SweepPlan",
     "TextShift",
     "TokenAblation",
     "Trace",
@@ -91,12 +100,14 @@ __all__ = [
     "next_token_shift",
     "norm_profile",
     "null_vectors",
+    "plan_sweep",
     "plots",
     "preview",
     "scorers",
     "shuffle_rows",
     "steer",
     "storybook",
+    "sweep",
     "text_shift",
     "trace_injection",
     "trace_layers",

@@ -18,6 +18,9 @@ FEWEST_PROMPTS = 10
 FEWEST_TO_SPLIT = 8
 """Below this, halves are too small for a choice on one and a report on the other."""
 
+_CELLS_AT_ONCE = 500
+"""Cells whose resampled means are held together."""
+
 Alternative = Literal["greater", "less", "two-sided"]
 
 
@@ -128,23 +131,57 @@ def paired_effect(
     )
 
 
+def bootstrap_intervals(
+    differences: Float[np.ndarray, "cells prompts samples"],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[Float[np.ndarray, " cells"], Float[np.ndarray, " cells"], str]:
+    """Intervals of many effects at once, the same that `paired_effect` gives each of them.
+
+    Args:
+        differences: Steered minus unsteered; a prompt that is not finite is left out of its cell.
+        level: Coverage of the intervals.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        Lower ends, upper ends, and what was resampled.
+    """
+    cells, prompts, samples = differences.shape
+    ends = np.full((2, cells), np.nan)
+    kept = np.isfinite(differences).all(axis=2)
+    groups: dict[bytes, list[int]] = {}
+    for cell in range(cells):
+        groups.setdefault(kept[cell].tobytes(), []).append(cell)
+    covers = _bootstrap_means(np.zeros((prompts, samples)), 1, np.random.default_rng(seed))[1]
+    for members in groups.values():
+        for first in range(0, len(members), _CELLS_AT_ONCE):
+            some = members[first : first + _CELLS_AT_ONCE]
+            found = differences[some][:, kept[some[0]]]
+            means, resampled = _bootstrap_means(found, resamples, np.random.default_rng(seed))
+            if resampled != "nothing":
+                ends[:, some] = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return ends[0], ends[1], covers
+
+
 def _bootstrap_means(
-    difference: Float[np.ndarray, "prompts samples"], resamples: int, random: np.random.Generator
-) -> tuple[Float[np.ndarray, " resamples"], str]:
-    """Means of resampled tables, and what was resampled."""
-    prompts, samples = difference.shape
+    difference: Float[np.ndarray, "*cells prompts samples"], resamples: int, random: np.random.Generator
+) -> tuple[Float[np.ndarray, "resamples *cells"], str]:
+    """Means of resampled tables, and what was resampled; all cells share the resamples."""
+    *cells, prompts, samples = difference.shape
     many_prompts, many_samples = prompts >= FEWEST_PROMPTS, samples > 1
-    if not many_prompts and not many_samples:
-        return np.zeros(0), "nothing"
-    means = np.empty(resamples)
+    if not prompts or not (many_prompts or many_samples):
+        return np.zeros((0, *cells)), "nothing"
+    means = np.empty((resamples, *cells))
     for index in range(resamples):
-        rows = random.integers(prompts, size=prompts) if many_prompts else np.arange(prompts)
+        rows = np.asarray(random.integers(prompts, size=prompts)) if many_prompts else np.arange(prompts)
         if many_samples:
-            means[index] = np.take_along_axis(
-                difference[rows], random.integers(samples, size=difference.shape), 1
-            ).mean()
+            picks = random.integers(samples, size=(prompts, samples))
+            means[index] = difference[..., rows[:, None], picks].mean(axis=(-2, -1))
         else:
-            means[index] = difference[rows, 0].mean()
+            means[index] = difference[..., rows, 0].mean(axis=-1)
     if many_prompts:
         return means, "prompts and samples" if many_samples else "prompts"
     return means, "samples only"

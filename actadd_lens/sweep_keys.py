@@ -1,0 +1,70 @@
+"""The keys under which a sweep's results are kept: everything a value depends on, and nothing else.
+
+A cell keeps its key when other cells, prompts or metrics are added, so a larger grid finds what a smaller one left.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from actadd_lens import storybook
+from actadd_lens.metrics import Metric
+from actadd_lens.prompts import PromptPair
+from actadd_lens.sweep_grid import PlacedGrid, Source
+from actadd_lens.sweep_store import digest, model_key
+
+
+class SweepKeys:
+    """Keys of one sweep.
+
+    Args:
+        placed: The grid on its model.
+        values: What is computed in each cell, one entry for each key of a cell: metrics, or settings of the decoding.
+
+    Raises:
+        SettingError: A metric or a hook on the model cannot be told from another.
+    """
+
+    def __init__(self, placed: PlacedGrid, values: Sequence[Any]) -> None:
+        grid = placed.grid
+        self._grid = grid
+        self._rows = placed.rows
+        self._model = model_key(placed.backend)
+        self._pairs = [_source_key(placed, source) for source in grid.pairs]
+        self._prompts = [digest(tokens) for tokens in placed.tokens]
+        self._values = [_value_key(value) for value in values]
+        self._nulls = digest((grid.nulls, grid.null_kind, grid.seed, _null_texts()))
+
+    def item(self, pair: int, layer: int, coefficient: int, position: int, prompt: int, is_null: bool) -> list[bytes]:
+        """Keys of a cell on one prompt: of its own vector, or of all of its nulls; one for each value."""
+        grid = self._grid
+        number, scale, place = grid.layers[layer], grid.coefficients[coefficient], grid.positions[position]
+        cell = f"{number} {scale!r} {place!r}".encode()
+        return self._keys(self._pairs[pair], cell, self._prompts[prompt], self._nulls if is_null else b"own")
+
+    def unsteered(self, pair: int, position: int, prompt: int) -> list[bytes]:
+        """Keys of what is measured without steering, where what is left out depends on the pair's rows alone."""
+        place = f"{self._rows[pair]} {self._grid.positions[position]!r}".encode()
+        return self._keys(b"unsteered", place, self._prompts[prompt])
+
+    def _keys(self, *parts: bytes) -> list[bytes]:
+        shared = b"|".join((self._model, *(hashlib.sha256(part).digest() for part in parts)))
+        return [hashlib.sha256(shared + value).digest()[:16] for value in self._values]
+
+
+def _source_key(placed: PlacedGrid, source: Source) -> bytes:
+    if isinstance(source, PromptPair):
+        tokens = source.tokens(placed.model)
+        return digest(("pair", tokens.positive, tokens.negative))
+    return digest(("vector", source.activations, source.coefficient, source.provenance.read_layer, source.layer))
+
+
+def _value_key(value: Any) -> bytes:
+    return digest((value.name, value.reads, value.bind) if isinstance(value, Metric) else value)
+
+
+@cache
+def _null_texts() -> bytes:
+    """The texts that the phrases of unrelated pairs are cut from."""
+    return digest(([topic.sentences for topic in storybook.topics().values()], storybook.neutral_prompts()))
