@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from actadd_lens.compute import differences
 from actadd_lens.errors import SettingError
@@ -226,9 +227,10 @@ def ablate_tokens(
         measured=(whole,), position=position, batch_size=batch_size, progress=progress,
     )[places]  # fmt: skip
     effects = _effects(values, chosen, len(vectors), nulls)
+    sizes = [_sizes(vector, whole, backend) for vector in vectors]
     found = tuple(
-        Ablation(**vars(cut.told), vector=vector, **_sizes(vector, whole, backend), effect=effect, drop=drop)
-        for cut, vector, (effect, drop) in zip(cuts, vectors, effects[1:], strict=True)
+        Ablation(**vars(cut.told), vector=vector, norm=norm, cosine=cosine, effect=effect, drop=drop)
+        for cut, vector, (effect, drop), (norm, cosine) in zip(cuts, vectors, effects[1:], sizes, strict=True)
     )
     return TokenAblation(source.pair, chosen, texts, whole, effects[0][0], source.texts, found)
 
@@ -437,11 +439,11 @@ def _distinct(arms: Sequence[Arm]) -> tuple[list[Arm], list[int]]:
     return distinct, places
 
 
-def _sizes(vector: SteeringVector, whole: SteeringVector, backend: Backend) -> dict[str, float]:
+def _sizes(vector: SteeringVector, whole: SteeringVector, backend: Backend) -> tuple[float, float]:
     """Norm of what is read of an injection, all rows together, and its cosine to the whole."""
     ours, theirs = (_read(found.injection.double(), backend) for found in (vector, whole))
     norm, product = float(ours.norm()), float(ours.norm() * theirs.norm())
-    return {"norm": norm, "cosine": float((ours * theirs).sum()) / product if product else 0.0}
+    return norm, float((ours * theirs).sum()) / product if product else 0.0
 
 
 def _read(rows: Float[Tensor, "pos d_model"], backend: Backend) -> Float[Tensor, "pos d_model"]:
