@@ -113,6 +113,9 @@ def test_a_vector_of_any_line_and_family_steers_as_the_hugging_face_model_does_w
 def test_files_differ_only_along_the_all_ones_direction() -> None:
     """So centring is what the tests above had to reconcile: it moved the rows by a good part of their size."""
     hooked, *bridges = (al.SteeringVector.load(DATA / f"{name}.safetensors").activations for name in FILES)
+    assert torch.equal(*bridges)
+    moved = (hooked - bridges[1]).norm(dim=-1).max() / bridges[1].norm(dim=-1).max()
+    assert float(moved) == pytest.approx(0.083, abs=5e-4)
     assert all(close(without_mean(hooked), without_mean(rows), 1e-5) for rows in bridges)
     assert hooked.mean(dim=-1).abs().max() < 1e-5
     assert all((rows.mean(dim=-1).abs().max() > 0.1) for rows in bridges)
