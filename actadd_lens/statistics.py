@@ -233,7 +233,7 @@ def _directed(observed: np.ndarray, nulls: np.ndarray, alternative: Alternative)
     if alternative == "greater":
         return observed, nulls
     if alternative == "less":
-        return -observed, -nulls
+        return np.asarray(-observed), -nulls
     if alternative == "two-sided":
         return np.asarray(np.abs(observed)), np.abs(nulls)
     raise SettingError(f"The alternative {alternative!r} is not known: use 'greater', 'less' or 'two-sided'.")
