@@ -6,10 +6,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test th
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,14 @@ _loaded: dict[tuple[str, str], Any] = {}
 def _doctest_names(doctest_namespace: dict[str, Any]) -> None:
     """What a reader of a docstring's example has imported anyway."""
     doctest_namespace.update(al=al, np=np, torch=torch)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """The package as users run it: tests check annotations at run time, before the package's own errors can speak."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -58,10 +58,10 @@ def test_vectors_are_those_of_the_authors(tinytalk: Any, golden: Any, name: str)
         summed[vector.hook_name] = summed.get(vector.hook_name, 0) + vector.injection
     expected = {key.split(".net.")[1]: golden[key] for key in golden if key.startswith(f"{name}.net.")}
     assert summed.keys() == expected.keys()
-    for hook, rows in summed.items():
-        theirs = expected[hook]
+    for hook, found in summed.items():
+        rows, theirs = found, expected[hook]
         if type(tinytalk).__name__ == "TransformerBridge":
-            rows, theirs = (tensor - tensor.mean(dim=-1, keepdim=True) for tensor in (rows, theirs))
+            rows, theirs = (tensor - tensor.mean(dim=-1, keepdim=True) for tensor in (found, theirs))
         size = max(1.0, *(abs(pair["coefficient"]) for pair in case["pairs"]))
         assert (rows - theirs).abs().max() < 1e-4 * size
 
