@@ -78,12 +78,11 @@ def heat_map(
     ax = new_axes(ax, figsize=(min(width, 12.0), height))
     if centred:
         largest = limit or (float(np.abs(table).max()) if table.count() else 1.0)
-        colour_map, low, high = mpl.colormaps["PuOr_r"].copy(), -(largest or 1.0), largest or 1.0
+        colour_map, low, high = mpl.colormaps["PuOr_r"], -(largest or 1.0), largest or 1.0
     else:
         found = (float(table.min()), float(table.max())) if table.count() else (0.0, 1.0)
-        colour_map, low, high = mpl.colormaps["cividis"].copy(), found[0], limit or found[1]
-    colour_map.set_bad("#DDDDDD")
-    image = ax.imshow(table, cmap=colour_map, vmin=low, vmax=high, aspect="auto")
+        colour_map, low, high = mpl.colormaps["cividis"], found[0], limit or found[1]
+    image = ax.imshow(table, cmap=colour_map.with_extremes(bad="#DDDDDD"), vmin=low, vmax=high, aspect="auto")
     ax.set_xticks(range(len(columns)), columns, rotation=45 if slanted else 0, ha="right" if slanted else "center")
     ax.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
     ax.set_yticks(range(len(rows)), rows)
