@@ -148,7 +148,7 @@ def cosine_similarity(
     sides = [
         torch.cat([_units(vector.injection, vector, by, length, centre) for vector in side]) for side in (left, right)
     ]
-    cosines = _cosines(*sides).cpu().numpy()
+    cosines = _cosines(*sides).double().cpu().numpy()
     scale = np.full((4, *cosines.shape), np.nan)
     if nulls:
         drawn = _Unrelated(model, nulls, seed, texts)
