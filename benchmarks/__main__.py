@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     model = _model(options)
-    sizes = Sizes(rows=2, new_tokens=4) if options.quick else Sizes()
+    default = Sizes(rows=2, new_tokens=4) if options.quick else Sizes()
+    sizes = Sizes(options.rows or default.rows, options.new_tokens or default.new_tokens)
     repeats = options.repeats or (3 if options.quick else 40)
     told = circumstances(model, threads=options.threads, repeats=repeats, sizes=sizes)
     print(heading(told), end="\n\n")
@@ -63,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=_count, default=2, help="threads of torch (default: 2)")
     parser.add_argument("--model", help="a name or folder for load_model instead of the random model")
     parser.add_argument("--family", choices=["hooked", "bridge"], help="family of the model")
+    parser.add_argument("--rows", type=_count, help="rows that decode together (default: 8)")
+    parser.add_argument("--new-tokens", type=_count, help="tokens that each row gets (default: 20)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     return parser
 
