@@ -106,7 +106,8 @@ def test_a_uniform_number_of_almost_one_stays_inside_the_vocabulary(logits: torc
 
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
-    [("temperature", -1, "a number from 0"), ("temperature", float("nan"), "a number from 0"), ("top_k", 0, "integer from 1"),
+    [("temperature", -1, "a number from 0"), ("temperature", float("nan"), "a number from 0"),
+     ("top_k", 0, "integer from 1"),
      ("top_k", 2.5, "integer from 1"), ("top_p", 0, "above 0 and up to 1"), ("top_p", 1.1, "above 0 and up to 1"),
      ("frequency_penalty", float("inf"), "a finite number"), ("repetition_penalty", 0, "above 0"),
      ("temperature", "hot", "a number from 0"), ("temperature", True, "a number from 0")],

@@ -1,0 +1,279 @@
+"""Metrics, nulls and scorers against independent code."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import actadd_lens as al
+from tests.support import PAIRS, plain_hooks, tokens_of, vector_of
+
+PROMPTS = ["The girl looked at the dog. She felt", "It was a good day and she", "The old dog said that it was good"]
+
+
+@torch.no_grad()
+def arms(model: Any, text: str, vector: al.SteeringVector, column: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs of both arms, steered first, from passes with the addition written out."""
+    tokens = tokens_of(model, text)
+    steered = model.run_with_hooks(tokens, fwd_hooks=plain_hooks(vector, column))
+    return steered[0].log_softmax(dim=-1), model(tokens)[0].log_softmax(dim=-1)
+
+
+def by_hand(model: Any, vector: al.SteeringVector, number: Any) -> tuple[list[float], list[float]]:
+    """A number of the last log-probs, steered and unsteered, for each prompt."""
+    found = [arms(model, text, vector, 0) for text in PROMPTS]
+    return [float(number(steered[-1])) for steered, _ in found], [float(number(plain[-1])) for _, plain in found]
+
+
+def check(measured: al.Measurement, expected: tuple[list[float], list[float]]) -> None:
+    assert measured.steered == pytest.approx(np.array(expected[0]), abs=2e-3, rel=1e-3)
+    assert measured.unsteered == pytest.approx(np.array(expected[1]), abs=2e-3, rel=1e-3)
+
+
+def test_metrics_of_the_next_token_are_those_of_independent_code(model: Any) -> None:
+    vector = 5 * vector_of(model, PAIRS[0], 2)
+    metrics = al.metrics
+    cases = {
+        metrics.next_token_logprob(7): lambda p: p[7],
+        metrics.logit_difference(7, 9): lambda p: p[7] - p[9],
+        metrics.token_set_logprob([7, 9, 7]): lambda p: torch.log(p[7].exp() + p[9].exp()),
+        metrics.entropy(): lambda p: torch.distributions.Categorical(logits=p).entropy(),
+    }
+    for metric, number in cases.items():
+        check(al.measure(model, PROMPTS, vector, metric, batch_size=3), by_hand(model, vector, number))
+
+
+def test_a_function_of_the_last_logits_is_a_metric(small: Any) -> None:
+    vector = 5 * vector_of(small, PAIRS[0], 2)
+    measured = al.measure(small, PROMPTS, vector, lambda logits: logits.log_softmax(dim=-1).max(dim=-1).values)
+    check(measured, by_hand(small, vector, lambda p: p.max()))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_kl_divergence_both_ways(model: Any) -> None:
+    vector = 5 * vector_of(model, PAIRS[0], 2)
+    for direction, order in (("steered || unsteered", (0, 1)), ("unsteered || steered", (1, 0))):
+        metric = al.metrics.kl_divergence(direction)
+        assert direction in metric.name
+        measured = al.measure(model, PROMPTS, vector, metric)
+        for place, text in enumerate(PROMPTS):
+            pair = [log_probs[-1].double() for log_probs in arms(model, text, vector, 0)]
+            first, second = pair[order[0]], pair[order[1]]
+            expected = torch.nn.functional.kl_div(second, first, log_target=True, reduction="sum")
+            assert measured.steered[place] == pytest.approx(float(expected), abs=1e-3, rel=1e-3)
+        assert measured.unsteered == pytest.approx(0, abs=1e-5)
+    with pytest.raises(al.SettingError, match="'both' is not known: 'steered || unsteered' or"):
+        al.metrics.kl_divergence("both")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("position", ["front", "mid", "back", 1])
+def test_perplexity_leaves_out_predictions_from_injected_positions_in_both_arms(model: Any, position: Any) -> None:
+    vector = 5 * vector_of(model, PAIRS[0], 2)
+    measured = al.measure(model, PROMPTS, vector, al.metrics.perplexity(), position=position)
+    for place, text in enumerate(PROMPTS):
+        tokens = tokens_of(model, text)[0]
+        length, rows = len(tokens), vector.rows
+        column = {"front": 0, "mid": length // 2 - rows // 2, "back": length - rows}.get(position, position)
+        kept = [index for index in range(length - 1) if not column <= index < column + rows]
+        for values, log_probs in zip(
+            (measured.steered, measured.unsteered), arms(model, text, vector, column), strict=True
+        ):
+            losses = [-float(log_probs[index, tokens[index + 1]]) for index in kept]
+            assert values[place] == pytest.approx(np.exp(np.mean(losses)), rel=2e-3)
+
+
+def test_a_text_whose_every_prediction_is_left_out_has_no_perplexity(small: Any) -> None:
+    vector = vector_of(small, PAIRS[0], 2).row(-1)
+    measured = al.measure(small, PROMPTS, vector, al.metrics.perplexity(), position="all")
+    kept_first = [arms(small, text, vector, None)[0][0] for text in PROMPTS]  # what BOS predicts is all that counts
+    expected = [float(torch.exp(-p[tokens_of(small, text)[0, 1]])) for p, text in zip(kept_first, PROMPTS, strict=True)]
+    assert measured.steered == pytest.approx(np.array(expected), rel=1e-3)
+    whole = vector_of(small, PAIRS[0], 2)
+    same_length = " ".join(["a"])
+    with pytest.raises(al.PositionError, match="does not fit"):
+        al.measure(small, same_length, whole.at(position="back"), al.metrics.perplexity())
+
+
+def test_prompts_are_measured_together_as_each_alone(model: Any) -> None:
+    vector, metric = 5 * vector_of(model, PAIRS[0], 2), al.metrics.next_token_logprob(7)
+    together = al.measure(model, PROMPTS, vector, metric, nulls=3, batch_size=64)
+    cut = al.measure(model, PROMPTS, vector, metric, nulls=3, batch_size=1)
+    assert together.nulls == pytest.approx(cut.nulls, abs=1e-3)
+    assert together.steered == pytest.approx(cut.steered, abs=1e-3)
+    alone = [al.measure(model, text, vector, metric).steered[0] for text in PROMPTS]
+    assert together.steered == pytest.approx(np.array(alone), abs=1e-3)
+
+
+def test_null_arms_are_null_vectors_run_one_by_one(small: Any) -> None:
+    vector, metric = 5 * vector_of(small, PAIRS[0], 2), al.metrics.entropy()
+    measured = al.measure(small, PROMPTS, vector, metric, nulls=3, seed=4)
+    for row, null in zip(measured.nulls, al.null_vectors(small, vector, n=3, seed=4), strict=True):
+        assert al.measure(small, PROMPTS, null, metric).steered == pytest.approx(row, abs=1e-4)
+    effect = measured.effect
+    assert effect.nulls == pytest.approx((measured.nulls - measured.unsteered).mean(axis=1))
+    assert effect.mean == pytest.approx((measured.steered - measured.unsteered).mean())
+
+
+def test_tokens_of_a_metric_must_be_one_token(small: Any) -> None:
+    vector = vector_of(small, PAIRS[0], 2)
+    with pytest.raises(al.PromptError, match=r"'wedding cake' is \d+ tokens for small.*Give a text that is one"):
+        al.measure(small, PROMPTS, vector, al.metrics.next_token_logprob("wedding cake"))
+    with pytest.raises(al.PromptError, match="10000 is no token of small: ids go from 0 to 499"):
+        al.measure(small, PROMPTS, vector, al.metrics.next_token_logprob(10000))
+    with pytest.raises(al.SettingError, match="3 is no metric"):
+        al.measure(small, PROMPTS, vector, 3)
+
+
+# -- nulls -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["unrelated_pairs", "gaussian"])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_nulls_have_the_vectors_row_norms_and_place(model: Any, kind: Any, pair: tuple[str, str]) -> None:
+    vector = (-3 * vector_of(model, pair, 2)).at(position=1)
+    nulls = al.null_vectors(model, vector, kind=kind, n=4, seed=2)
+    assert len(nulls) == 4
+    for null in nulls:
+        assert torch.allclose(null.norms, vector.norms, rtol=1e-4, atol=1e-5)
+        assert (null.norms[vector.norms == 0] == 0).all()
+        assert (null.layer, null.coefficient, null.position) == (vector.layer, vector.coefficient, vector.position)
+        assert null.provenance.source.startswith(f"null: {kind}")
+        cosine = torch.nn.functional.cosine_similarity(null.activations.flatten(), vector.activations.flatten(), dim=0)
+        assert abs(float(cosine)) < 0.99
+    for one, other in itertools.combinations(nulls, 2):
+        assert not torch.equal(one.activations, other.activations)
+
+
+def test_nulls_are_seeded(small: Any) -> None:
+    vector = vector_of(small, PAIRS[0], 2)
+    for kind in ("unrelated_pairs", "gaussian"):
+        first, again, other = (al.null_vectors(small, vector, kind=kind, n=2, seed=seed) for seed in (0, 0, 1))
+        assert all(torch.equal(one.activations, two.activations) for one, two in zip(first, again, strict=True))
+        assert not torch.equal(first[0].activations, other[0].activations)
+
+
+def test_nulls_of_unrelated_pairs_are_differences_that_the_model_made(small: Any) -> None:
+    texts = ["alpha beta gamma delta epsilon", "one two three four five six"]
+    vector = vector_of(small, PAIRS[3], 2)
+    assert al.null_vectors(small, vector, n=2, texts=texts)[0].rows == vector.rows
+    with pytest.raises(al.SettingError, match="No two phrases of .* were found"):
+        al.null_vectors(small, vector, n=2, texts=["same", "same"])
+    with pytest.raises(al.SettingError, match="two texts or more"):
+        al.null_vectors(small, vector, n=2, texts=["lonely"])
+
+
+def test_shuffled_rows_are_the_same_rows_in_another_order(small: Any) -> None:
+    vector = vector_of(small, PAIRS[2], 2)
+    shuffled = al.shuffle_rows(vector, seed=3)
+    assert shuffled.norms[0] == 0
+    assert sorted(shuffled.norms.tolist()) == sorted(vector.norms.tolist())
+    assert not torch.equal(shuffled.activations, vector.activations)
+
+
+def test_wrong_null_settings_are_refused(small: Any, unchecked: None) -> None:
+    vector = vector_of(small, PAIRS[0], 2)
+    with pytest.raises(al.SettingError, match="kind 'uniform' is not known: use 'unrelated_pairs' or 'gaussian'"):
+        al.null_vectors(small, vector, kind="uniform")  # type: ignore[arg-type]
+    for n in (0, 2.5, True):
+        with pytest.raises(al.SettingError, match=f"n is {n!r}: expected an integer from 1"):
+            al.null_vectors(small, vector, n=n)
+    with pytest.raises(al.SettingError, match="nulls is -1: expected an integer from 0"):
+        al.measure(small, PROMPTS, vector, al.metrics.entropy(), nulls=-1)
+
+
+# -- scorers ---------------------------------------------------------------------------------------------------
+
+
+def test_word_scorers_count_whole_words_whatever_their_case() -> None:
+    words, texts = (
+        ["Bride", "groom"],
+        ["The BRIDE and the bridegroom.", "groom's; groom, groom", "", "!!!", "bride-to-be"],
+    )
+    assert al.scorers.word_count(words)(texts) == [1.0, 2.0, 0.0, 0.0, 1.0]
+    assert al.scorers.word_share(words)(texts) == pytest.approx([1 / 5, 2 / 3, 0, 0, 1 / 3])
+    assert al.scorers.contains_word(words)(texts) == [1.0, 1.0, 0.0, 0.0, 1.0]
+    for wrong in ("bride", []):
+        with pytest.raises(al.SettingError, match="is no list of words"):
+            al.scorers.word_count(wrong)
+
+
+def test_the_sentiment_scorer_is_vaders() -> None:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    texts = ["I love this happy day!", "A sad, terrible thing.", "It is a table.", ""]
+    analyse = SentimentIntensityAnalyzer().polarity_scores
+    assert al.scorers.sentiment()(texts) == [analyse(text)["compound"] for text in texts]
+
+
+def test_completions_are_scored_steered_minus_unsteered(small: Any) -> None:
+    found = al.complete(small, PROMPTS, 5 * vector_of(small, PAIRS[0], 2), n=3, max_new_tokens=6)
+    effect = found.score(lambda texts: [float(len(text)) for text in texts])
+    lengths = [[[len(text) for text in row] for row in arm] for arm in (found.steered, found.unsteered)]
+    assert effect.mean == pytest.approx(np.mean(lengths[0]) - np.mean(lengths[1]))
+    frame = found.frame()
+    assert list(frame.columns) == ["prompt", "sample", "steered", "unsteered"]
+    assert len(frame) == 9
+    with pytest.raises(al.SettingError, match=r"shape \(1,\) for 9 texts: expected one each"):
+        found.score(lambda texts: [1.0])
+
+
+def test_measured_completions_share_one_unsteered_arm(small: Any) -> None:
+    from actadd_lens.measuring import measure_completions
+
+    vector, length = 5 * vector_of(small, PAIRS[0], 2), lambda texts: [float(len(text)) for text in texts]
+    (measured,) = measure_completions(small, PROMPTS, vector, length, n=2, nulls=3, seed=1, max_new_tokens=5)
+    plain = al.complete(small, PROMPTS, vector, n=2, seed=1, max_new_tokens=5)
+    assert measured.completions.steered == plain.steered
+    assert measured.completions.unsteered == plain.unsteered
+    assert measured.effect.mean == pytest.approx(plain.score(length).mean)
+    expected = [
+        al.complete(small, PROMPTS, null, n=2, seed=1, max_new_tokens=5).score(length).mean
+        for null in al.null_vectors(small, vector, n=3, seed=1)
+    ]
+    assert measured.effect.nulls == pytest.approx(np.array(expected))
+
+
+# -- preview ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("position", ["front", "mid", "back", 1])
+def test_a_preview_tells_rows_tokens_and_relative_norms(model: Any, position: Any) -> None:
+    vector, tokens = -5 * vector_of(model, PAIRS[0], 2), tokens_of(model, PROMPTS[0])
+    stream = model.run_with_cache(tokens, names_filter=[vector.hook_name])[1][vector.hook_name][0]
+    length, rows = tokens.shape[1], vector.rows
+    column = {"front": 0, "mid": length // 2 - rows // 2, "back": length - rows}.get(position, position)
+    shown = al.preview(model, PROMPTS[0], vector, position=position)
+    assert [(touch.token, touch.row) for touch in shown.touches] == [(column + row, row) for row in range(rows)]
+    for touch in shown.touches:
+        norm = 5 * float(vector.norms[touch.row])
+        assert touch.norm == pytest.approx(norm, rel=1e-4, abs=1e-5)
+        assert touch.relative == pytest.approx(norm / float(stream[touch.token].norm()), rel=1e-3, abs=1e-5)
+    assert len(shown.tokens) == length
+    assert len(shown.frame()) == length
+    assert "row 1" in str(shown)
+    assert "<table>" in shown._repr_html_()
+
+
+def test_a_preview_runs_no_block_from_the_layer_up(small: Any) -> None:
+    ran = []
+    handles = [
+        block.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
+        for layer, block in enumerate(small.blocks)
+    ]
+    try:
+        al.preview(small, PROMPTS[0], vector_of(small, PAIRS[0], 2))
+        assert ran == [0, 1]
+        ran.clear()
+        al.compute_steering_vectors(small, PAIRS, layers=[0, 2])
+        assert ran == [0, 1]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_a_preview_of_all_touches_every_token_but_bos(small: Any) -> None:
+    shown = al.preview(small, PROMPTS[0], vector_of(small, PAIRS[0], 2).row(-1), position="all")
+    assert [touch.token for touch in shown.touches] == list(range(1, len(shown.tokens)))
+    assert all(touch.row is None for touch in shown.touches)
