@@ -277,6 +277,7 @@ class ArmRows:
             for landing in land(additions, self.prompts):
                 if landing.column is None:
                     marks[:, 1:] = True
+                    marks[:, 0] |= ~torch.tensor(self.prompts.starts_with_bos)
                 else:
                     marks[landing.rows, landing.column : landing.column + landing.injection.shape[0]] = True
         return marks.to(self.tokens.device)

@@ -143,3 +143,11 @@ def test_results_show_themselves(small: Any) -> None:
     text = al.text_shift(small, TEXTS, vector(small))
     assert text.plot().get_ylabel() == "mean change of log-prob, nats"
     assert "change" in text._repr_html_()
+
+
+def test_every_position_counts_as_injected_where_a_vector_lands_on_every_token(small: Any) -> None:
+    row = vector(small).row(-1).at(position="all")
+    with_bos = al.text_shift(small, TEXTS, row)
+    assert sum(one.count for one in with_bos.tokens) == len(TEXTS)  # foretold from BOS alone
+    with pytest.raises(al.SettingError, match="injected position"):
+        al.text_shift(small, TEXTS, row, prepend_bos=False)
