@@ -152,6 +152,35 @@ def test_compatibility_mode_is_the_same_model(saved: al.SteeringVector, folder: 
     assert al.models.backend_of(model).weight_processing == f"compatibility mode, writing weights {processing}"
 
 
+# -- other architectures ---------------------------------------------------------------------------------------
+
+
+def test_a_model_without_keys_and_values_says_how_it_can_be_steered(tmp_path: Path) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    folder = build(tmp_path / "mamba")
+    torch.manual_seed(0)
+    config = MambaConfig(
+        vocab_size=257, hidden_size=32, num_hidden_layers=4, bos_token_id=0, eos_token_id=0, pad_token_id=0
+    )
+    MambaForCausalLM(config).save_pretrained(folder)
+    model = al.load_model(folder, family="bridge")
+    vector = 100 * al.compute_steering_vector(model, PAIR, layer=LAYER)
+    tokens = model.to_tokens(PROMPT)
+    with (
+        torch.no_grad(),
+        pytest.raises(ModelError, match=r"running state at layer 2.*use_cache=False"),
+        al.steer(model, vector),
+    ):
+        model(tokens)
+    with pytest.raises(ModelError, match="use_past_kv_cache=False"):
+        al.complete(model, PROMPT, vector, max_new_tokens=2)
+    assert al.complete(model, PROMPT, vector, max_new_tokens=2, use_past_kv_cache=False).steered
+    with torch.no_grad(), al.steer(model, vector):
+        steered = model(tokens, use_cache=False)
+    assert not close(steered, model(tokens, use_cache=False).detach(), 1e-2)
+
+
 # -- what the page tells ---------------------------------------------------------------------------------------
 
 

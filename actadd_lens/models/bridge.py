@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from actadd_lens.errors import ModelError
 from actadd_lens.models.protocol import Backend, PassContext
 
 
@@ -115,9 +116,19 @@ class BridgeBackend(Backend):
         """
         values = (*args[1:], *kwargs.values())
         cache = next((value for value in values if hasattr(value, "get_seq_length")), None)
-        past = 0 if cache is None else int(cache.get_seq_length(layer))
+        past = 0 if cache is None else self._past(cache, layer)
         real = _real_columns(values, past=past, seen=int(args[0].shape[1]))
         return PassContext(past=past, real=None if real is None or bool(real.all()) else real)
+
+    def _past(self, cache: Any, layer: int) -> int:
+        try:
+            return int(cache.get_seq_length(layer))
+        except ValueError as error:
+            raise ModelError(
+                f"{self.name} keeps a running state at layer {layer} where other models keep keys and values, so a "
+                "pass cannot tell how many tokens came before it: run the model with use_cache=False, and "
+                "complete with use_past_kv_cache=False."
+            ) from error
 
 
 class _LeavePass(Exception):  # noqa: N818  (it is a way out, not an error)
