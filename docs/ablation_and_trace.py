@@ -1,0 +1,136 @@
+"""Writes the measured parts of ablation-and-trace.md: `python docs/ablation_and_trace.py [--tinytalk FOLDER]`."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+
+import actadd_lens as al
+
+HERE = Path(__file__).parent
+PAGE = HERE / "ablation-and-trace.md"
+COEFFICIENT, LAYER, NULLS = 4.0, 3, 20
+PAIR, SENTENCES = (" happy", " sad"), ("I am so happy today", "I am so sad today")
+
+
+def main() -> None:
+    """Measure, draw, and write the page anew."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tinytalk", type=Path, help="folder of the model tinytalk-3m")
+    options = parser.parse_args()
+    mpl.use("Agg")
+    (HERE / "images").mkdir(exist_ok=True)
+    model = al.load_model()
+    parts = {"ablation": ablation(model), "trace": trace(model), "layers": layers(model, "layers")}
+    if options.tinytalk is not None:
+        parts["tinytalk"] = layers(al.load_model(options.tinytalk), "layers-tinytalk")
+    text = PAGE.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        block = f"<!-- measured: {name} -->\n{part.strip()}\n<!-- end -->"
+        text = re.sub(rf"<!-- measured: {name} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.DOTALL)
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def settings() -> dict[str, Any]:
+    """What all parts share, set before anything was measured."""
+    return {"metric": al.metrics.logit_difference(*PAIR), "nulls": NULLS}
+
+
+def ablation(model: Any) -> str:
+    """Tokens and rows of a pair of sentences."""
+    result = al.ablate_tokens(
+        model, SENTENCES, layer=LAYER, coefficient=COEFFICIENT, prompts=al.storybook.neutral_prompts()[:16],
+        replacement=["remove", "pad"], progress=False, **settings(),
+    )  # fmt: skip
+    frame = result.frame()
+    frame = frame[frame["kind"].isin(["token", "row dropped"]) & (frame["drop"].abs() > 0)]
+    largest = frame.reindex(frame["drop"].abs().sort_values(ascending=False).index).head(6)
+    largest = largest.assign(text=largest["text"].map(lambda text: f"`{text}`"), side=largest["side"].fillna(""))
+    columns = ["kind", "side", "text", "replacement", "drop", "null sd", "p", "adjusted p", "cosine"]
+    told = f"`{model.cfg.model_name}`, {SENTENCES}, layer {LAYER}, c = {COEFFICIENT:g}: effect of the whole vector "
+    return (
+        f"{told}{result.effect}. The six largest drops:\n\n{table(largest[columns])}\n\n{picture(result, 'ablation')}"
+    )
+
+
+def trace(model: Any) -> str:
+    """The heads and MLPs that contribute most, on the first prompt."""
+    prompt = al.storybook.neutral_prompts()[0]
+    vector = COEFFICIENT * al.compute_steering_vector(model, PAIR, layer=LAYER)
+    found = al.trace_injection(model, prompt, vector, **settings())
+    frame = found.frame()
+    largest = frame.reindex(frame["contribution"].abs().sort_values(ascending=False).index).head(5)
+    columns = [
+        "layer",
+        "component",
+        "contribution",
+        "null sd",
+        "standardised",
+        "attention steered",
+        "attention unsteered",
+    ]
+    told = f"`{model.cfg.model_name}`, {prompt!r}, {vector.coefficient:g} × ({vector.label}) at layer {LAYER}:"
+    drawn = picture(found, "trace")
+    return f"{told}\n\n```text\n{found!r}\n```\n\nThe five largest parts:\n\n{table(largest[columns])}\n\n{drawn}"
+
+
+def layers(model: Any, name: str) -> str:
+    """Every injection layer side by side, and what the numbers say."""
+    prompts = al.storybook.neutral_prompts()[:16]
+    found = al.trace_layers(
+        model, prompts, PAIR, layers=range(model.cfg.n_layers), coefficient=COEFFICIENT, **settings()
+    )
+    frame = found.frame()
+    columns = ["injection layer", "effect", "low", "high", "null sd", "heads", "MLPs", "attention steered",
+               "attention unsteered", "injection norm", "arrived"]  # fmt: skip
+    told = f"`{model.cfg.model_name}`, {len(prompts)} prompts, {COEFFICIENT:g} × ({found.pair}), {found.metric.name}:"
+    drawn = picture(found, name)
+    return f"{told}\n\n{table(frame[columns])}\n\n{drawn}\n\n{finding(found, frame)}"
+
+
+def finding(found: Any, frame: pd.DataFrame) -> str:
+    """The comparison of the best layer with the first and the last, in words."""
+    best, last = int(frame["effect"].abs().idxmax()), len(frame) - 1
+    effect, size = frame["effect"], frame["injection norm"] / frame["injection norm"][best]
+    by_layer, attention = found.contributions, found.attention()
+    readers = sorted(np.argsort(-np.abs(by_layer[best]))[:2])
+    both = f"layers {readers[0]} and {readers[1]}"
+    return (
+        f"The effect is largest at injection layer {best} ({effect[best]:+.2f}). There {both} add "
+        f"{by_layer[best][readers].sum():+.2f} directly, all layers together {by_layer[best].sum():+.2f}; over the "
+        f"layers that can read the injection, attention to it sums to {frame['attention steered'][best]:.2f}. An "
+        f"injection at layer {last} ({effect[last]:+.2f}) is {size[last]:.2g} times as large, but only that layer is "
+        f"left to read it, and it pays it {attention[last, last]:.2f} of its attention. At layer 0 ({effect[0]:+.2f}) "
+        f"every layer can read, the injection is {size[0]:.2g} times as large as at layer {best}, and {both} add "
+        f"{by_layer[0][readers].sum():+.2f}."
+    )
+
+
+def picture(result: Any, name: str) -> str:
+    """Save a result's picture, and the line that shows it."""
+    axes = result.plot()
+    ax = axes[0] if isinstance(axes, Sequence) else axes
+    ax.figure.savefig(HERE / "images" / f"{name}.png", dpi=100)
+    return f"![{name}](images/{name}.png)"
+
+
+def table(frame: pd.DataFrame) -> str:
+    """A frame as a Markdown table of three digits."""
+
+    def shown(value: Any) -> str:
+        return (
+            f"{value:.3g}" if isinstance(value, float) and not np.isnan(value) else "" if pd.isna(value) else str(value)
+        )
+
+    lines = [list(frame.columns), ["---"] * len(frame.columns)]
+    lines += [[shown(value) for value in row] for row in frame.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+if __name__ == "__main__":
+    main()
