@@ -80,6 +80,42 @@ def _all_layers(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
     )
 
 
+def _token_ablation(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+    """The reference runs as many rows as there are variants, in batches of the same size and with nothing between.
+
+    On the embedded model, whatever the others run on: the rows are many, and a large model would take an hour.
+    """
+    model = al.load_model(family=backend_of(model).family, device="cpu")
+    backend, layer = backend_of(model), _middle(model)
+    pair = ("I am so happy about it today and", "He was sad when the cat left home")
+    row = al.PromptPair(*pair).tokens(model).positive
+    texts = [f"{word}, {pair[0]} {pair[1]}" for word in ("Now", "Then", "Here", "There")]
+    prompts = encode_prompts(backend, texts)
+    metric = al.metrics.next_token_logit(row[1])
+
+    def ours() -> Any:
+        return al.ablate_tokens(
+            model, pair, layer=layer, prompts=texts, metric=metric, replacement=["remove", "pad", row[2]],
+            batch_size=64, progress=False,
+        )  # fmt: skip
+
+    ablations = ours().ablations
+    variants = 1 + sum(item.side is not None for item in ablations)
+    longest = max(map(len, prompts))
+    read = torch.tensor([row] * (2 * variants), device=backend.device)
+    measured = torch.tensor([[*prompt, *prompt[-1:] * (longest - len(prompt))] for prompt in prompts])
+    measured = measured.repeat(len(ablations) + 2, 1).to(backend.device)
+
+    @torch.no_grad()
+    def plain() -> None:
+        for rows in read.split(256):
+            backend.residuals(rows, [layer])
+        for rows in measured.split(64):
+            backend.logits_at(rows, torch.full((len(rows),), longest - 1))
+
+    return Arm(ours), Arm(plain)
+
+
 # -- steering --------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +238,7 @@ CASES = (
         1.25,
         _all_layers,
     ),
+    Case("ablation", "ablate_tokens on the embedded model", "plain forwards of as many rows", 1.3, _token_ablation),
     Case("forward", "forward inside steer", "the same forward, unsteered", 1.02, _forward),
     Case("decoding", "our decode loop, steered", "our decode loop, unsteered", 1.02, _decoding),
     Case("steered-generate", "model.generate inside steer", "model.generate, unsteered", 1.02, _generate_inside_steer),
