@@ -154,10 +154,11 @@ def test_both_families_agree(load: Any, name: str) -> None:
 
 
 def test_folded_and_raw_weights_agree(gpt2_folder: Any, load: Any) -> None:
+    folded = load("gpt2", "hooked")
     kept = dict.fromkeys(("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"), False)
     raw = al.load_model(gpt2_folder, family="hooked", **kept)
-    vector = 3.0 * vector_of(load("gpt2", "hooked"), PAIR, 1)
-    found = [trace(model, vector).contributions for model in (raw, load("gpt2", "hooked"))]
+    vector = 3.0 * vector_of(folded, PAIR, 1)
+    found = [trace(model, vector).contributions for model in (raw, folded)]
     np.testing.assert_allclose(found[0].heads, found[1].heads, atol=1e-4)
     np.testing.assert_allclose(found[0].mlps, found[1].mlps, atol=1e-4)
 
