@@ -1,6 +1,11 @@
 """Sweeps: the numbers of the naive loop, kept on disk without mixing, and read with honest statistics."""
 
-from collections.abc import Sequence
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +17,8 @@ from torch import Tensor
 
 import actadd_lens as al
 from actadd_lens import metrics
+from actadd_lens.statistics import split_prompts
+from actadd_lens.sweep_grid import Grid
 from tests.support import PAIRS, hook_state, prompts, tokens_of
 
 PROMPTS = ("The girl looked at the dog. She felt", "It was a good day and she", "The old dog said that the girl was")
@@ -141,7 +148,8 @@ def test_a_hook_sees_the_unsteered_stream_at_the_injection_layer_once_per_row(ho
     with hooked.hooks(fwd_hooks=[("blocks.2.hook_resid_pre", lambda stream, hook: seen.append(stream.clone()))]):
         al.sweep(hooked, PAIRS[0], layers=2, coefficients=[5, 9], prompts=PROMPTS[0], metric=measures()[0])
     unsteered, rows = seen[-2:]
-    assert torch.equal(rows, unsteered.expand_as(rows)) and len(rows) == 2
+    assert len(rows) == 2
+    assert torch.equal(rows, unsteered.expand_as(rows))
 
 
 def test_steering_that_is_open_is_left_out(hooked: Any) -> None:
@@ -149,4 +157,402 @@ def test_steering_that_is_open_is_left_out(hooked: Any) -> None:
     expected = al.sweep(hooked, PAIRS[0], **settings)
     with al.steer(hooked, 9 * al.compute_steering_vector(hooked, PAIRS[1], layer=0)):
         found = al.sweep(hooked, PAIRS[0], **settings)
-    assert np.array_equal(found.steered, expected.steered) and np.array_equal(found.unsteered, expected.unsteered)
+    assert np.array_equal(found.steered, expected.steered)
+    assert np.array_equal(found.unsteered, expected.unsteered)
+
+
+# -- files -----------------------------------------------------------------------------------------------------
+
+GRID: dict[str, Any] = {"layers": [1, 3], "coefficients": [-2, 3], "prompts": PROMPTS, "metric": metrics.entropy()}
+
+
+def passes_of(model: Any, run: Any) -> int:
+    """Forward passes of a call: every one goes through the last block."""
+    count = 0
+
+    def note(module: Any, args: Any) -> None:
+        nonlocal count
+        count += 1
+
+    handle = model.blocks[-1].register_forward_pre_hook(note)
+    try:
+        run()
+    finally:
+        handle.remove()
+    return count
+
+
+def test_a_second_run_on_one_file_computes_nothing(small: Any, tmp_path: Path) -> None:
+    settings = {**GRID, "nulls": 2, "path": tmp_path / "sweep.sqlite"}
+    first = al.sweep(small, PAIRS[0], **settings)
+    again = []
+    assert passes_of(small, lambda: again.append(al.sweep(small, PAIRS[0], **settings))) == 0
+    for name in ("steered", "unsteered", "nulls"):
+        assert np.array_equal(getattr(first, name), getattr(again[0], name))
+    cost = al.plan_sweep(small, PAIRS[0], **settings).cost
+    assert (cost.rows, cost.stored, cost.passes) == (36, 36, 0)
+
+
+def test_a_larger_grid_computes_only_what_is_new(hooked: Any, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.sqlite"
+    al.sweep(hooked, PAIRS[0], **GRID, path=path)
+    larger = {**GRID, "coefficients": [-2, 3, 7], "prompts": [*PROMPTS, "She felt good"], "path": path}
+    assert al.plan_sweep(hooked, PAIRS[0], **larger).cost.stored == 12
+    expected = al.sweep(hooked, PAIRS[0], **{**larger, "path": None})
+    np.testing.assert_allclose(al.sweep(hooked, PAIRS[0], **larger).steered, expected.steered, atol=1e-6)
+
+
+def bound_to(index: int) -> Any:
+    return lambda logits: logits[:, index]
+
+
+class Shifted:
+    """A metric that is an object."""
+
+    def __init__(self, by: Any) -> None:
+        self.by = by
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return logits[:, 3] + self.by.sum()
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "a function's closure": {"metric": bound_to(4)},
+    "an object's attribute": {"metric": Shifted(torch.tensor([2.0]))},
+    "a metric's argument behind its name": {"metric": metrics.token_set_logprob([1, 2, 3, 5])},
+    "another metric": {"metric": metrics.next_token_logprob(10)},
+    "the pair": {"pairs": PAIRS[1]},
+    "the pad": {"pairs": al.PromptPair("Love", "The girl", pad=" a")},
+    "a layer": {"layers": [2]},
+    "a coefficient": {"coefficients": [2.5]},
+    "the position": {"positions": "back"},
+    "the prompt": {"prompts": "The girl was good"},
+    "BOS": {"prepend_bos": False},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_setting_never_meets_old_rows(hooked: Any, tmp_path: Path, change: str) -> None:
+    common = {"pairs": PAIRS[0], "layers": [1], "coefficients": [2], "prompts": PROMPTS[0]}
+    origin = {"an object's attribute": Shifted(torch.tensor([1.0])), "the pad": metrics.entropy()}
+    old = {**common, "metric": origin.get(change, bound_to(3)), "path": tmp_path / "sweep.sqlite"}
+    if change.startswith("a metric's"):
+        old["metric"] = metrics.token_set_logprob([1, 2, 3, 4])
+    if change == "the pad":
+        old["pairs"] = al.PromptPair("Love", "The girl", pad=" was")
+    al.sweep(hooked, **old)
+    assert al.plan_sweep(hooked, **old).cost.stored == 1
+    assert al.plan_sweep(hooked, **{**old, **CHANGES[change]}).cost.stored == 0
+
+
+def test_changed_nulls_never_meet_old_nulls(hooked: Any, tmp_path: Path) -> None:
+    settings = {**GRID, "path": tmp_path / "sweep.sqlite"}
+    al.sweep(hooked, PAIRS[0], **settings, nulls=2)
+    for change in ({"nulls": 3}, {"nulls": 2, "seed": 1}, {"nulls": 2, "null_kind": "gaussian"}):
+        assert al.plan_sweep(hooked, PAIRS[0], **settings, **change).cost.stored == 12  # the vector's own rows
+
+
+def test_changed_weights_and_hooks_never_meet_old_rows(hooked: Any, tmp_path: Path) -> None:
+    settings = {**GRID, "path": tmp_path / "sweep.sqlite"}
+    al.sweep(hooked, PAIRS[0], **settings)
+
+    def stored() -> int:
+        return al.plan_sweep(hooked, PAIRS[0], **settings).cost.stored
+
+    assert stored() == 12
+    with hooked.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", lambda out, hook: 2 * out)]):
+        assert stored() == 0
+    weight = hooked.blocks[2].mlp.b_out
+    with torch.no_grad():
+        weight += 1.0
+        assert stored() == 0
+        weight -= 1.0
+
+
+@pytest.mark.parametrize("family", ["hooked", "bridge"])
+def test_a_run_that_is_cut_anywhere_resumes_to_the_same_table(load: Any, tmp_path: Path, family: str) -> None:
+    model = load("gpt2", family)
+    settings = {**GRID, "nulls": 3, "batch_size": 5}
+    expected = al.sweep(model, PAIRS[0], **settings)
+    ran = passes_of(model, lambda: al.sweep(model, PAIRS[0], **settings))
+    for cut in np.linspace(1, ran - 1, 4).astype(int):
+        path, left = tmp_path / f"{cut}.sqlite", int(cut)
+
+        def stop(module: Any, args: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+
+        handle = model.blocks[-1].register_forward_pre_hook(stop)
+        with pytest.raises(KeyboardInterrupt):
+            al.sweep(model, PAIRS[0], **settings, path=path)
+        handle.remove()
+        found = al.sweep(model, PAIRS[0], **settings, path=path)
+        np.testing.assert_allclose(found.steered, expected.steered, atol=1e-6)
+        np.testing.assert_allclose(found.nulls, expected.nulls, atol=1e-6)
+
+
+def in_another_process(work: Callable[[], Any]) -> int:
+    """A copy of this process that does something and ends; its id."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch holds idle threads
+        child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are killed only where they can be forked")
+def test_a_run_that_is_killed_resumes_to_the_same_table(hooked: Any, tmp_path: Path) -> None:
+    settings = {**GRID, "layers": range(4), "coefficients": range(1, 9), "nulls": 4, "batch_size": 16}
+    expected = al.sweep(hooked, PAIRS[0], **settings)
+    start = time.perf_counter()
+    os.waitpid(in_another_process(lambda: al.sweep(hooked, PAIRS[0], **settings, path=tmp_path / "whole.sqlite")), 0)
+    seconds = time.perf_counter() - start
+    killed = 0
+    for attempt, share in enumerate(np.random.default_rng(0).uniform(0, 1, size=10)):
+        path = tmp_path / f"{attempt}.sqlite"
+        child = in_another_process(lambda path=path: al.sweep(hooked, PAIRS[0], **settings, path=path))
+        time.sleep(share * seconds)
+        os.kill(child, signal.SIGKILL)
+        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        found = al.sweep(hooked, PAIRS[0], **settings, path=path)
+        np.testing.assert_allclose(found.steered, expected.steered, atol=1e-6)
+        np.testing.assert_allclose(found.nulls, expected.nulls, atol=1e-6)
+    assert killed
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked")
+def test_processes_that_share_a_file_leave_it_sound(hooked: Any, tmp_path: Path) -> None:
+    settings = {**GRID, "coefficients": range(1, 9), "nulls": 4, "batch_size": 8, "path": tmp_path / "sweep.sqlite"}
+    children = [in_another_process(lambda: al.sweep(hooked, PAIRS[0], **settings)) for _ in range(3)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    expected = al.sweep(hooked, PAIRS[0], **{**settings, "path": None})
+    again = []
+    assert passes_of(hooked, lambda: again.append(al.sweep(hooked, PAIRS[0], **settings))) == 0
+    np.testing.assert_allclose(again[0].nulls, expected.nulls, atol=1e-6)
+
+
+def test_a_file_of_another_kind_is_refused(hooked: Any, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, but long enough to look like something " * 40)
+    with pytest.raises(al.SettingError, match="cannot hold the results of a sweep"):
+        al.sweep(hooked, PAIRS[0], **GRID, path=path)
+
+
+def test_what_cannot_be_told_apart_is_refused_where_results_are_kept(hooked: Any, tmp_path: Path) -> None:
+    source = iter(())
+    metric = lambda logits: logits[:, 0] + len(list(source))  # noqa: E731
+    with pytest.raises(al.SettingError, match="cannot be told from another one"):
+        al.sweep(hooked, PAIRS[0], **{**GRID, "metric": metric, "path": tmp_path / "sweep.sqlite"})
+
+
+# -- memory ----------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_does_not_fit_is_halved_without_loss(hooked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from actadd_lens.models.hooked import HookedBackend
+
+    settings = {**GRID, "coefficients": [-2, 1, 3], "nulls": 2}
+    expected = al.sweep(hooked, PAIRS[0], **settings)
+    start, resume = HookedBackend.starts, HookedBackend.logits_from
+
+    def small_start(self: Any, tokens: Tensor, *args: Any) -> Any:
+        if len(tokens) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+        return start(self, tokens, *args)
+
+    def small_resume(self: Any, rows: Tensor, *args: Any) -> Any:
+        if len(rows) > 4:
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"
+            )
+        return resume(self, rows, *args)
+
+    monkeypatch.setattr(HookedBackend, "starts", small_start)
+    monkeypatch.setattr(HookedBackend, "logits_from", small_resume)
+    found = al.sweep(hooked, PAIRS[0], **settings)
+    np.testing.assert_allclose(found.steered, expected.steered, atol=1e-5)
+    np.testing.assert_allclose(found.nulls, expected.nulls, atol=1e-5)
+
+
+def test_another_error_is_not_swallowed(hooked: Any) -> None:
+    def fail(logits: Tensor) -> Tensor:
+        raise RuntimeError("my metric failed")
+
+    with pytest.raises(RuntimeError, match="my metric failed"):
+        al.sweep(hooked, PAIRS[0], **{**GRID, "metric": fail})
+
+
+def test_the_cost_that_is_told_is_what_is_run(hooked: Any) -> None:
+    settings = {**GRID, "nulls": 2, "batch_size": 4}
+    cost = al.plan_sweep(hooked, PAIRS[0], **settings).cost
+    assert (cost.cells, cost.rows) == (4, 4 * 3 * 3)
+    ran = passes_of(hooked, lambda: al.sweep(hooked, PAIRS[0], **settings))
+    assert cost.passes == ran + 2  # two passes for vectors stop below the last block
+    assert "4 cells × 3 prompts × (1 + 2 nulls) = 36 steered rows" in str(cost)
+
+
+# -- wrong input -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"layers": [9]}, al.LayerError, "Layer 9 does not exist"),
+        ({"layers": []}, al.LayerError, "no layers"),
+        ({"layers": [1, 1]}, al.SettingError, "holds 1 twice"),
+        ({"coefficients": [float("nan")]}, al.CoefficientError, "not finite"),
+        ({"positions": [-1]}, al.PositionError, "is negative"),
+        ({"positions": ["front", 8]}, al.PositionError, "does not fit"),
+        ({"positions": "all"}, al.PositionError, "takes a vector of one row"),
+        ({"prompts": []}, al.PromptError, "No prompt"),
+        ({"metric": []}, al.SettingError, "one or more"),
+        ({"metric": [metrics.entropy(), metrics.entropy()]}, al.SettingError, "a name of its own"),
+        ({"nulls": -1}, al.SettingError, "nulls is -1"),
+        ({"batch_size": 0}, al.SettingError, "batch_size is 0"),
+        ({"seed": -1}, al.SettingError, "seed is -1"),
+    ],
+)
+def test_wrong_input_fails_before_any_pass(hooked: Any, change: dict[str, Any], error: Any, message: str) -> None:
+    def run() -> None:
+        with pytest.raises(error, match=message):
+            al.sweep(hooked, PAIRS[0], **{**GRID, **change})
+
+    assert passes_of(hooked, run) == 0
+
+
+# -- statistics ------------------------------------------------------------------------------------------------
+
+
+def made_up(effects: np.ndarray, nulls: np.ndarray | None = None) -> al.Sweep:
+    """A sweep with given numbers: effects [metrics, layers, coefficients, prompts], nulls [metrics, nulls, ...]."""
+    count, layers, coefficients, texts = effects.shape
+    nulls = np.zeros((count, 0, layers, coefficients, texts)) if nulls is None else nulls
+    grid = Grid(
+        (al.PromptPair("a", "b"),), tuple(range(layers)), tuple(map(float, range(coefficients))), ("front",),
+        tuple(map(str, range(texts))), nulls.shape[1],
+    )  # fmt: skip
+    names = tuple(f"metric {index}" for index in range(count))
+    return al.Sweep(
+        grid, names, ("nats",) * count, effects[:, None, :, :, None, :, None], np.zeros((count, 1, 1, texts, 1)),
+        nulls[:, :, None, :, :, None],
+    )  # fmt: skip
+
+
+def test_intervals_are_those_of_each_cell_alone() -> None:
+    random = np.random.default_rng(0)
+    found = made_up(random.normal(size=(1, 2, 3, 14)))
+    found.steered[0, 0, 1, 2, 0, 5] = np.nan
+    low, high, covers = found.intervals()
+    assert covers == "prompts"
+    for layer, coefficient in np.ndindex(2, 3):
+        effect = found.effect(layer=layer, coefficient=coefficient)
+        ends = low[0, layer, coefficient, 0], high[0, layer, coefficient, 0]
+        assert (effect.low, effect.high) == pytest.approx(ends, abs=1e-12)
+    assert found.effect(layer=1, coefficient=2).n_prompts == 13
+
+
+def test_adjusted_p_values_keep_the_error_of_a_whole_grid() -> None:
+    """Vector and nulls alike, cells of very different sizes: one cell or more stands in at most 5 % of the grids."""
+    random = np.random.default_rng(0)
+    scale = np.array([0.01, 1.0, 100.0])
+    stood = 0
+    for _ in range(400):
+        arms = random.normal(size=(1, 20, 4, 3, 1)) * scale[None, None, None, :, None]
+        stood += bool(made_up(arms[:, 0], arms[:, 1:]).stands().any())
+    assert 1 <= stood <= 400 * 0.05 + 3 * np.sqrt(400 * 0.05 * 0.95)
+
+
+def test_a_small_cell_can_stand_beside_a_large_one() -> None:
+    random = np.random.default_rng(0)
+    nulls = random.normal(size=(1, 40, 1, 2, 1)) * np.array([0.01, 100.0])[:, None]
+    effects = np.array([0.08, 50.0]).reshape(1, 1, 2, 1)
+    assert made_up(effects, nulls).stands()[0, 0, :, 0].tolist() == [True, False]
+
+
+def test_the_best_cell_is_chosen_without_the_prompts_that_it_is_reported_on() -> None:
+    effects = np.zeros((1, 1, 2, 8))
+    choose, report = split_prompts(8)
+    effects[0, 0, 0, list(choose)], effects[0, 0, 0, list(report)] = 2.0, -1.0
+    effects[0, 0, 1, list(choose)], effects[0, 0, 1, list(report)] = 1.0, 5.0
+    best = made_up(effects).best()
+    assert (best.coefficient, best.chosen.mean, best.effect.mean) == (0.0, 2.0, -1.0)
+    assert made_up(effects).best(alternative="less").effect.mean == 5.0
+
+
+def test_nulls_choose_their_own_best_cell() -> None:
+    """A vector like its nulls is significant no more often than it ought to be, though it is the best of many."""
+    random = np.random.default_rng(0)
+    p_values = []
+    for _ in range(300):
+        arms = random.normal(size=(1, 20, 3, 4, 1)) + 0.1 * random.normal(size=(1, 20, 3, 4, 8))
+        p_values.append(made_up(arms[:, 0], arms[:, 1:]).best().p_value)
+    assert 0.01 < np.mean(np.array(p_values) <= 0.05) < 0.09
+
+
+def test_the_best_cell_keeps_its_limits() -> None:
+    effects = np.stack([np.full((1, 3, 8), [[1.0], [2.0], [3.0]]), np.full((1, 3, 8), [[0.1], [0.2], [0.9]])])
+    assert made_up(effects).best(at_most={"metric 1": 0.5}).coefficient == 1.0
+    with pytest.raises(al.SettingError, match="No cell keeps below"):
+        made_up(effects).best(at_most={1: 0.0})
+
+
+@given(numbers=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
+def test_the_frontier_is_what_no_cell_dominates(numbers: list[tuple[int, int]]) -> None:
+    effects = np.array(numbers, dtype=float).T.reshape(2, 1, -1, 1)
+    found = made_up(effects).frontier().undominated.ravel()
+    for index, (gain, cost) in enumerate(numbers):
+        beaten = any((g >= gain and c <= cost and (g, c) != (gain, cost)) for g, c in numbers)
+        assert found[index] != beaten
+
+
+def test_effect_and_damage_may_come_from_other_prompts(hooked: Any) -> None:
+    on_target = al.sweep(hooked, PAIRS[0], **GRID)
+    elsewhere = al.sweep(hooked, PAIRS[0], **{**GRID, "prompts": "She said", "metric": metrics.kl_divergence()})
+    frontier = on_target.frontier(elsewhere)
+    assert frontier.damage_metric == "KL(steered || unsteered)"
+    assert len(frontier.frame()) == 4
+    other = al.sweep(hooked, PAIRS[0], **{**GRID, "layers": [0]})
+    with pytest.raises(al.SettingError, match="share no frontier"):
+        on_target.frontier(other)
+
+
+# -- showing ---------------------------------------------------------------------------------------------------
+
+
+def test_frame_and_pictures_show_every_cell(hooked: Any) -> None:
+    found = al.sweep(hooked, PAIRS[0], **{**GRID, "metric": [metrics.entropy(), metrics.kl_divergence()]}, nulls=2)
+    frame = found.frame()
+    assert len(frame) == 2 * 4
+    assert {"layer", "coefficient", "effect", "low", "high", "adjusted p", "stands"} <= set(frame.columns)
+    hatched = [patch for patch in found.plot().patches if patch.get_hatch()]
+    assert len(hatched) == int((~found.stands()).sum()) == 4  # with two nulls no p-value can be small
+    assert len(found.plot_lines("entropy").get_lines()) >= 2
+    assert found.frontier().plot().get_xlabel().startswith("damage: KL")
+    assert "2 layers × 2 coefficients" in repr(found)
+    assert "<table" in found._repr_html_()
+
+
+def test_a_cell_that_is_not_there_is_named(hooked: Any) -> None:
+    found = al.sweep(hooked, PAIRS[0], **GRID)
+    with pytest.raises(al.SettingError, match="There is no layer 2 in this sweep: it has 1, 3"):
+        found.effect(layer=2, coefficient=3)
+    with pytest.raises(al.SettingError, match="No coefficient was named"):
+        found.effect(layer=1)
+
+
+def test_the_best_cell_gives_its_vector(embedded: Any) -> None:
+    texts = al.storybook.neutral_prompts()[:8]
+    found = al.sweep(embedded, PAIRS[0], layers=[2, 5], coefficients=[1, 4], prompts=texts, metric=metrics.entropy())
+    best = found.best()
+    vector = best.vector(embedded)
+    assert (vector.layer, vector.coefficient, vector.position) == (best.layer, best.coefficient, "front")
+    again = al.measure(embedded, texts, vector, metrics.entropy()).effect.by_prompt
+    place = found.grid.layers.index(best.layer), found.grid.coefficients.index(best.coefficient)
+    np.testing.assert_allclose(again, found.by_prompt[0, 0, place[0], place[1], 0], atol=2e-5)
