@@ -18,6 +18,7 @@ _FORMAT = 1
 _KEY = "actadd_lens"
 _KIND = "steering vector"
 _TENSOR = "activations"
+_FIELDS = ("kind", "format", "layer", "coefficient", "position", "hook_name", "provenance", "content_hash")
 _LONGEST_HEADER = 16 * 2**20
 
 
@@ -59,7 +60,7 @@ def load_vector(path: str | os.PathLike[str]) -> SteeringVector:
             header["position"],
             Provenance.from_json(header["provenance"]),
         )
-    except (TypeError, KeyError, RecursionError, ActAddError) as error:
+    except (TypeError, KeyError, OverflowError, RecursionError, ActAddError) as error:
         raise VectorFileError(f"{path} is no sound steering vector: {error}.") from error
 
 
@@ -67,7 +68,16 @@ def _write_whole(path: Path, data: bytes) -> None:
     folder = path.parent
     if not folder.is_dir():
         raise VectorFileError(f"There is no folder {folder} to save in: make it first.")
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".part")
+    if path.is_dir():
+        raise VectorFileError(f"{path} is a folder: give the name of a file in it.")
+    try:
+        _write_and_move(path, data)
+    except OSError as error:
+        raise VectorFileError(f"{path} could not be written: {error}.") from error
+
+
+def _write_and_move(path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -111,13 +121,18 @@ def _check_header(header: dict[str, Any]) -> None:
     if header.get("kind") != _KIND:
         raise TypeError(f"it is a {header.get('kind')!r}, not a {_KIND}")
     number = header.get("format")
-    if not isinstance(number, int):
-        raise TypeError(f"its format {number!r} is no number")
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise TypeError(f"its format {number!r} is no number from 1")
     if number > _FORMAT:
         raise TypeError(f"it has format {number}, but this version reads up to {_FORMAT}; update actadd_lens")
-    for name in ("layer", "coefficient", "position", "hook_name", "provenance", "content_hash"):
+    for name in _FIELDS:
         if name not in header:
             raise TypeError(f"its header has no {name!r}")
+    for name in header:
+        if name not in _FIELDS:
+            raise TypeError(f"its header has a field {name[:40]!r}, which format {_FORMAT} does not know")
+    if header["hook_name"] != f"blocks.{header['layer']}.hook_resid_pre":
+        raise TypeError(f"its hook point {str(header['hook_name'])[:60]!r} is not that of its layer")
 
 
 def _content_hash(header: dict[str, Any], activations: Tensor) -> str:

@@ -1,6 +1,7 @@
 """Where a steering vector comes from, in a form that a file can hold."""
 
 import dataclasses
+import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -216,10 +217,9 @@ def _fingerprint(data: Any) -> Fingerprint:
     _expect(isinstance(data, dict) and set(data) == {"d_model", "n_layers", "weights"}, "fingerprint is malformed")
     weights = data["weights"]
     _expect(
-        isinstance(data["d_model"], int)
-        and isinstance(data["n_layers"], int)
+        all(isinstance(data[name], int) and not isinstance(data[name], bool) for name in ("d_model", "n_layers"))
         and isinstance(weights, list)
-        and all(isinstance(item, int | float) for item in weights),
+        and all(isinstance(item, int | float) and math.isfinite(item) for item in weights),
         "fingerprint is malformed",
     )
     return Fingerprint(data["d_model"], data["n_layers"], tuple(float(item) for item in weights))

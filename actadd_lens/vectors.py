@@ -309,9 +309,13 @@ def check_coefficient(value: Any) -> float:
     """
     if not _is_number(value):
         raise CoefficientError(f"The coefficient {value!r} is no number.")
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond all floats
+        number = math.inf
+    if not math.isfinite(number):
         raise CoefficientError(f"The coefficient {value!r} is not finite: nothing sensible can be added with it.")
-    return float(value)
+    return number
 
 
 def as_vectors(vectors: Any) -> tuple[SteeringVector, ...]:
