@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from html import escape
@@ -16,7 +16,8 @@ from torch import Tensor
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.positions import Position
-from actadd_lens.sampling import Sampling, choose_tokens, is_count, require
+from actadd_lens.prompts import as_texts
+from actadd_lens.sampling import Sampling, choose_tokens, is_count, is_whole, require
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering import Addition, Prompts, additions_by_layer, injected, land, unsteered
 from actadd_lens.vectors import SteeringVector, check_vectors
@@ -188,21 +189,26 @@ def complete(
     """
     backend = backend_of(model)
     found = check_vectors(backend, vectors)
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos, room=max_new_tokens)
+    texts = as_texts(prompts)
     settings = DecodeSettings(
         n=n,
         max_new_tokens=max_new_tokens,
         seed=seed,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop=as_stops(stop),
         stop_at_eos=stop_at_eos,
         use_past_kv_cache=use_past_kv_cache,
         sampling=Sampling.from_options(sampling),
     )
+    tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos, room=settings.max_new_tokens)
     cells = [Cell(row, arm) for row in tokens for arm in (found, ())]
     written = decode_cells(backend, cells, settings, position=position, batch_size=batch_size, progress=progress)
     told = {"position": position, "prepend_bos": prepend_bos, **dataclasses.asdict(settings)}
     return Completions(texts, tuple(written[0::2]), tuple(written[1::2]), found, told)
+
+
+def as_stops(stop: Any) -> tuple[str, ...]:
+    """One stop text or several, as a tuple; `DecodeSettings` looks at each."""
+    return tuple(stop) if isinstance(stop, Iterable) and not isinstance(stop, str) else (stop,)
 
 
 def encode_prompts(
@@ -260,12 +266,9 @@ class DecodeSettings:
     def __post_init__(self) -> None:
         require(is_count(self.n), "n", self.n, "an integer from 1")
         require(is_count(self.max_new_tokens), "max_new_tokens", self.max_new_tokens, "an integer from 1")
-        require(
-            isinstance(self.seed, int) and not isinstance(self.seed, bool) and self.seed >= 0,
-            "seed",
-            self.seed,
-            "an integer from 0",
-        )
+        require(is_whole(self.seed), "seed", self.seed, "an integer from 0")
+        for name in ("n", "max_new_tokens", "seed"):  # numpy's integers become Python's, which JSON knows
+            object.__setattr__(self, name, int(getattr(self, name)))
         require(
             all(isinstance(text, str) and text for text in self.stop),
             "stop",

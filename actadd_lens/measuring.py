@@ -17,6 +17,7 @@ from actadd_lens.generation import (
     Completions,
     Continuation,
     DecodeSettings,
+    as_stops,
     continuation_texts,
     decode_cells,
     encode_prompts,
@@ -26,7 +27,8 @@ from actadd_lens.metrics import BoundMetric, Metric, Reading, as_metric
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind, null_vectors
 from actadd_lens.positions import Position
-from actadd_lens.sampling import Sampling
+from actadd_lens.prompts import as_texts
+from actadd_lens.sampling import Sampling, is_whole, require
 from actadd_lens.scorers import Scorer, scorer_name
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering import Addition, Prompts, additions_by_layer, injected, land, unsteered
@@ -137,7 +139,7 @@ def measure(
     """
     backend = backend_of(model)
     found, chosen = check_vectors(backend, vectors), as_metric(metric)
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    texts = as_texts(prompts)
     tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos)
     arms = [(), found, *null_arms(model, found, nulls, null_kind, seed)]
     values = measure_arms(
@@ -194,8 +196,7 @@ def null_arms(model: LensModel, vectors: Arm, nulls: int, kind: NullKind, seed: 
     Raises:
         SettingError: The number is no integer from 0.
     """
-    if isinstance(nulls, bool) or not isinstance(nulls, int) or nulls < 0:
-        raise SettingError(f"nulls is {nulls!r}: expected an integer from 0.")
+    require(is_whole(nulls), "nulls", nulls, "an integer from 0")
     if not nulls:
         return []
     drawn = [null_vectors(model, vector, kind=kind, n=nulls, seed=seed + index) for index, vector in enumerate(vectors)]
@@ -376,18 +377,18 @@ def measure_completions(
     """
     backend = backend_of(model)
     found = check_vectors(backend, vectors)
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    texts = as_texts(prompts)
     chosen = (scorers,) if callable(scorers) else tuple(scorers)
     if not chosen or not all(callable(scorer) for scorer in chosen):
         raise SettingError("A scorer is any callable on texts: pass one or more, such as scorers.sentiment().")
-    tokens = encode_prompts(backend, texts, room=max_new_tokens)
     settings = DecodeSettings(
         n=n,
         max_new_tokens=max_new_tokens,
         seed=seed,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop=as_stops(stop),
         sampling=Sampling.from_options(sampling),
     )
+    tokens = encode_prompts(backend, texts, room=settings.max_new_tokens)
     arms = [found, (), *null_arms(model, found, nulls, null_kind, seed)]
     cells = [Cell(row, arm) for arm in arms for row in tokens]
     written = decode_cells(backend, cells, settings, position=position, batch_size=batch_size, progress=progress)

@@ -5,6 +5,7 @@ A metric is made without a model, and bound to one when it is measured, which is
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -233,6 +234,6 @@ def token_id(backend: Backend, token: str | int) -> int:
             )
         return ids[0]
     size = len(backend.tokenizer)
-    if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < size:
+    if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < size:
         raise PromptError(f"{token!r} is no token of {backend.name}: ids go from 0 to {size - 1}.")
-    return token
+    return int(token)

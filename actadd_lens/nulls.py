@@ -13,6 +13,7 @@ from actadd_lens.compute import compute_steering_vectors
 from actadd_lens.errors import SettingError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts import PromptPair
+from actadd_lens.sampling import is_count, require
 from actadd_lens.vectors import SteeringVector, check_vectors
 
 NullKind = Literal["unrelated_pairs", "gaussian"]
@@ -78,8 +79,7 @@ def null_table(
         VectorError: A vector does not go with the model.
     """
     check_vectors(backend_of(model), vectors)
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise SettingError(f"n is {n!r}: expected an integer from 1.")
+    require(is_count(n), "n", n, "an integer from 1")
     if kind == "gaussian":
         drawn = [_gaussian(vector, n, seed) for vector in vectors]
     elif kind == "unrelated_pairs":

@@ -1,6 +1,7 @@
 """Prompt pairs: two texts as two equally long rows of tokens."""
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from actadd_lens.errors import PromptError
@@ -96,6 +97,27 @@ class PromptPair:
         return (self.positive,) if self.negative is None else (self.positive, self.negative)
 
 
+def as_texts(prompts: Any) -> tuple[str, ...]:
+    """One prompt or several, as a tuple of texts.
+
+    Raises:
+        PromptError: There is none, or one is no text.
+
+    >>> as_texts("The dog")
+    ('The dog',)
+    """
+    try:
+        found = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    except TypeError:
+        raise PromptError(f"The prompt {prompts!r} is no text: pass a text, or several.") from None
+    if not found:
+        raise PromptError("No prompt was given: pass a text, or several.")
+    for prompt in found:
+        if not isinstance(prompt, str):
+            raise PromptError(f"The prompt {prompt!r} is no text.")
+    return found
+
+
 def as_pair(pair: Any) -> PromptPair:
     """A prompt pair from what people write: a `PromptPair`, or a tuple of two texts.
 
@@ -129,9 +151,9 @@ def pad_token_of(backend: Backend, pad: str | int | None) -> int:
             )
         return tokens[0]
     size = len(backend.tokenizer)
-    if isinstance(pad, bool) or not isinstance(pad, int) or not 0 <= pad < size:
+    if isinstance(pad, bool) or not isinstance(pad, Integral) or not 0 <= pad < size:
         raise PromptError(f"The pad {pad!r} is no token id of {backend.name}: ids go from 0 to {size - 1}.")
-    return pad
+    return int(pad)
 
 
 def _bare_space(backend: Backend) -> int:

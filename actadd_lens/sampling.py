@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -93,12 +94,17 @@ def require(condition: bool, name: str, value: Any, expected: str) -> None:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is an integer from 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    """Whether a value is an integer from 1; numpy's are."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is an integer from 0; numpy's are."""
+    return is_count(value) or (isinstance(value, Integral) and not isinstance(value, bool) and int(value) == 0)
 
 
 def choose_tokens(

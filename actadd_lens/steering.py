@@ -6,7 +6,7 @@ become `Landing`s: columns of the batch and rows of a vector. A forward pass is 
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from actadd_lens.errors import AmbiguousPositionError, PositionError
 from actadd_lens.models import Backend, HookHandle, LensModel, PassContext, backend_of
 from actadd_lens.positions import Position, check_position, overlap, start_of
+from actadd_lens.sampling import is_count
 from actadd_lens.vectors import SteeringVector, check_vectors
 
 _SAME_STREAM = 2e-2
@@ -595,7 +596,7 @@ def unsteered(backend: Backend) -> Iterator[None]:
 def _check_lengths(lengths: Sequence[int] | None) -> tuple[int, ...] | None:
     if lengths is None:
         return None
-    found = [lengths] if isinstance(lengths, int) else list(lengths)
-    if not found or not all(isinstance(item, int) and not isinstance(item, bool) and item > 0 for item in found):
+    found = list(lengths) if isinstance(lengths, Iterable) else [lengths]
+    if not found or not all(is_count(item) for item in found):
         raise PositionError(f"prompt_lengths {lengths!r} is no list of token counts: give one integer from 1 per row.")
-    return tuple(found)
+    return tuple(int(item) for item in found)

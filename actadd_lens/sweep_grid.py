@@ -15,7 +15,8 @@ from actadd_lens.generation import encode_prompts
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind, null_table
 from actadd_lens.positions import Position, check_position, start_of
-from actadd_lens.prompts import PromptPair, as_pair
+from actadd_lens.prompts import PromptPair, as_pair, as_texts
+from actadd_lens.sampling import is_whole, require
 from actadd_lens.vectors import SteeringVector, check_coefficient, check_vectors
 
 Source = PromptPair | SteeringVector
@@ -160,10 +161,9 @@ def place_grid(
         SettingError: Another setting is out of its range, or an axis holds a value twice.
     """
     backend = backend_of(model)
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    texts = as_texts(prompts)
     for name, value in (("nulls", nulls), ("seed", seed)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise SettingError(f"{name} is {value!r}: expected an integer from 0.")
+        require(is_whole(value), name, value, "an integer from 0")
     if null_kind not in ("unrelated_pairs", "gaussian"):
         raise SettingError(f"Null kind {null_kind!r} is not known: use 'unrelated_pairs' or 'gaussian'.")
     grid = Grid(
@@ -172,9 +172,9 @@ def place_grid(
         coefficients=_axis("coefficients", [check_coefficient(item) for item in _many(coefficients)], CoefficientError),
         positions=_axis("positions", list(_many(positions)), PositionError),
         prompts=texts,
-        nulls=nulls,
+        nulls=int(nulls),
         null_kind=null_kind,
-        seed=seed,
+        seed=int(seed),
     )
     tokens = tuple(encode_prompts(backend, texts, prepend_bos=prepend_bos, room=room))
     rows = tuple(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from operator import index as as_index
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -218,7 +219,7 @@ class SteeringVector:
         """
         kept = torch.zeros_like(self.activations)
         try:
-            picks = dimensions if isinstance(dimensions, slice) else list(dimensions)
+            picks = dimensions if isinstance(dimensions, slice) else [_dimension(item) for item in dimensions]
             kept[:, picks] = self.activations[:, picks]
         except (IndexError, TypeError) as error:
             raise VectorError(f"Dimensions {dimensions!r} do not exist: d_model is {self.d_model}.") from error
@@ -318,6 +319,13 @@ def check_coefficient(value: Any) -> float:
     return number
 
 
+def _dimension(value: Any) -> int:
+    """An index; a mask of booleans would be taken for the indices 0 and 1."""
+    if isinstance(value, bool):
+        raise TypeError
+    return as_index(value)
+
+
 def as_vectors(vectors: Any) -> tuple[SteeringVector, ...]:
     """One vector or a sequence of them, as a tuple.
 
@@ -343,6 +351,7 @@ def check_vectors(backend: Backend, vectors: Any) -> tuple[SteeringVector, ...]:
     Raises:
         VectorError: One has another `d_model`, or comes from another model.
         LayerError: The model has no such layer.
+        CoefficientError: An injection is beyond the largest number of its precision.
     """
     found = as_vectors(vectors)
     for vector in found:
@@ -351,6 +360,11 @@ def check_vectors(backend: Backend, vectors: Any) -> tuple[SteeringVector, ...]:
         if vector.d_model != backend.d_model:
             raise VectorError(
                 f"The vector {vector.label} has d_model {vector.d_model}, but {backend.name} has {backend.d_model}."
+            )
+        if not bool(torch.isfinite(vector.injection).all()):
+            raise CoefficientError(
+                f"The coefficient {vector.coefficient:g} makes the injection of {vector.label} infinite in "
+                f"{vector.activations.dtype}: use a smaller one."
             )
     return found
 

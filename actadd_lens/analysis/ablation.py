@@ -19,7 +19,7 @@ from actadd_lens.metrics import Metric, as_metric, token_id
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind, null_vectors
 from actadd_lens.positions import Position
-from actadd_lens.prompts import PairTokens, PromptPair, as_pair, pad_token_of
+from actadd_lens.prompts import PairTokens, PromptPair, as_pair, as_texts, pad_token_of
 from actadd_lens.provenance import Provenance
 from actadd_lens.statistics import Effect, max_t_p, paired_effect
 from actadd_lens.vectors import SteeringVector, check_coefficient
@@ -213,7 +213,7 @@ def ablate_tokens(
     """
     backend, chosen = backend_of(model), as_metric(metric)
     source, layer = _Source.of(model, as_pair(pair)), backend.check_layer(layer)
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    texts = as_texts(prompts)
     prompt_tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos)
     cuts = list(source.cuts(_as_list(replacement), spans))
     whole, vectors = _recomputed(source, cuts, layer, check_coefficient(coefficient))

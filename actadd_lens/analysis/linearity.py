@@ -18,6 +18,7 @@ from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.naming import row_names, vector_names
 from actadd_lens.nulls import NullKind
 from actadd_lens.positions import Position
+from actadd_lens.prompts import as_texts
 from actadd_lens.sampling import is_count, require
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering import additions_by_layer, land
@@ -173,7 +174,7 @@ def linearity(
     factors = tuple(sorted({check_coefficient(factor) for factor in coefficients}))
     require(bool(factors), "coefficients", coefficients, "one number or more")
     require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    texts = as_texts(prompts)
     ids = encode_prompts(backend, texts, prepend_bos=prepend_bos)
     slopes, by_row = _slopes(backend, ids, found, chosen, position=position, batch_size=batch_size)
     families = [found, *null_arms(model, found, nulls, null_kind, seed)]

@@ -18,6 +18,7 @@ from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.naming import html_token, signed_shade, vector_names
 from actadd_lens.nulls import NullKind
 from actadd_lens.positions import Position
+from actadd_lens.prompts import as_texts
 from actadd_lens.sampling import is_count, require
 from actadd_lens.statistics import FEWEST_PROMPTS, Effect, paired_effect
 from actadd_lens.vectors import SteeringVector, check_vectors
@@ -246,7 +247,7 @@ def next_token_shift(
     require(is_count(k), "k", k, "an integer from 1")
     require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
     require(isinstance(least, int | float) and 0 <= least < 1, "least", least, "a probability, from 0 to below 1")
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    texts = as_texts(prompts)
     ids = encode_prompts(backend, texts, prepend_bos=prepend_bos)
     ArmRows(backend, ids, [()] * len(ids), found, position)  # do they fit?
     arms: list[Arm] = [(), found, *null_arms(model, found, nulls, null_kind, seed)]

@@ -20,7 +20,7 @@ from actadd_lens.models.components import Components, components_kept, head_writ
 from actadd_lens.models.readout import Readout, readout_of
 from actadd_lens.nulls import NullKind
 from actadd_lens.positions import Position
-from actadd_lens.prompts import PromptPair
+from actadd_lens.prompts import PromptPair, as_texts
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering import add_landings, land
 from actadd_lens.vectors import SteeringVector, check_coefficient, check_vectors
@@ -598,7 +598,7 @@ def trace_layers(
     Raises:
         ActAddError: As `compute_steering_vector` and `trace_injection` do.
     """
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    texts = as_texts(prompts)
     encode_prompts(backend_of(model), texts)
     factor = check_coefficient(coefficient)
     vectors = compute_steering_vectors(model, [pair], layers=layers)

@@ -100,6 +100,8 @@ def _check_family(family: str | None) -> Family:
 
 def _local_folder(name: str | os.PathLike[str]) -> Path | None:
     """The folder that is meant, or None for a name that TransformerLens should resolve."""
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+        raise ModelError(f"{name!r} is no model's name: pass {EMBEDDED!r}, a TransformerLens name, or a folder.")
     if name == EMBEDDED:
         from actadd_lens.storybook import model_folder
 
@@ -200,6 +202,8 @@ def _hf_parts(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises anything from KeyError to SafetensorError for a bad folder
         raise ModelError(f"{folder} could not be loaded by transformers: {_first_line(error)}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelError(f"{folder} holds no tokenizer (tokenizer.json and its like), so texts cannot become tokens.")
     return model, tokenizer
 
 
@@ -251,11 +255,21 @@ def _neutral(folder: Path) -> Iterator[Path]:
         for file in folder.iterdir():
             if file.is_file() and file.name != "config.json":
                 (neutral / file.name).symlink_to(file)
-        config = json.loads((folder / "config.json").read_text())
+        config = _config(folder)
         if config.get("model_type") == "gpt2" and "n_positions" in config:
             config.setdefault("n_ctx", config["n_positions"])
         (neutral / "config.json").write_text(json.dumps(config))
         yield neutral
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise ModelError(f"The config.json of {folder} is damaged: {_first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"The config.json of {folder} is damaged: it holds no object.")
+    return config
 
 
 @contextlib.contextmanager

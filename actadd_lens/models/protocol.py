@@ -196,8 +196,9 @@ class Backend(ABC):
 
     def encode(self, text: str, *, prepend_bos: bool = True) -> list[int]:
         """Token ids of one text, exactly as the model's own `to_tokens` makes them, never cut short."""
+        tokenizer = self.tokenizer
         if not text:
-            bos = self.tokenizer.bos_token_id
+            bos = tokenizer.bos_token_id
             return [int(bos)] if prepend_bos and bos is not None else []
         tokens = self.model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)
         return [int(token) for token in tokens[0]]
