@@ -34,6 +34,7 @@ from .statistics import Effect
 from .steering import SteeringWarning, fwd_hooks, steer
 from .sweep_batches import SweepCost
 from .sweep_results import BestCell, CompletionSweep, Frontier, Sweep
+from .sweep_texts import CompletionSweepPlan, plan_sweep_completions, sweep_completions
 from .sweeps import SweepPlan, plan_sweep, sweep
 from .vectors import SteeringVector
 
@@ -48,6 +49,7 @@ __all__ = [
     "CoefficientError",
     "CompletionMeasurement",
     "CompletionSweep",
+    "CompletionSweepPlan",
     "Completions",
     "Continuation",
     "Contributions",
@@ -101,6 +103,7 @@ __all__ = [
     "norm_profile",
     "null_vectors",
     "plan_sweep",
+    "plan_sweep_completions",
     "plots",
     "preview",
     "scorers",
@@ -108,6 +111,7 @@ __all__ = [
     "steer",
     "storybook",
     "sweep",
+    "sweep_completions",
     "text_shift",
     "trace_injection",
     "trace_layers",

@@ -62,16 +62,15 @@ def plot_lines(sweep: "Sweep", metric: int, pair: int, position: int, *, ax: "Ax
     grid = sweep.grid
     ax = new_axes(ax, figsize=(max(5.0, 2.5 + 0.4 * len(grid.layers)), 3.6))
     effects = sweep.effects[metric][pair, :, :, position]
-    low, high, covers = (
-        ends if isinstance(ends, str) else ends[pair, :, :, position] for ends in sweep.intervals(metric)
-    )
+    *ends, covers = sweep.intervals(metric)
+    low, high = (end[pair, :, :, position] for end in ends)
     order = np.argsort(grid.layers)
     layers = np.asarray(grid.layers)[order]
     nulls = sweep.null_effects[metric][:, pair, :, :, position]
     if len(nulls):
         spread = np.quantile(nulls, [0.025, 0.975], axis=0)
-        ends = spread[0].min(axis=1)[order], spread[1].max(axis=1)[order]
-        ax.fill_between(layers, *ends, color=NULL, alpha=0.25, linewidth=0, label="nulls (95 %)")
+        least, most = spread[0].min(axis=1)[order], spread[1].max(axis=1)[order]
+        ax.fill_between(layers, least, most, color=NULL, alpha=0.25, linewidth=0, label="nulls (95 %)")
     for index, colour in enumerate(_shades(grid.coefficients)):
         line = {"color": colour, "marker": "o", "markersize": 3.5, "linewidth": 1.5}
         ax.plot(layers, effects[order, index], label=f"{grid.coefficients[index]:g}", **line)

@@ -19,6 +19,11 @@ _TOKENS = {"cpu": 2048}
 
 _TOKENS_ELSEWHERE = 65536
 
+_DECODED = {"cpu": 256}
+"""Rows that decode together, beyond which a device gains nothing."""
+
+_DECODED_ELSEWHERE = 2048
+
 _UNKNOWN_MEMORY = 2**32
 """Where the free memory cannot be asked for."""
 
@@ -93,6 +98,19 @@ def rows_from_memory(backend: Backend, tokens: int, *, reads_all: bool) -> int:
     fits = int(_SHARE * _free_memory(backend.device)) // (inside + outside)
     fills = _TOKENS.get(backend.device.type, _TOKENS_ELSEWHERE) // tokens
     return max(1, min(fits, fills))
+
+
+def decoding_rows_from_memory(backend: Backend, tokens: int) -> int:
+    """Rows that decode together, each with its keys and values, and logits for one token.
+
+    Args:
+        backend: The model.
+        tokens: Tokens of the longest row, new ones included.
+    """
+    size = max(2, torch.finfo(backend.dtype).bits // 8)
+    cached = 3 * 2 * size * backend.n_layers * backend.d_model * tokens  # old and new while a step is appended
+    fits = int(_SHARE * _free_memory(backend.device)) // (cached + 4 * 6 * int(backend.model.cfg.d_vocab))
+    return max(1, min(fits, _DECODED.get(backend.device.type, _DECODED_ELSEWHERE)))
 
 
 def _free_memory(device: torch.device) -> int:

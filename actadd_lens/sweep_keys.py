@@ -48,6 +48,10 @@ class SweepKeys:
         place = f"{self._rows[pair]} {self._grid.positions[position]!r}".encode()
         return self._keys(b"unsteered", place, self._prompts[prompt])
 
+    def plain(self, prompt: int) -> list[bytes]:
+        """Keys of what is written without steering."""
+        return self._keys(b"plain", self._prompts[prompt])
+
     def _keys(self, *parts: bytes) -> list[bytes]:
         shared = b"|".join((self._model, *(hashlib.sha256(part).digest() for part in parts)))
         return [hashlib.sha256(shared + value).digest()[:16] for value in self._values]

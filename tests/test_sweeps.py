@@ -1,5 +1,6 @@
 """Sweeps: the numbers of the naive loop, kept on disk without mixing, and read with honest statistics."""
 
+import json
 import os
 import signal
 import time
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import actadd_lens as al
-from actadd_lens import metrics
+from actadd_lens import cli, metrics, scorers
+from actadd_lens.cli import main
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweep_grid import Grid
 from tests.support import PAIRS, hook_state, prompts, tokens_of
@@ -523,6 +525,88 @@ def test_effect_and_damage_may_come_from_other_prompts(hooked: Any) -> None:
         on_target.frontier(other)
 
 
+# -- texts -----------------------------------------------------------------------------------------------------
+
+TEXTS: dict[str, Any] = {
+    "layers": [1, 3], "coefficients": [-2, 3], "positions": ["front", "back"], "prompts": PROMPTS, "n": 2,
+    "max_new_tokens": 6, "scorers": [scorers.word_count(["the"]), scorers.contains_word(["dog", "girl"])],
+}  # fmt: skip
+
+
+def test_the_texts_of_a_cell_are_those_of_complete(model: Any) -> None:
+    found = al.sweep_completions(model, PAIRS[:2], **TEXTS, seed=3, top_p=0.9, batch_size=10)
+    for pair, layer, coefficient, position in [(0, 0, 1, 0), (1, 1, 0, 1)]:
+        number, scale = found.grid.layers[layer], found.grid.coefficients[coefficient]
+        vector = scale * al.compute_steering_vector(model, PAIRS[pair], layer=number)
+        place = found.grid.positions[position]
+        alone = al.complete(model, PROMPTS, vector, position=place, n=2, max_new_tokens=6, seed=3, top_p=0.9)
+        assert found.texts[pair, layer, coefficient, position].tolist() == [list(row) for row in alone.steered]
+        assert found.unsteered_texts.tolist() == [list(row) for row in alone.unsteered]
+        expected = alone.score(TEXTS["scorers"][0])
+        cell = found.effect(0, pair=pair, layer=number, coefficient=scale, position=place)
+        assert (cell.mean, cell.low, cell.high) == pytest.approx((expected.mean, expected.low, expected.high))
+
+
+def test_nulls_of_texts_are_those_of_measure_completions(hooked: Any) -> None:
+    settings = {**TEXTS, "layers": [2], "coefficients": [3], "positions": "front"}
+    found = al.sweep_completions(hooked, PAIRS[0], **settings, nulls=3)
+    vector = 3 * al.compute_steering_vector(hooked, PAIRS[0], layer=2)
+    expected = al.measure_completions(hooked, PROMPTS, vector, TEXTS["scorers"], n=2, nulls=3, max_new_tokens=6)
+    for index, measured in enumerate(expected):
+        assert found.effect(index).mean == pytest.approx(measured.effect.mean)
+        assert found.null_effects[index].ravel() == pytest.approx(measured.effect.nulls)
+
+
+def test_texts_are_kept_and_scored_again_without_any_pass(hooked: Any, tmp_path: Path) -> None:
+    settings = {**TEXTS, "nulls": 2, "path": tmp_path / "texts.sqlite"}
+    first = al.sweep_completions(hooked, PAIRS[0], **settings)
+    again = []
+    other = {**settings, "scorers": lambda texts: [float(len(text)) for text in texts]}
+    assert passes_of(hooked, lambda: again.append(al.sweep_completions(hooked, PAIRS[0], **other))) == 0
+    assert np.array_equal(first.texts, again[0].texts)
+    assert al.plan_sweep_completions(hooked, PAIRS[0], **settings).cost.passes == 0
+    for change in ({"max_new_tokens": 7}, {"seed": 1}, {"temperature": 0.5}, {"n": 1}, {"stop": "."}):
+        changed = {**settings, **change}
+        assert al.plan_sweep_completions(hooked, PAIRS[0], **changed).cost.stored == 0
+
+
+def test_a_decoding_that_is_cut_resumes_to_the_same_texts(hooked: Any, tmp_path: Path) -> None:
+    settings = {**TEXTS, "nulls": 2, "batch_size": 6}
+    expected = al.sweep_completions(hooked, PAIRS[0], **settings)
+    left = 60
+
+    def stop(module: Any, args: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+
+    handle = hooked.blocks[-1].register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        al.sweep_completions(hooked, PAIRS[0], **settings, path=tmp_path / "texts.sqlite")
+    handle.remove()
+    assert al.plan_sweep_completions(hooked, PAIRS[0], **settings, path=tmp_path / "texts.sqlite").cost.stored > 0
+    found = al.sweep_completions(hooked, PAIRS[0], **settings, path=tmp_path / "texts.sqlite")
+    assert np.array_equal(found.texts, expected.texts)
+    np.testing.assert_allclose(found.nulls, expected.nulls)
+
+
+def test_a_decoding_that_does_not_fit_is_halved_without_loss(hooked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from actadd_lens.models.hooked import HookedBackend
+
+    expected = al.sweep_completions(hooked, PAIRS[0], **TEXTS)
+    step = HookedBackend.last_logits
+
+    def small(self: Any, tokens: Tensor, **options: Any) -> Any:
+        if len(tokens) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return step(self, tokens, **options)
+
+    monkeypatch.setattr(HookedBackend, "last_logits", small)
+    found = al.sweep_completions(hooked, PAIRS[0], **TEXTS)
+    assert np.array_equal(found.texts, expected.texts)
+
+
 # -- showing ---------------------------------------------------------------------------------------------------
 
 
@@ -556,3 +640,51 @@ def test_the_best_cell_gives_its_vector(embedded: Any) -> None:
     again = al.measure(embedded, texts, vector, metrics.entropy()).effect.by_prompt
     place = found.grid.layers.index(best.layer), found.grid.coefficients.index(best.coefficient)
     np.testing.assert_allclose(again, found.by_prompt[0, 0, place[0], place[1], 0], atol=2e-5)
+
+
+# -- the command line ------------------------------------------------------------------------------------------
+
+COMMAND = ["sweep", "--pair", "Love", "Hate", "--layers", "0:4:3", "--coefficients=-1,2", "--entropy", *PROMPTS]
+
+
+def test_the_command_line_sweeps_writes_and_resumes(
+    gpt2_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*COMMAND, "--model", str(gpt2_folder), "--family", "hooked", "--out", str(tmp_path / "out")]
+    assert main([*command, "--json"]) == 0
+    told = capsys.readouterr()
+    cells = json.loads(told.out)["cells"]
+    assert [(cell["layer"], cell["coefficient"]) for cell in cells] == [(0, -1.0), (0, 2.0), (3, -1.0), (3, 2.0)]
+    assert cells[0]["low"] is None  # three prompts have no interval
+    assert "4 cells × 3 prompts = 12 steered rows" in told.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"sweep.csv", "sweep_0_0_0.png", "results.sqlite"}
+    assert main(command) == 2
+    assert "add --resume" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert "12 of them stored" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--resume"], "give --out FOLDER"),
+        (["--prompts", "nowhere.txt"], "cannot be read as text"),
+    ],
+)
+def test_the_command_line_tells_wrong_settings(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main([*COMMAND, *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "numbers"), [("0:3", [0, 1, 2]), ("0:5:2,7", [0, 2, 4, 7]), ("all", "all")])
+def test_layers_are_read_as_people_write_them(text: str, numbers: Any) -> None:
+    assert cli._numbers(text) == numbers
+
+
+@pytest.mark.parametrize("text", ["", "1-3", "0:4:0", "-1", "1:2:3:4"])
+def test_what_is_no_layer_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["sweep", "--pair", "a", "b", "--layers=" + text, "--coefficients", "1"])
+    assert "--layers" in capsys.readouterr().err

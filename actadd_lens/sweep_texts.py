@@ -1,0 +1,339 @@
+"""Sweeps over texts: what a model writes in every cell of a grid, decoded together, and how it scores."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from actadd_lens.errors import SettingError
+from actadd_lens.generation import Cell, DecodeSettings, as_stops, continuation_texts, decode_cells, score_texts
+from actadd_lens.models import LensModel
+from actadd_lens.nulls import NullKind
+from actadd_lens.positions import Position
+from actadd_lens.sampling import Sampling, is_count, require
+from actadd_lens.scorers import Scorer, scorer_name
+from actadd_lens.sweep_batches import SweepCost, decoding_rows_from_memory, is_out_of_memory, progress_bar
+from actadd_lens.sweep_grid import Grid, PlacedGrid, place_grid
+from actadd_lens.sweep_keys import SweepKeys
+from actadd_lens.sweep_passes import Item, Row
+from actadd_lens.sweep_results import CompletionSweep
+from actadd_lens.sweep_store import ResultStore, open_store
+from actadd_lens.vectors import SteeringVector
+
+Texts = list[tuple[str, ...]]
+"""For each arm, its samples."""
+
+
+def sweep_completions(
+    model: LensModel,
+    pairs: Any,
+    *,
+    layers: Iterable[int] | int,
+    coefficients: Iterable[float] | float,
+    positions: Iterable[Position] | Position = ("front",),
+    prompts: str | Sequence[str],
+    scorers: Scorer | Sequence[Scorer],
+    n: int = 4,
+    max_new_tokens: int = 40,
+    nulls: int = 0,
+    null_kind: NullKind = "unrelated_pairs",
+    seed: int = 0,
+    stop: str | Sequence[str] = (),
+    prepend_bos: bool = True,
+    batch_size: int | None = None,
+    path: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    **sampling: Any,
+) -> CompletionSweep:
+    """Write texts in every cell of a grid, and score them; cells decode together, each row with its own intervention.
+
+    The texts are those of `complete` for the same cell and seed.
+
+    Args:
+        model: The model; steering that is open around the call is left out.
+        pairs: As in `sweep`.
+        layers: Injection layers.
+        coefficients: Injection coefficients.
+        positions: Prompt tokens that receive row 0.
+        prompts: One text or several, of any lengths.
+        scorers: One callable on texts or several.
+        n: Samples per cell and prompt.
+        max_new_tokens: Most tokens to add.
+        nulls: Null vectors of each pair and layer; each runs through the whole grid.
+        null_kind: As in `null_vectors`.
+        seed: Seed of samples and nulls.
+        stop: Texts that end a continuation.
+        prepend_bos: Whether prompts start with BOS.
+        batch_size: Most rows that decode together; by default as memory allows.
+        path: An sqlite file that keeps texts as they come; other scorers read them again.
+        progress: Whether to show a bar when it takes more than a moment.
+        **sampling: As in `complete`.
+
+    Raises:
+        SettingError: A setting is out of its range; else the errors of `sweep`.
+    """
+    plan = plan_sweep_completions(
+        model, pairs, layers=layers, coefficients=coefficients, positions=positions, prompts=prompts, scorers=scorers,
+        n=n, max_new_tokens=max_new_tokens, nulls=nulls, null_kind=null_kind, seed=seed, stop=stop,
+        prepend_bos=prepend_bos, batch_size=batch_size, path=path, **sampling,
+    )  # fmt: skip
+    return plan.run(progress=progress)
+
+
+def plan_sweep_completions(
+    model: LensModel,
+    pairs: Any,
+    *,
+    layers: Iterable[int] | int,
+    coefficients: Iterable[float] | float,
+    positions: Iterable[Position] | Position = ("front",),
+    prompts: str | Sequence[str],
+    scorers: Scorer | Sequence[Scorer],
+    n: int = 4,
+    max_new_tokens: int = 40,
+    nulls: int = 0,
+    null_kind: NullKind = "unrelated_pairs",
+    seed: int = 0,
+    stop: str | Sequence[str] = (),
+    prepend_bos: bool = True,
+    batch_size: int | None = None,
+    path: str | os.PathLike[str] | None = None,
+    **sampling: Any,
+) -> "CompletionSweepPlan":
+    """A sweep over texts, checked but not run: `.cost` tells what it takes, `.run()` runs it.
+
+    Args and errors are those of `sweep_completions`.
+    """
+    chosen = (scorers,) if callable(scorers) else tuple(scorers)
+    if not chosen or not all(callable(scorer) for scorer in chosen):
+        raise SettingError("A scorer is any callable on texts: pass one or more, such as scorers.sentiment().")
+    settings = DecodeSettings(
+        n=n,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        stop=as_stops(stop),
+        sampling=Sampling.from_options(sampling),
+    )
+    placed = place_grid(
+        model, pairs, layers=layers, coefficients=coefficients, positions=positions, prompts=prompts, nulls=nulls,
+        null_kind=null_kind, seed=seed, prepend_bos=prepend_bos, room=max_new_tokens,
+    )  # fmt: skip
+    if batch_size is None:
+        batch_size = decoding_rows_from_memory(placed.backend, max(map(len, placed.tokens)) + max_new_tokens)
+    require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
+    return CompletionSweepPlan(placed, chosen, settings, max(batch_size, n), path)
+
+
+@dataclass(frozen=True, eq=False)
+class CompletionSweepPlan:
+    """A sweep over texts that is ready to run.
+
+    Attributes:
+        placed: The grid on its model.
+        scorers: What the texts are scored by.
+        settings: How they are decoded.
+        batch_size: Most rows that decode together.
+        path: Where texts are kept, or None.
+    """
+
+    placed: PlacedGrid
+    scorers: tuple[Scorer, ...]
+    settings: DecodeSettings
+    batch_size: int
+    path: str | os.PathLike[str] | None
+
+    @property
+    def cost(self) -> SweepCost:
+        """Rows and forward passes, nulls included, and what is stored already."""
+        with open_store(self.path) as store:
+            return _Run(self, store).cost()
+
+    def run(self, *, progress: bool = True) -> CompletionSweep:
+        """Run it, or what is left of it."""
+        with open_store(self.path) as store:
+            run = _Run(self, store)
+            cost = run.cost()
+            with progress_bar(cost, enabled=progress) as tick:
+                return run.everything(tick)
+
+
+@dataclass(eq=False)
+class _Run:
+    """Texts and scores as they come in."""
+
+    plan: CompletionSweepPlan
+    store: ResultStore | None
+    placed: PlacedGrid = field(init=False)
+    grid: Grid = field(init=False)
+    keys: SweepKeys = field(init=False)
+    batch_size: int = field(init=False)
+    steered: np.ndarray = field(init=False)
+    unsteered: np.ndarray = field(init=False)
+    nulls: np.ndarray = field(init=False)
+    texts: np.ndarray = field(init=False)
+    unsteered_texts: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.placed, self.batch_size = self.plan.placed, self.plan.batch_size
+        self.grid = grid = self.placed.grid
+        scorers, prompts, n = len(self.plan.scorers), len(grid.prompts), self.plan.settings.n
+        self.steered = np.full((scorers, *grid.shape, prompts, n), np.nan)
+        self.unsteered = np.full((scorers, prompts, n), np.nan)
+        self.nulls = np.full((scorers, grid.nulls, *grid.shape, prompts), np.nan)
+        self.texts = np.full((*grid.shape, prompts, n), "", dtype=object)
+        self.unsteered_texts = np.full((prompts, n), "", dtype=object)
+        if self.store is not None:
+            told = {**dataclasses.asdict(self.plan.settings), "use_past_kv_cache": None}  # which changes no text
+            self.keys = SweepKeys(self.placed, [told])
+
+    def cost(self) -> SweepCost:
+        """What is to be done."""
+        grid, n = self.grid, self.plan.settings.n
+        rows = grid.cells * len(grid.prompts) * (1 + grid.nulls) * n
+        left, per_batch, passes = 0, self.batch_size // n, 0
+        for pairs in self.placed.pair_chunks():
+            cells = sum(self._arms(item) for item in self._missing(pairs))
+            left += cells * n
+            passes += -(-cells // per_batch) * self.plan.settings.max_new_tokens
+            passes += (1 + bool(grid.nulls)) * bool(cells)
+        plain = sum(text is None for text in self._stored_unsteered())
+        passes += -(-plain // per_batch) * self.plan.settings.max_new_tokens
+        prompts = len(grid.prompts)
+        return SweepCost(str(grid), grid.cells, prompts, grid.nulls, n, rows, rows - left, passes, self.batch_size)
+
+    def everything(self, tick: Callable[[int], Any]) -> CompletionSweep:
+        """The unsteered texts, then all pairs."""
+        self._write_unsteered()
+        for pairs in self.placed.pair_chunks():
+            self._write_pairs(pairs, tick)
+        grid, names = self.grid, tuple(scorer_name(scorer) for scorer in self.plan.scorers)
+        pair_count, _, _, positions = grid.shape
+        shape = (len(names), pair_count, positions, len(grid.prompts), self.plan.settings.n)
+        unsteered = np.broadcast_to(self.unsteered[:, None, None], shape)
+        units = ("",) * len(names)
+        return CompletionSweep(
+            grid, names, units, self.steered, unsteered, self.nulls, self.texts, self.unsteered_texts
+        )
+
+    # -- the unsteered arm -------------------------------------------------------------------------------------
+
+    def _stored_unsteered(self) -> list[Texts | None]:
+        prompts = range(len(self.grid.prompts))
+        return (
+            self._recall([self.keys.plain(prompt)[0] for prompt in prompts]) if self.store else [None for _ in prompts]
+        )
+
+    def _write_unsteered(self) -> None:
+        texts = self._stored_unsteered()
+        left = [index for index in self.placed.by_length() if texts[index] is None]
+        while left:
+            batch = left[: max(1, self.batch_size // self.plan.settings.n)]
+            found = self._decode([Cell(self.placed.tokens[index], ()) for index in batch])
+            if found is None:
+                continue
+            for index, written in zip(batch, found, strict=True):
+                texts[index] = [written]
+            if self.store is not None:
+                self.store.put((self.keys.plain(index)[0], _pack(texts[index] or [])) for index in batch)
+            left = left[len(batch) :]
+        for index, written_texts in enumerate(texts):
+            self.unsteered_texts[index] = (written_texts or [()])[0]
+        self.unsteered[:] = [score_texts(scorer, self.unsteered_texts.tolist()) for scorer in self.plan.scorers]
+
+    # -- the cells ---------------------------------------------------------------------------------------------
+
+    def _arms(self, item: Item) -> int:
+        return self.grid.nulls if item.is_null else 1
+
+    def _missing(self, pairs: range) -> Iterator[Item]:
+        """Items that are not stored, prompts from the shortest on; the others go into the results."""
+        _, layers, coefficients, positions = self.grid.shape
+        for prompt in self.placed.by_length():
+            items = [
+                Item(pair, layer, coefficient, position, prompt, is_null)
+                for pair in pairs
+                for layer, coefficient, position in np.ndindex(layers, coefficients, positions)
+                for is_null in ((False, True) if self.grid.nulls else (False,))
+            ]
+            stored = self._recall([self.keys.item(*item)[0] for item in items]) if self.store else [None for _ in items]
+            self._keep([(item, texts) for item, texts in zip(items, stored, strict=True) if texts is not None])
+            yield from (item for item, texts in zip(items, stored, strict=True) if texts is None)
+
+    def _write_pairs(self, pairs: range, tick: Callable[[int], Any]) -> None:
+        """All cells of a few pairs, batch by batch; each item is kept and stored as soon as its last arm is there."""
+        arms = range(1, 1 + self.grid.nulls)
+        rows = (Row(item, arm) for item in self._missing(pairs) for arm in (arms if item.is_null else (0,)))
+        vectors: Mapping[tuple[int, int], tuple[SteeringVector, ...]] = {}
+        pending: dict[Item, Texts] = {}
+        left: list[Row] = []
+        while True:
+            left += islice(rows, max(0, self.batch_size // self.plan.settings.n - len(left)))
+            batch = left[: max(1, self.batch_size // self.plan.settings.n)]
+            if not batch:
+                return
+            vectors = vectors or self.placed.vectors(pairs)
+            found = self._decode([self._cell(row, vectors) for row in batch])
+            if found is None:
+                continue
+            for row, texts in zip(batch, found, strict=True):
+                pending.setdefault(row.item, []).append(texts)
+            finished = [(item, texts) for item, texts in pending.items() if len(texts) == self._arms(item)]
+            self._keep(finished)
+            if self.store is not None:
+                self.store.put((self.keys.item(*item)[0], _pack(texts)) for item, texts in finished)
+            pending = {item: texts for item, texts in pending.items() if len(texts) < self._arms(item)}
+            left = left[len(batch) :]
+            tick(len(batch) * self.plan.settings.n)
+
+    def _cell(self, row: Row, vectors: Mapping[tuple[int, int], tuple[SteeringVector, ...]]) -> Cell:
+        item = row.item
+        vector = self.grid.coefficients[item.coefficient] * vectors[item.pair, item.layer][row.arm]
+        return Cell(self.placed.tokens[item.prompt], (vector.at(position=self.grid.positions[item.position]),))
+
+    def _decode(self, cells: Sequence[Cell]) -> Texts | None:
+        """The texts of each cell; None where memory does not suffice, and a smaller batch is to be tried."""
+        n = self.plan.settings.n
+        try:
+            written = decode_cells(self.placed.backend, cells, self.plan.settings, batch_size=len(cells) * n)
+        except Exception as error:
+            if len(cells) == 1 or not is_out_of_memory(error):
+                raise
+            self.batch_size = max(1, len(cells) // 2) * n
+            return None
+        return list(continuation_texts(tuple(written)))
+
+    def _keep(self, found: Sequence[tuple[Item, Texts]]) -> None:
+        """Score texts and put them where they belong; those of nulls are scored and let go."""
+        if not found:
+            return
+        flat = [texts for _, arms in found for texts in arms]
+        scores = np.stack([score_texts(scorer, flat) for scorer in self.plan.scorers])
+        first = 0
+        for item, arms in found:
+            mine: Float[np.ndarray, "scorers arms n"] = scores[:, first : first + len(arms)]
+            first += len(arms)
+            place = (item.pair, item.layer, item.coefficient, item.position, item.prompt)
+            if item.is_null:
+                self.nulls[(slice(None), slice(None), *place)] = mine.mean(axis=-1)
+            else:
+                self.steered[(slice(None), *place)] = mine[:, 0]
+                self.texts[place] = arms[0]
+
+    def _recall(self, keys: Sequence[bytes]) -> list[Texts | None]:
+        """The stored texts of each key."""
+        stored = {} if self.store is None else self.store.get(keys)
+        return [_unpack(stored[key]) if key in stored else None for key in keys]
+
+
+def _pack(texts: Texts) -> bytes:
+    return json.dumps(texts, ensure_ascii=True).encode()  # a model may write half of a surrogate pair
+
+
+def _unpack(value: bytes) -> Texts:
+    return [tuple(samples) for samples in json.loads(value)]
