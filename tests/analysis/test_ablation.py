@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -245,13 +244,7 @@ def test_no_hook_stays_behind(small: Any) -> None:
     assert hook_state(small) == before
 
 
-@pytest.fixture
-def _as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the tests' own type checks, which would refuse some values first."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
-@pytest.mark.usefixtures("_as_users_have_it")
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("settings", "error", "match"),
     [

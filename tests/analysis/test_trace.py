@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -51,7 +50,7 @@ def test_contributions_are_those_of_the_caches_own_decomposition(folded: Any, at
     vector = 3.0 * vector_of(folded, PAIR, 1)
     plain, steered = caches(folded, vector)
     scaled_by = plain if at == "unsteered" else steered
-    direction = folded.W_U[:, 5] - folded.W_U[:, 9]
+    direction = (folded.W_U[:, 5] - folded.W_U[:, 9]).detach()
 
     def contribution(component: torch.Tensor) -> torch.Tensor:
         return scaled_by.apply_ln_to_stack(component, layer=-1, pos_slice=-1)[:, 0] @ direction
@@ -78,7 +77,7 @@ def test_with_the_final_norm_frozen_contributions_sum_to_the_change(folded: Any,
     change = steered[name] - plain[name]
     scale = (plain if at == "unsteered" else steered)["ln_final.hook_scale"][0, -1]
     centred = change[0, -1] - (0.0 if "RMS" in folded.cfg.normalization_type else change[0, -1].mean())
-    frozen = centred / scale @ (folded.W_U[:, 5] - folded.W_U[:, 9])
+    frozen = centred / scale @ (folded.W_U[:, 5] - folded.W_U[:, 9]).detach()
     parts = trace(folded, position=position, at=at).contributions
     assert parts.direct == pytest.approx(float(frozen), abs=1e-4)
     assert parts.higher_orders == pytest.approx(0.0, abs=1e-4)
@@ -111,7 +110,7 @@ def test_the_carried_injection_reaches_the_last_token_by_itself(folded: Any) -> 
     plain, _ = caches(folded, vector)
     last = vector.injection[-1]
     centred = last - (0.0 if "RMS" in folded.cfg.normalization_type else last.mean())
-    expected = centred / plain["ln_final.hook_scale"][0, -1] @ (folded.W_U[:, 5] - folded.W_U[:, 9])
+    expected = centred / plain["ln_final.hook_scale"][0, -1] @ (folded.W_U[:, 5] - folded.W_U[:, 9]).detach()
     assert trace(folded, position="back").contributions.carried == pytest.approx(float(expected), abs=1e-4)
     assert trace(folded, position="front").contributions.carried == 0.0
 
@@ -282,13 +281,7 @@ def test_no_hook_stays_behind(small: Any) -> None:
 # -- wrong input -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def _as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the tests' own type checks, which would refuse some values first."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
-@pytest.mark.usefixtures("_as_users_have_it")
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("settings", "error", "match"),
     [
@@ -307,7 +300,7 @@ def test_wrong_input_says_what_was_expected(hooked: Any, settings: Any, error: A
         trace(hooked, **settings)
 
 
-@pytest.mark.usefixtures("_as_users_have_it")
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("prompt", "error", "match"),
     [([PROMPT], al.SettingError, "trace_layers"), ("The", al.PositionError, "does not fit")],
@@ -317,7 +310,7 @@ def test_a_prompt_that_cannot_be_traced_is_refused(hooked: Any, prompt: Any, err
         trace_injection(hooked, prompt, vector_of(hooked, PAIR, 1), metric=METRIC)
 
 
-@pytest.mark.usefixtures("_as_users_have_it")
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("settings", "error", "match"),
     [
