@@ -85,7 +85,7 @@ def _token_ablation(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
 
     On the embedded model, whatever the others run on: the rows are many, and a large model would take an hour.
     """
-    model = al.load_model(family=backend_of(model).family, device="cpu")
+    model = al.load_model(family="bridge" if backend_of(model).family == "bridge" else "hooked", device="cpu")
     backend, layer = backend_of(model), _middle(model)
     pair = ("I am so happy about it today and", "He was sad when the cat left home")
     row = al.PromptPair(*pair).tokens(model).positive
