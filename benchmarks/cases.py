@@ -11,6 +11,7 @@ import actadd_lens as al
 from actadd_lens.generation import Cell, DecodeSettings, decode_cells, encode_prompts
 from actadd_lens.models import backend_of
 from actadd_lens.sampling import Sampling
+from benchmarks import sweeps
 from benchmarks.timing import Arm
 
 PAIR = ("Love", "Hate")
@@ -38,8 +39,9 @@ class Case:
         name: By which `--only` picks it.
         judged: In words, the call whose time is the numerator.
         reference: In words, the call whose time is the denominator.
-        bar: The ratio is to be at most this.
+        bar: The ratio is to be at most this; infinite where it is only told.
         arms: Makes both calls for a model.
+        most_repeats: Repeats that are enough, where one takes seconds.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Case:
     reference: str
     bar: float
     arms: Callable[[Any, Sizes], tuple[Arm, Arm]]
+    most_repeats: int = 1000
 
 
 def _middle(model: Any) -> int:
@@ -246,4 +249,29 @@ CASES = (
     Case("sampled", f"{_DECODE}, sampled", _GENERATE, 1.0, _sampled),
     Case("top-p", f"{_DECODE}, sampled with top_p 0.3", _GENERATE, 1.0, _nucleus),
     Case("padded", f"{_DECODE}, greedy, prompts of several lengths", _GENERATE, 1.0, _other_lengths),
+    Case(
+        "sweep",
+        "sweep, 6 layers x 4 coefficients x 4 prompts",
+        "one plain forward from each layer of as many rows",
+        1.2,
+        sweeps.metrics_against_bound,
+        15,
+    ),
+    Case(
+        "sweep-naive",
+        "the same cell by cell, the vector anew for each",
+        "sweep",
+        float("inf"),
+        sweeps.metrics_against_naive,
+        3,
+    ),
+    Case(
+        "texts",
+        "sweep_completions, 24 cells x 4 texts",
+        "one plain decoding of as many rows",
+        1.2,
+        sweeps.texts_against_bound,
+        7,
+    ),
+    Case("texts-naive", "the same cell by cell", "sweep_completions", float("inf"), sweeps.texts_against_naive, 3),
 )
