@@ -228,6 +228,8 @@ def _steer(options: argparse.Namespace) -> int:
         coefficient * compute_steering_vector(model, tuple(pair), layer=layer)
         for pair, layer, coefficient in zip(options.pair, layers, coefficients, strict=True)
     ]
+    if options.save:
+        computed[0].save(options.save)
     completions = complete(
         model,
         options.prompt,
@@ -242,8 +244,6 @@ def _steer(options: argparse.Namespace) -> int:
         top_k=options.top_k,
         frequency_penalty=options.frequency_penalty,
     )
-    if options.save:
-        computed[0].save(options.save)
     print(json.dumps(_completions_json(completions), indent=2, ensure_ascii=False) if options.json else completions)
     return 0
 

@@ -65,7 +65,7 @@ def load_model(
     family = _check_family(family)
     settings = {
         **from_pretrained,
-        "device": str(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        "device": _check_device(device),
         "dtype": dtype or torch.float32,
     }
     folder = _local_folder(name)
@@ -79,6 +79,18 @@ def load_model(
     if folder is not None:
         model.cfg.model_name = EMBEDDED if name == EMBEDDED else folder.name
     return model  # type: ignore[no-any-return]
+
+
+def _check_device(device: str | torch.device | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(f"Device {device!r} is not known to torch: use 'cpu', 'cuda', 'cuda:1' and so on.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"Device {str(device)!r} is not there: torch sees no CUDA device. Use 'cpu', or leave it out.")
+    return str(device)
 
 
 def _check_family(family: str | None) -> Family:
