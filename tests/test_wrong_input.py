@@ -430,6 +430,18 @@ def test_an_unknown_family(gpt2_folder: Path) -> None:
         al.load_model(gpt2_folder, family="lens")
 
 
+@pytest.mark.parametrize("device", ["warp", "", 3.5, ["cpu"]])
+def test_an_unknown_device(gpt2_folder: Path, device: Any) -> None:
+    with pytest.raises(al.ModelError, match="is not known to torch: use 'cpu', 'cuda'"):
+        al.load_model(gpt2_folder, device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_not_there(gpt2_folder: Path) -> None:
+    with pytest.raises(al.ModelError, match="Device 'cuda' is not there: torch sees no CUDA device. Use 'cpu'"):
+        al.load_model(gpt2_folder, device="cuda")
+
+
 def test_a_folder_that_is_no_model(tmp_path: Path, gpt2_folder: Path) -> None:
     with pytest.raises(al.ModelError, match="There is no folder .*absent: give the path"):
         al.load_model(tmp_path / "absent")

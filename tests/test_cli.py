@@ -1,0 +1,147 @@
+"""The command line: what it prints, where errors go, and what it exits with."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import actadd_lens as al
+from actadd_lens.cli import main
+
+PROMPT = "The girl looked at the dog. She felt"
+QUICK = ["--max-new-tokens", "4", "--layer", "3"]
+
+
+def test_steer_prints_both_arms(capsys: pytest.CaptureFixture[str], embedded: object) -> None:
+    assert main(["steer", PROMPT, "--pair", " happy", " sad", "--coefficient", "4", "--n", "2", *QUICK]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    vector = 4 * al.compute_steering_vector(embedded, (" happy", " sad"), layer=3)
+    assert "\n".join(lines) == str(al.complete(embedded, PROMPT, vector, n=2, max_new_tokens=4))
+    assert lines[0] == PROMPT
+    assert [line.split("|")[0].strip() for line in lines[1:]] == ["unsteered", "steered"] * 2
+
+
+def test_steer_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["steer", PROMPT, "It was", "--pair", "Love", "Hate", "--position", "back", "--json", "--n", "2",
+                 "--temperature", "0", *QUICK]  # fmt: skip
+    assert main(arguments) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["prompt"] for row in told["completions"]] == [PROMPT] * 2 + ["It was"] * 2
+    assert told["settings"]["position"] == "back"
+    assert told["settings"]["sampling"]["temperature"] == 0
+    (vector,) = told["vectors"]
+    assert (vector["layer"], vector["coefficient"], vector["provenance"]["positive"]) == (3, 1.0, "Love")
+
+
+def test_a_saved_vector_is_shown_and_steers_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "love.safetensors"
+    pair = ["--pair", "Love", "Hate", "--coefficient", "5"]
+    assert main(["steer", PROMPT, *pair, "--save", str(file), *QUICK]) == 0
+    computed = capsys.readouterr().out
+    assert al.SteeringVector.load(file).coefficient == 5
+    assert main(["steer", PROMPT, "--vector", str(file), "--max-new-tokens", "4"]) == 0
+    assert capsys.readouterr().out == computed
+    assert main(["show", str(file)]) == 0
+    shown = capsys.readouterr().out
+    for word in (
+        "Love",
+        "Hate",
+        "blocks.3.hook_resid_pre",
+        "storybook",
+        "norms folded",
+        "positive tokens",
+        "float32",
+        "torch ",
+    ):
+        assert word in shown
+    assert main(["show", str(file), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["provenance"]["negative"] == "Hate"
+    assert len(told["norms"]) == told["rows"]
+
+
+def test_several_pairs_each_have_their_layer_and_coefficient(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["steer", PROMPT, "--pair", " happy", " sad", "--pair", " wedding", "", "--layer", "2", "--layer", "4",
+                 "--coefficient", "-3", "--coefficient", "2.5", "--max-new-tokens", "2", "--json"]  # fmt: skip
+    assert main(arguments) == 0
+    vectors = json.loads(capsys.readouterr().out)["vectors"]
+    assert [(vector["layer"], vector["coefficient"]) for vector in vectors] == [(2, -3.0), (4, 2.5)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--pair", "Love", "Hate", "--layer", "99"], "Layer 99 does not exist: storybook has layers 0 to 7."),
+        (["--pair", "Love", "Hate"], "--pair needs --layer."),
+        ([], "Nothing to steer with: give --pair"),
+        (["--pair", "", "", "--layer", "3"], "Both prompts are empty"),
+        (["--layer", "3"], "--layer goes with --pair"),
+        (["--pair", "a", "b", "--layer", "1", "--layer", "2"], "2 times --layer does not go with 1 pair"),
+        (["--vector", "absent.safetensors"], "There is no file absent.safetensors."),
+        (["--pair", "Love", "Hate", "--layer", "3", "--coefficient", "nan"], "The coefficient nan is not finite"),
+        (["--pair", "Love", "Hate", "--layer", "3", "--position", "end"], "Position 'end' is not known"),
+        (["--pair", "Love", "Hate", "--layer", "3", "--position", "77"], "at position 77 does not fit"),
+        (["--pair", "Love", "Hate", "--layer", "3", "--position", "-1"], "Position -1 is negative"),
+        (["--pair", "Love", "Hate", "--layer", "3", "--n", "0"], "n is 0: expected an integer from 1"),
+        (["--pair", "Love", "Hate", "--layer", "3", "--top-p", "7"], "top_p is 7.0"),
+        (["--pair", "Love", "Hate", "--layer", "3", "--model", "gpt2-xll"], "Did you mean"),
+        (["--pair", "Love", "Hate", "--layer", "3", "--model", "./nowhere"], "There is no folder nowhere"),
+        (
+            ["--pair", "a", "b", "--pair", "c", "d", "--layer", "3", "--save", "x"],
+            "--save writes the vector of one pair",
+        ),
+        (["--pair", "a", "b", "--layer", "3", "--save", "no/such/folder/x"], "There is no folder no/such/folder"),
+        (["--pair", "Love", "Hate", "--layer", "3", "--device", "warp"], "warp"),
+    ],
+)
+def test_wrong_input_exits_with_2_and_tells_on_stderr(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], told: str, unchecked: None
+) -> None:
+    assert main(["steer", PROMPT, *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("actadd: error: ")
+    assert told in err
+    assert "Traceback" not in err
+    assert not out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["walk"], ["steer"], ["steer", PROMPT, "--layer", "x"], ["show"], ["steer", PROMPT, "--pair", "a"]],
+)
+def test_wrong_usage_exits_with_2_and_the_usage(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: actadd")
+
+
+def test_a_damaged_file_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "damaged.safetensors"
+    file.write_bytes(b"nothing of the kind")
+    assert main(["show", str(file)]) == 2
+    assert "is truncated, damaged or no safetensors file" in capsys.readouterr().err
+
+
+def test_an_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("actadd_lens.vectors.SteeringVector.load", interrupt)
+    assert main(["show", "any.safetensors"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    file = tmp_path / "love.safetensors"
+    al.SteeringVector.from_tensor(__import__("torch").ones(1, 4), layer=1, source="mine").save(file)
+    code = f"import sys; from actadd_lens.cli import main; sys.exit(main(['show', {str(file)!r}]))"
+    done = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.stdout is not None
+    assert done.stderr is not None
+    done.stdout.close()
+    told = done.stderr.read().decode()
+    done.stderr.close()
+    assert (done.wait(), told) == (0, "")
