@@ -29,6 +29,9 @@ from actadd_lens.vectors import SteeringVector
 Texts = list[tuple[str, ...]]
 """For each arm, its samples."""
 
+_UNSTEERED = -1
+"""In place of a pair: nothing is added."""
+
 
 def sweep_completions(
     model: LensModel,
@@ -194,24 +197,22 @@ class _Run:
 
     def cost(self) -> SweepCost:
         """What is to be done."""
-        grid, n = self.grid, self.plan.settings.n
+        grid, n, steps = self.grid, self.plan.settings.n, self.plan.settings.max_new_tokens
         rows = grid.cells * len(grid.prompts) * (1 + grid.nulls) * n
-        left, per_batch, passes = 0, self.batch_size // n, 0
-        for pairs in self.placed.pair_chunks():
-            cells = sum(self._arms(item) for item in self._missing(pairs))
-            left += cells * n
-            passes += -(-cells // per_batch) * self.plan.settings.max_new_tokens
-            passes += (1 + bool(grid.nulls)) * bool(cells)
-        plain = sum(text is None for text in self._stored_unsteered())
-        passes += -(-plain // per_batch) * self.plan.settings.max_new_tokens
+        left, per_batch, passes = 0, max(1, self.batch_size // n), 0
+        for pairs in self._chunks():
+            items = list(self._missing(pairs))
+            cells = sum(self._arms(item) for item in items)
+            steered = cells - sum(item.pair == _UNSTEERED for item in items)
+            left += steered * n
+            passes += -(-cells // per_batch) * steps + (1 + bool(grid.nulls)) * bool(steered)
         prompts = len(grid.prompts)
         return SweepCost(str(grid), grid.cells, prompts, grid.nulls, n, rows, rows - left, passes, self.batch_size)
 
     def everything(self, tick: Callable[[int], Any]) -> CompletionSweep:
-        """The unsteered texts, then all pairs."""
-        self._write_unsteered()
-        for pairs in self.placed.pair_chunks():
-            self._write_pairs(pairs, tick)
+        """Go through all pairs, the unsteered arm among the first."""
+        for pairs in self._chunks():
+            self._write(pairs, tick)
         grid, names = self.grid, tuple(scorer_name(scorer) for scorer in self.plan.scorers)
         pair_count, _, _, positions = grid.shape
         shape = (len(names), pair_count, positions, len(grid.prompts), self.plan.settings.n)
@@ -221,51 +222,44 @@ class _Run:
             grid, names, units, self.steered, unsteered, self.nulls, self.texts, self.unsteered_texts
         )
 
-    # -- the unsteered arm -------------------------------------------------------------------------------------
+    def _chunks(self) -> list[tuple[int, ...]]:
+        """Pairs that decode together; the unsteered arm goes with the first, for a batch of its own would cost more."""
+        first, *others = self.placed.pair_chunks()
+        return [(_UNSTEERED, *first), *map(tuple, others)]
 
-    def _stored_unsteered(self) -> list[Texts | None]:
-        prompts = range(len(self.grid.prompts))
-        return (
-            self._recall([self.keys.plain(prompt)[0] for prompt in prompts]) if self.store else [None for _ in prompts]
-        )
-
-    def _write_unsteered(self) -> None:
-        texts = self._stored_unsteered()
-        left = [index for index in self.placed.by_length() if texts[index] is None]
-        while left:
-            batch = left[: max(1, self.batch_size // self.plan.settings.n)]
-            found = self._decode([Cell(self.placed.tokens[index], ()) for index in batch])
-            if found is None:
-                continue
-            for index, written in zip(batch, found, strict=True):
-                texts[index] = [written]
-            if self.store is not None:
-                self.store.put((self.keys.plain(index)[0], _pack(texts[index] or [])) for index in batch)
-            left = left[len(batch) :]
-        for index, written_texts in enumerate(texts):
-            self.unsteered_texts[index] = (written_texts or [()])[0]
-        self.unsteered[:] = [score_texts(scorer, self.unsteered_texts.tolist()) for scorer in self.plan.scorers]
-
-    # -- the cells ---------------------------------------------------------------------------------------------
+    # -- what is there -----------------------------------------------------------------------------------------
 
     def _arms(self, item: Item) -> int:
         return self.grid.nulls if item.is_null else 1
 
-    def _missing(self, pairs: range) -> Iterator[Item]:
-        """Items that are not stored, prompts from the shortest on; the others go into the results."""
-        _, layers, coefficients, positions = self.grid.shape
-        for prompt in self.placed.by_length():
-            items = [
-                Item(pair, layer, coefficient, position, prompt, is_null)
-                for pair in pairs
-                for layer, coefficient, position in np.ndindex(layers, coefficients, positions)
-                for is_null in ((False, True) if self.grid.nulls else (False,))
-            ]
-            stored = self._recall([self.keys.item(*item)[0] for item in items]) if self.store else [None for _ in items]
-            self._keep([(item, texts) for item, texts in zip(items, stored, strict=True) if texts is not None])
-            yield from (item for item, texts in zip(items, stored, strict=True) if texts is None)
+    def _key(self, item: Item) -> bytes:
+        return (self.keys.plain(item.prompt) if item.pair == _UNSTEERED else self.keys.item(*item))[0]
 
-    def _write_pairs(self, pairs: range, tick: Callable[[int], Any]) -> None:
+    def _items(self, pairs: Sequence[int], prompt: int) -> list[Item]:
+        """All that is to be written after one prompt."""
+        _, layers, coefficients, positions = self.grid.shape
+        found = [Item(_UNSTEERED, 0, 0, 0, prompt, is_null=False)] if _UNSTEERED in pairs else []
+        return found + [
+            Item(pair, layer, coefficient, position, prompt, is_null)
+            for pair in pairs
+            if pair != _UNSTEERED
+            for layer, coefficient, position in np.ndindex(layers, coefficients, positions)
+            for is_null in ((False, True) if self.grid.nulls else (False,))
+        ]
+
+    def _missing(self, pairs: Sequence[int]) -> Iterator[Item]:
+        """Items that are not stored, prompts from the shortest on; the others go into the results."""
+        for prompt in self.placed.by_length():
+            items = self._items(pairs, prompt)
+            keys = [self._key(item) for item in items] if self.store is not None else []
+            stored = {} if self.store is None else self.store.get(keys)
+            known = dict(zip(items, keys, strict=False))
+            self._keep([(item, _unpack(stored[key])) for item, key in known.items() if key in stored])
+            yield from (item for item in items if known.get(item) not in stored)
+
+    # -- the cells ---------------------------------------------------------------------------------------------
+
+    def _write(self, pairs: Sequence[int], tick: Callable[[int], Any]) -> None:
         """All cells of a few pairs, batch by batch; each item is kept and stored as soon as its last arm is there."""
         arms = range(1, 1 + self.grid.nulls)
         rows = (Row(item, arm) for item in self._missing(pairs) for arm in (arms if item.is_null else (0,)))
@@ -273,26 +267,32 @@ class _Run:
         pending: dict[Item, Texts] = {}
         left: list[Row] = []
         while True:
-            left += islice(rows, max(0, self.batch_size // self.plan.settings.n - len(left)))
-            batch = left[: max(1, self.batch_size // self.plan.settings.n)]
+            size = max(1, self.batch_size // self.plan.settings.n)
+            left += islice(rows, max(0, size - len(left)))
+            batch = left[:size]
             if not batch:
                 return
-            vectors = vectors or self.placed.vectors(pairs)
+            if not vectors and any(row.item.pair != _UNSTEERED for row in batch):
+                vectors = self.placed.vectors(pair for pair in pairs if pair != _UNSTEERED)
             found = self._decode([self._cell(row, vectors) for row in batch])
             if found is None:
                 continue
             for row, texts in zip(batch, found, strict=True):
                 pending.setdefault(row.item, []).append(texts)
-            finished = [(item, texts) for item, texts in pending.items() if len(texts) == self._arms(item)]
-            self._keep(finished)
-            if self.store is not None:
-                self.store.put((self.keys.item(*item)[0], _pack(texts)) for item, texts in finished)
+            self._finish([(item, texts) for item, texts in pending.items() if len(texts) == self._arms(item)])
             pending = {item: texts for item, texts in pending.items() if len(texts) < self._arms(item)}
             left = left[len(batch) :]
-            tick(len(batch) * self.plan.settings.n)
+            tick(sum(row.item.pair != _UNSTEERED for row in batch) * self.plan.settings.n)
+
+    def _finish(self, finished: Sequence[tuple[Item, Texts]]) -> None:
+        self._keep(finished)
+        if self.store is not None:
+            self.store.put((self._key(item), _pack(texts)) for item, texts in finished)
 
     def _cell(self, row: Row, vectors: Mapping[tuple[int, int], tuple[SteeringVector, ...]]) -> Cell:
         item = row.item
+        if item.pair == _UNSTEERED:
+            return Cell(self.placed.tokens[item.prompt], ())
         vector = self.grid.coefficients[item.coefficient] * vectors[item.pair, item.layer][row.arm]
         return Cell(self.placed.tokens[item.prompt], (vector.at(position=self.grid.positions[item.position]),))
 
@@ -319,16 +319,14 @@ class _Run:
             mine: Float[np.ndarray, "scorers arms n"] = scores[:, first : first + len(arms)]
             first += len(arms)
             place = (item.pair, item.layer, item.coefficient, item.position, item.prompt)
-            if item.is_null:
+            if item.pair == _UNSTEERED:
+                self.unsteered[:, item.prompt] = mine[:, 0]
+                self.unsteered_texts[item.prompt] = arms[0]
+            elif item.is_null:
                 self.nulls[(slice(None), slice(None), *place)] = mine.mean(axis=-1)
             else:
                 self.steered[(slice(None), *place)] = mine[:, 0]
                 self.texts[place] = arms[0]
-
-    def _recall(self, keys: Sequence[bytes]) -> list[Texts | None]:
-        """The stored texts of each key."""
-        stored = {} if self.store is None else self.store.get(keys)
-        return [_unpack(stored[key]) if key in stored else None for key in keys]
 
 
 def _pack(texts: Texts) -> bytes:
