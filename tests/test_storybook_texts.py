@@ -70,9 +70,7 @@ def test_no_word_belongs_to_two_topics():
 def test_the_sentences_of_a_topic_hold_no_word_of_another():
     for topic in storybook.topics().values():
         others = all_topic_words() - set(topic.words)
-        strays = {
-            text: others & set(words_of(text)) for text in topic.sentences if others & set(words_of(text))
-        }
+        strays = {text: others & set(words_of(text)) for text in topic.sentences if others & set(words_of(text))}
         assert strays == {}
 
 
