@@ -27,6 +27,7 @@ from actadd_lens.metrics import BoundMetric, Metric, Reading, as_metric
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind, null_vectors
 from actadd_lens.positions import Position
+from actadd_lens.progress import progress_bar
 from actadd_lens.prompts import as_texts
 from actadd_lens.sampling import Sampling, is_whole, require
 from actadd_lens.scorers import Scorer, scorer_name
@@ -174,15 +175,13 @@ def measure_arms(
     Raises:
         PositionError: A measured vector does not fit onto a prompt; nothing has run then.
     """
-    from tqdm.auto import tqdm
-
     for row in prompts:
         ArmRows(backend, [row], [measured], measured, position)
     shared = _Pass(backend, metric, metric.bind(backend), arms, measured, position, batch_size)
     values = np.empty((len(arms), len(prompts)))
     step = max(1, batch_size // len(arms))
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    with tqdm(total=len(prompts), desc=metric.name, unit="prompt", disable=not progress, delay=2, leave=False) as bar:
+    with progress_bar(total=len(prompts), what=metric.name, unit="prompt", shown=progress) as bar:
         for first in range(0, len(order), step):
             members = order[first : first + step]
             values[:, members] = shared.values([prompts[index] for index in members])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from actadd_lens.models import Backend
+from actadd_lens.progress import progress_bar
 
 _SHARE = 0.25
 """Share of the free memory that a batch may take."""
@@ -70,13 +71,9 @@ class SweepCost:
 
 
 @contextmanager
-def progress_bar(cost: SweepCost, *, enabled: bool) -> Iterator[Callable[[int], Any]]:
+def sweep_bar(cost: SweepCost, *, enabled: bool) -> Iterator[Callable[[int], Any]]:
     """A bar over rows with rate and remaining time; yields what moves it."""
-    from tqdm.auto import tqdm
-
-    with tqdm(
-        total=cost.rows, initial=cost.stored, desc=cost.factors, unit="row", disable=not enabled, delay=2, leave=False
-    ) as bar:
+    with progress_bar(total=cost.rows, done=cost.stored, what=cost.factors, unit="row", shown=enabled) as bar:
         yield bar.update
 
 

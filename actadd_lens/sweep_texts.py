@@ -18,7 +18,7 @@ from actadd_lens.nulls import NullKind
 from actadd_lens.positions import Position
 from actadd_lens.sampling import Sampling, is_count, require
 from actadd_lens.scorers import Scorer, scorer_name
-from actadd_lens.sweep_batches import SweepCost, decoding_rows_from_memory, is_out_of_memory, progress_bar
+from actadd_lens.sweep_batches import SweepCost, decoding_rows_from_memory, is_out_of_memory, sweep_bar
 from actadd_lens.sweep_grid import Grid, PlacedGrid, place_grid
 from actadd_lens.sweep_keys import SweepKeys
 from actadd_lens.sweep_passes import Item, Row
@@ -162,7 +162,7 @@ class CompletionSweepPlan:
         with open_store(self.path) as store:
             run = _Run(self, store)
             cost = run.cost()
-            with progress_bar(cost, enabled=progress) as tick:
+            with sweep_bar(cost, enabled=progress) as tick:
                 return run.everything(tick)
 
 

@@ -20,7 +20,7 @@ from actadd_lens.nulls import NullKind
 from actadd_lens.positions import Position
 from actadd_lens.sampling import is_count, require
 from actadd_lens.steering import unsteered
-from actadd_lens.sweep_batches import SweepCost, is_out_of_memory, progress_bar, rows_from_memory
+from actadd_lens.sweep_batches import SweepCost, is_out_of_memory, rows_from_memory, sweep_bar
 from actadd_lens.sweep_grid import Grid, place_grid
 from actadd_lens.sweep_keys import SweepKeys
 from actadd_lens.sweep_passes import Injections, Item, PromptBatch, Row, SweepPasses
@@ -148,7 +148,7 @@ class SweepPlan:
         with open_store(self.path) as store:
             run = _Run(self, store)
             cost = run.cost()
-            with progress_bar(cost, enabled=progress) as tick:
+            with sweep_bar(cost, enabled=progress) as tick:
                 return run.everything(tick)
 
     def prompt_chunks(self, pairs: range) -> list[list[int]]:

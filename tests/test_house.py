@@ -20,7 +20,7 @@ NAMES = [str(name) for name in SOURCES]
 ROWS = (
     ("errors",),
     ("models",),
-    ("prompts", "positions", "sampling"),
+    ("prompts", "positions", "sampling", "progress"),
     ("provenance",),
     ("vectors",),
     ("files", "naming"),

@@ -18,6 +18,7 @@ from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.naming import html_token, signed_shade, vector_names
 from actadd_lens.nulls import NullKind
 from actadd_lens.positions import Position
+from actadd_lens.progress import tracked
 from actadd_lens.prompts import as_texts
 from actadd_lens.sampling import is_count, require
 from actadd_lens.statistics import FEWEST_PROMPTS, Effect, paired_effect
@@ -280,17 +281,13 @@ class _Sums:
         batch_size: int,
         progress: bool,
     ) -> None:
-        from tqdm.auto import tqdm
-
         self._count = len(prompts)
         self._logs: list[Tensor] = [torch.zeros(0)] * len(arms)
         self._probabilities: list[Tensor] = [torch.zeros(0)] * 2
         self._part = torch.zeros(0)
         self._kl = torch.zeros(len(arms), len(prompts), dtype=torch.float64)
         step = max(1, batch_size // len(arms))
-        for first in tqdm(
-            range(0, len(prompts), step), desc="next-token shift", disable=not progress, delay=2, leave=False
-        ):
+        for first in tracked(range(0, len(prompts), step), what="next-token shift", unit="batch", shown=progress):
             some = prompts[first : first + step]
             plain = None
             for numbers, rows in _passes(backend, some, arms, measured, position, batch_size):
@@ -483,12 +480,10 @@ def _read_texts(
     progress: bool,
 ) -> _Occurrences:
     """Log-probabilities of the texts' own tokens under each arm; texts of like length share passes."""
-    from tqdm.auto import tqdm
-
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     step = max(1, batch_size // len(arms))
     tokens, places, table = [], [], []
-    for first in tqdm(range(0, len(order), step), desc="text shift", disable=not progress, delay=2, leave=False):
+    for first in tracked(range(0, len(order), step), what="text shift", unit="batch", shown=progress):
         members = order[first : first + step]
         logs = []
         for numbers, rows in _passes(
