@@ -21,7 +21,7 @@ from actadd_lens.models.hooked import hooked_transformer
 
 torch.set_num_threads(1)
 phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink]
-hypothesis.settings.register_profile("house", max_examples=10, deadline=None, derandomize=True, phases=phases)
+hypothesis.settings.register_profile("house", max_examples=6, deadline=None, derandomize=True, phases=phases)
 hypothesis.settings.load_profile("house")
 
 SHARED = Path(__file__).parents[2] / "shared"

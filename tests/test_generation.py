@@ -37,7 +37,7 @@ def greedy(model: Any, texts: Any, vectors: Any, **changes: Any) -> list[list[in
 # -- with the cache, without it, and by hand -------------------------------------------------------------------
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_complete_writes_what_whole_passes_by_hand_write(model: Any, data: st.DataObject) -> None:
     text = data.draw(prompts)
@@ -48,7 +48,7 @@ def test_complete_writes_what_whole_passes_by_hand_write(model: Any, data: st.Da
     assert greedy(model, text, vector, position=position, use_past_kv_cache=False) == [expected]
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(data=st.data())
 def test_position_all_reaches_generated_tokens_too(model: Any, data: st.DataObject) -> None:
     text = data.draw(st.one_of(st.just(""), prompts))
@@ -65,7 +65,7 @@ def test_position_all_reaches_generated_tokens_too(model: Any, data: st.DataObje
             assert generate(model, tokens, 5, use_past_kv_cache=cached)[0, -5:].tolist() == expected
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(data=st.data())
 def test_transformer_lens_generates_the_same_inside_steer(model: Any, data: st.DataObject) -> None:
     tokens = tokens_of(model, data.draw(prompts))
@@ -115,7 +115,7 @@ def test_the_unsteered_arm_is_what_the_model_writes_on_its_own(model: Any) -> No
 # -- batches ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(data=st.data())
 def test_a_row_of_a_batch_gets_what_it_gets_alone(model: Any, data: st.DataObject) -> None:
     texts = data.draw(st.lists(prompts, min_size=2, max_size=4))
@@ -127,7 +127,7 @@ def test_a_row_of_a_batch_gets_what_it_gets_alone(model: Any, data: st.DataObjec
     assert greedy(model, texts, vector, position=position, batch_size=2) == alone
 
 
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(data=st.data())
 def test_position_all_leaves_padding_out_in_batches(model: Any, data: st.DataObject) -> None:
     texts = data.draw(st.lists(prompts, min_size=2, max_size=4))
@@ -207,21 +207,21 @@ def sampled(model: Any, texts: Any, **options: Any) -> dict[str, tuple[str, ...]
 
 
 def test_one_seed_gives_one_text_and_another_seed_another(model: Any) -> None:
-    first = sampled(model, SENTENCE, n=3, max_new_tokens=6)
-    assert sampled(model, SENTENCE, n=3, max_new_tokens=6) == first
-    assert sampled(model, SENTENCE, n=3, max_new_tokens=6, seed=1) != first
+    first = sampled(model, SENTENCE, n=3, max_new_tokens=4)
+    assert sampled(model, SENTENCE, n=3, max_new_tokens=4) == first
+    assert sampled(model, SENTENCE, n=3, max_new_tokens=4, seed=1) != first
     assert len(set(first[SENTENCE])) > 1
 
 
 def test_samples_do_not_depend_on_batching_or_on_the_order_of_prompts(model: Any) -> None:
     texts = [SENTENCE, LENGTHS[3], "The girl looked at the old dog"]
-    alone = {text: sampled(model, text, n=3, max_new_tokens=6)[text] for text in texts}
-    assert sampled(model, texts, n=3, max_new_tokens=6) == alone
-    assert sampled(model, texts[::-1], n=3, max_new_tokens=6) == alone
-    assert sampled(model, texts, n=3, max_new_tokens=6, batch_size=1) == alone
-    more = sampled(model, texts, n=5, max_new_tokens=6)
+    alone = {text: sampled(model, text, n=3, max_new_tokens=4)[text] for text in texts}
+    assert sampled(model, texts, n=3, max_new_tokens=4) == alone
+    assert sampled(model, texts[::-1], n=3, max_new_tokens=4) == alone
+    assert sampled(model, texts, n=3, max_new_tokens=4, batch_size=1) == alone
+    more = sampled(model, texts, n=5, max_new_tokens=4)
     assert {text: samples[:3] for text, samples in more.items()} == alone
-    cut = sampled(model, texts, n=3, max_new_tokens=6, use_past_kv_cache=False)
+    cut = sampled(model, texts, n=3, max_new_tokens=4, use_past_kv_cache=False)
     assert cut == alone
 
 
