@@ -145,3 +145,19 @@ def test_half_precision_models_are_steered(gpt2_folder: Path, family: Any) -> No
     assert logits[1].isfinite().all()
     assert (logits[0] - logits[1]).abs().mean() < 0.1 * logits[0].abs().mean()
     assert al.complete(half, TEXT, vectors[0], max_new_tokens=3).steered
+
+
+def test_a_bridge_in_compatibility_mode_is_the_same_model(gpt2_folder: Path) -> None:
+    bridge = al.load_model(gpt2_folder, family="bridge")
+    raw = 5 * al.compute_steering_vector(bridge, ("Love", "Hate"), layer=2)
+    tokens, steered = bridge.to_tokens(TEXT), []
+    with torch.no_grad(), al.steer(bridge, raw):
+        steered.append(bridge(tokens).log_softmax(dim=-1))
+    bridge.enable_compatibility_mode(disable_warnings=True)
+    processed = 5 * al.compute_steering_vector(bridge, ("Love", "Hate"), layer=2)
+    for vector in (raw, processed):  # they differ along the all-ones direction, which nothing reads
+        with torch.no_grad(), al.steer(bridge, vector):
+            steered.append(bridge(tokens).log_softmax(dim=-1))
+    assert (steered[1] - steered[0]).abs().max() < 1e-3
+    assert (steered[2] - steered[0]).abs().max() < 1e-3
+    assert processed.provenance.weight_processing.startswith("compatibility mode")
