@@ -28,15 +28,11 @@ from actadd_lens.statistics import split_prompts
 logger = logging.getLogger("training.measure")
 
 TOP_P, NEW_TOKENS, NULLS = 0.9, 30, 20
-SENTIMENT_PAIRS = (
-    (" happy", " sad"),
-    (" love", " hate"),
-    ("Love", "Hate"),
-    (" good", " bad"),
-    ("I love it", "I hate it"),
-)
-COEFFICIENTS = (2.0, 4.0, 6.0, 8.0)
-LARGEST_PERPLEXITY_RATIO = 1.05
+SENTIMENT_PAIRS = ((" happy", " sad"), (" love", " hate"), ("I love it", "I hate it"))
+SENTIMENT_COEFFICIENTS = (1.5, 2.0, 3.0, 4.0)
+TOPIC_COEFFICIENTS = (1.0, 2.0, 3.0)
+LARGEST_PERPLEXITY_RATIO = 1.5
+"""On text that the vector is not about, in the choice. What remains of it on the other half is reported."""
 CHOICE_SAMPLES, REPORT_SAMPLES = 2, 10
 
 
@@ -132,7 +128,7 @@ def most_repeated(text: str, *, words: int) -> int:
 def sentiment(bench: Bench) -> dict[str, Any]:
     """Mean VADER compound by layer of the middle half, the vector and its negative, and what it does elsewhere."""
     texts = halves([text for topic in storybook.topics().values() for text in topic.sentences])
-    candidates = vectors_of(bench, SENTIMENT_PAIRS, bench.middle, COEFFICIENTS)
+    candidates = vectors_of(bench, SENTIMENT_PAIRS, bench.middle, SENTIMENT_COEFFICIENTS)
     chosen = choose(bench, candidates, scorers.sentiment(), texts[0])
     layers = {}
     for layer, vector in chosen.items():
@@ -150,9 +146,9 @@ def topic(name: str) -> Callable[[Bench], dict[str, Any]]:
         others = [text for other in storybook.topics().values() if other.name != name for text in other.sentences]
         texts = halves(others)
         pairs = [(f" {word}", "") for word in likeliest_words(bench, words)]
-        layers = range(bench.backend.n_layers // 4 + 1, bench.backend.n_layers - 1)
+        layers = bench.middle[1:]
         scorer = scorers.contains_word(words)
-        chosen = choose(bench, vectors_of(bench, pairs, layers, COEFFICIENTS), scorer, texts[0])
+        chosen = choose(bench, vectors_of(bench, pairs, layers, TOPIC_COEFFICIENTS), scorer, texts[0])
         if not chosen:
             return {"chosen": None}
         scores = mean_scores(bench, list(chosen.values()), scorer, bench.prompts[0], CHOICE_SAMPLES)[1]
@@ -162,7 +158,7 @@ def topic(name: str) -> Callable[[Bench], dict[str, Any]]:
     return part
 
 
-def likeliest_words(bench: Bench, words: Sequence[str], count: int = 3) -> list[str]:
+def likeliest_words(bench: Bench, words: Sequence[str], count: int = 2) -> list[str]:
     """The first words of a topic's list that are one token; the lists begin with the words that name the topic."""
     single = [word for word in words if len(bench.backend.encode(f" {word}", prepend_bos=False)) == 1]
     return single[:count]

@@ -121,7 +121,7 @@ def topics_table(topics: dict[str, Any]) -> str:
     rows = []
     for name, part in topics.items():
         if part.get("chosen", part) is None:
-            rows.append([name.removeprefix("topic "), "none kept other text within 5 %", *[""] * 7])
+            rows.append([name.removeprefix("topic "), "none kept other text within bounds", *[""] * 7])
             continue
         rows.append(
             [
