@@ -91,15 +91,13 @@ class SweepPasses:
         marks = self._marks(prompts, everyone, [(rows, position)] * len(everyone))
         return self._read(prompts, everyone, prompts.logits, marks)
 
-    def steered(
+    def ends(
         self, injections: Injections, prompts: PromptBatch, layer: int, rows: Sequence[Row]
-    ) -> Float[np.ndarray, "metrics rows"]:
-        """Every metric of a batch of rows, all of one layer."""
+    ) -> Float[Tensor, "rows *pos size"]:
+        """What the passes of a batch of rows end in, all of one layer."""
         placed = self.placed
         backend, number = placed.backend, placed.grid.layers[layer]
-        where = {prompt: row for row, prompt in enumerate(prompts.members)}
-        picks = torch.tensor([where[row.item.prompt] for row in rows], device=prompts.tokens.device)
-        places = [(placed.rows[row.item.pair], placed.grid.positions[row.item.position]) for row in rows]
+        picks, places = self._picks(prompts, rows), self._places(rows)
         landings = self._landings(injections, rows, places, prompts.lengths[picks].tolist())
         every_token = self._every_token(prompts, picks) if any(name == "all" for _, name in places) else None
 
@@ -110,10 +108,27 @@ class SweepPasses:
         handle = backend.add_hook(backend.hook_name(number), add)
         try:
             start = prompts.starts[layer]
-            logits = backend.logits_from(start[picks.to(start.device)], number, columns)
+            return backend.ends_from(start[picks.to(start.device)], number, columns)
         finally:
             handle.remove()
-        return self._read(prompts, picks, logits, self._marks(prompts, picks, places))
+
+    def read(
+        self, prompts: PromptBatch, rows: Sequence[Row], ends: Float[Tensor, "rows *pos size"]
+    ) -> Float[np.ndarray, "metrics rows"]:
+        """Every metric of rows, of whatever layers, from what their passes ended in."""
+        picks = self._picks(prompts, rows)
+        marks = self._marks(prompts, picks, self._places(rows))
+        return self._read(prompts, picks, self.placed.backend.read_out(ends), marks)
+
+    def _picks(self, prompts: PromptBatch, rows: Sequence[Row]) -> Int[Tensor, " rows"]:
+        """Which of the prompts each row is."""
+        where = {prompt: row for row, prompt in enumerate(prompts.members)}
+        return torch.tensor([where[row.item.prompt] for row in rows], device=prompts.tokens.device)
+
+    def _places(self, rows: Sequence[Row]) -> list[tuple[int, Position]]:
+        """Rows of each one's vector, and where it goes."""
+        placed = self.placed
+        return [(placed.rows[row.item.pair], placed.grid.positions[row.item.position]) for row in rows]
 
     def _landings(
         self,

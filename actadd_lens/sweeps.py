@@ -5,13 +5,15 @@ row of a batch that starts at its layer; results are written as they come.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from actadd_lens.errors import SettingError
 from actadd_lens.metrics import as_metric
@@ -190,6 +192,7 @@ class _Run:
     unsteered: np.ndarray = field(init=False)
     nulls: np.ndarray = field(init=False)
     batch_size: int = field(init=False)
+    partial: list[np.ndarray] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.passes, self.batch_size = self.plan.passes, self.plan.batch_size
@@ -313,8 +316,9 @@ class _Run:
                 self._chunk(injections, pairs, some, theirs, tick)
             return
         self._unsteered(prompts, pairs)
-        for layer, items in missing.items():
-            self._layer(injections, prompts, layer, items, tick)
+        for rows, ends in self._ends(injections, prompts, missing):
+            self._arrived(rows, self._values(prompts, rows, ends))
+            tick(len(rows))
 
     def _unsteered(self, prompts: PromptBatch, pairs: range) -> None:
         """The unsteered values; where a vector lands may be left out, so they are read for each place anew."""
@@ -332,54 +336,65 @@ class _Run:
         if self.store is not None:
             self.store.put(stored)
 
-    def _layer(
-        self,
-        injections: Injections,
-        prompts: PromptBatch,
-        layer: int,
-        items: list[Item],
-        tick: Callable[[int], Any],
-    ) -> None:
-        """All items of a layer, batch by batch; each is kept and stored as soon as its last row is there."""
+    def _ends(
+        self, injections: Injections, prompts: PromptBatch, missing: dict[int, list[Item]]
+    ) -> Iterator[tuple[list[Row], Tensor]]:
+        """All rows of a few prompts, layer by layer; what their passes end in is handed on as full batches."""
         arms = range(1, 1 + self.grid.nulls)
-        rows = [Row(item, arm) for item in items for arm in (arms if item.is_null else (0,))]
-        values = np.empty((len(self.passes.metrics), len(rows)))
-        done = kept = 0
-        pending = iter(items)
-        while done < len(rows):
-            batch = rows[done : done + self.batch_size]
-            found = self._try(injections, prompts, layer, batch)
-            if found is None:
-                self.batch_size = max(1, len(batch) // 2)
-                continue
-            values[:, done : done + len(batch)] = found
-            done += len(batch)
-            finished = []
-            while kept < len(rows) and (end := kept + (len(arms) if rows[kept].item.is_null else 1)) <= done:
-                finished.append((next(pending), values[:, kept:end]))
-                kept = end
-            self._finish(finished)
-            tick(len(batch))
+        waiting: list[Row] = []
+        ends: list[Tensor] = []
+        for layer, items in missing.items():
+            rows = [Row(item, arm) for item in items for arm in (arms if item.is_null else (0,))]
+            while rows:
+                batch = rows[: self.batch_size]
+                if waiting and (self.passes.reads_all or len(waiting) + len(batch) > self.batch_size):
+                    yield waiting, torch.cat(ends)
+                    waiting, ends = [], []
+                found = self._try(injections, prompts, layer, batch)
+                if found is None:
+                    self.batch_size = max(1, len(batch) // 2)
+                    continue
+                waiting, ends, rows = waiting + batch, [*ends, found], rows[len(batch) :]
+        if waiting:
+            yield waiting, torch.cat(ends)
 
-    def _finish(self, finished: Sequence[tuple[Item, np.ndarray]]) -> None:
-        for item, values in finished:
-            self._keep(item, values)
-        if self.store is not None:
-            self.store.put(
-                (key, pack(values[metric]))
-                for item, values in finished
-                for metric, key in enumerate(self.keys.item(*item))
-            )
-
-    # -- a batch -----------------------------------------------------------------------------------------------
-
-    def _try(
-        self, injections: Injections, prompts: PromptBatch, layer: int, rows: Sequence[Row]
-    ) -> Float[np.ndarray, "metrics rows"] | None:
-        """The values of a batch; None where memory does not suffice, and a smaller one is to be tried."""
+    def _try(self, injections: Injections, prompts: PromptBatch, layer: int, rows: Sequence[Row]) -> Tensor | None:
+        """The ends of a batch; None where memory does not suffice, and a smaller one is to be tried."""
         try:
-            return self.passes.steered(injections, prompts, layer, rows)
+            return self.passes.ends(injections, prompts, layer, rows)
         except Exception as error:
             if len(rows) == 1 or not is_out_of_memory(error):
                 raise
             return None
+
+    def _values(
+        self, prompts: PromptBatch, rows: Sequence[Row], ends: Float[Tensor, "rows *pos size"]
+    ) -> Float[np.ndarray, "metrics rows"]:
+        """Every metric of rows; in halves where memory does not suffice."""
+        try:
+            return self.passes.read(prompts, rows, ends)
+        except Exception as error:
+            if len(rows) == 1 or not is_out_of_memory(error):
+                raise
+        half = len(rows) // 2
+        halves = ((rows[:half], ends[:half]), (rows[half:], ends[half:]))
+        return np.concatenate([self._values(prompts, *some) for some in halves], axis=1)
+
+    def _arrived(self, rows: Sequence[Row], values: Float[np.ndarray, "metrics rows"]) -> None:
+        """Keep and store every item whose last row is there."""
+        first, finished = 0, []
+        for item, members in groupby(rows, key=lambda row: row.item):
+            count = len(list(members))
+            self.partial.append(values[:, first : first + count])
+            first += count
+            if sum(part.shape[1] for part in self.partial) == (self.grid.nulls if item.is_null else 1):
+                finished.append((item, np.concatenate(self.partial, axis=1)))
+                self.partial.clear()
+        for item, found in finished:
+            self._keep(item, found)
+        if self.store is not None:
+            self.store.put(
+                (key, pack(found[metric]))
+                for item, found in finished
+                for metric, key in enumerate(self.keys.item(*item))
+            )

@@ -362,7 +362,7 @@ def test_a_batch_that_does_not_fit_is_halved_without_loss(hooked: Any, monkeypat
 
     settings = {**GRID, "coefficients": [-2, 1, 3], "nulls": 2}
     expected = al.sweep(hooked, PAIRS[0], **settings)
-    start, resume = HookedBackend.starts, HookedBackend.logits_from
+    start, resume, read = HookedBackend.starts, HookedBackend.ends_from, HookedBackend.read_out
 
     def small_start(self: Any, tokens: Tensor, *args: Any) -> Any:
         if len(tokens) > 2:
@@ -376,8 +376,14 @@ def test_a_batch_that_does_not_fit_is_halved_without_loss(hooked: Any, monkeypat
             )
         return resume(self, rows, *args)
 
+    def small_read(self: Any, ends: Tensor) -> Any:
+        if len(ends) > 3:
+            raise MemoryError
+        return read(self, ends)
+
     monkeypatch.setattr(HookedBackend, "starts", small_start)
-    monkeypatch.setattr(HookedBackend, "logits_from", small_resume)
+    monkeypatch.setattr(HookedBackend, "ends_from", small_resume)
+    monkeypatch.setattr(HookedBackend, "read_out", small_read)
     found = al.sweep(hooked, PAIRS[0], **settings)
     np.testing.assert_allclose(found.steered, expected.steered, atol=1e-5)
     np.testing.assert_allclose(found.nulls, expected.nulls, atol=1e-5)

@@ -66,13 +66,17 @@ class BridgeBackend(Backend):
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int], columns: Int[Tensor, " batch"] | None
     ) -> tuple[dict[int, Tensor], Float[Tensor, "batch *pos d_vocab"]]:
         """Only the tokens: with `start_at_layer` the blocks below would still run."""
-        return dict.fromkeys(layers, tokens), self.logits_from(tokens, 0, columns)
+        return dict.fromkeys(layers, tokens), self.ends_from(tokens, 0, columns)
 
-    def logits_from(
+    def ends_from(
         self, start: Tensor, layer: int, columns: Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch *pos d_vocab"]:
-        """A whole pass."""
+    ) -> Float[Tensor, "batch *pos size"]:
+        """The logits of a whole pass."""
         return self.logits(start) if columns is None else self.logits_at(start, columns)
+
+    def read_out(self, ends: Float[Tensor, "batch *pos size"]) -> Float[Tensor, "batch *pos d_vocab"]:
+        """The ends themselves: the Hugging Face model has unembedded them."""
+        return ends
 
     def last_logits(
         self,

@@ -53,7 +53,7 @@ class HookedBackend(Backend):
         self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch d_vocab"]:
         """The unembedding, a large share of a small model's pass, runs on those columns only."""
-        return self._unembed_at(self._blocks(tokens, mask=None), columns)
+        return self.read_out(_at(self._blocks(tokens, mask=None), columns))
 
     def starts(
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int], columns: Int[Tensor, " batch"] | None
@@ -65,20 +65,24 @@ class HookedBackend(Backend):
                 # A caller's hook may change the stream in place.
                 keep = _input_keeper(found, layer, copy=bool(self.hooks_at(self.hook_name(layer))))
                 stack.callback(self.model.blocks[layer].register_forward_pre_hook(keep).remove)
-            logits = self._unembed_at(self._blocks(tokens, mask=None), columns)
+            logits = self.read_out(_at(self._blocks(tokens, mask=None), columns))
         if self.model.cfg.positional_embedding_type == "shortformer":  # its blocks read positions beside the stream
             return dict.fromkeys(layers, tokens), logits
         return found, logits
 
-    def logits_from(
+    def ends_from(
         self, start: Tensor, layer: int, columns: Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch *pos d_vocab"]:
-        """From a stream by `start_at_layer`."""
+    ) -> Float[Tensor, "batch *pos size"]:
+        """The last residual stream; from a stream by `start_at_layer`."""
         if start.is_floating_point():
             residual = self.model.forward(start, start_at_layer=layer, stop_at_layer=self.n_layers)
         else:
             residual = self._blocks(start, mask=None)
-        return self._unembed_at(residual, columns)
+        return _at(residual, columns)
+
+    def read_out(self, ends: Float[Tensor, "batch *pos size"]) -> Float[Tensor, "batch *pos d_vocab"]:
+        """The final norm and the unembedding."""
+        return self._unembed(ends) if ends.ndim == 3 else self._unembed(ends[:, None])[:, 0]
 
     def last_logits(
         self,
@@ -148,15 +152,6 @@ class HookedBackend(Backend):
         cap = model.cfg.output_logits_soft_cap
         return cap * torch.tanh(logits / cap) if cap and cap > 0 else logits
 
-    def _unembed_at(
-        self, residual: Float[Tensor, "batch pos d_model"], columns: Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch *pos d_vocab"]:
-        """Logits at one column of each row, or at all of them."""
-        if columns is None:
-            return self._unembed(residual)
-        rows = torch.arange(len(columns), device=residual.device)
-        return self._unembed(residual[rows, columns.to(residual.device)][:, None])[:, 0]
-
     def _new_cache(self, batch: int) -> Any:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
@@ -175,3 +170,10 @@ def _input_keeper(found: dict[int, Tensor], layer: int, *, copy: bool) -> Any:
         found[layer] = args[0].clone() if copy else args[0]
 
     return keep
+
+
+def _at(residual: Float[Tensor, "batch pos d_model"], columns: Int[Tensor, " batch"] | None) -> Tensor:
+    """One column of each row, or all of them."""
+    if columns is None:
+        return residual
+    return residual[torch.arange(len(columns), device=residual.device), columns.to(residual.device)]

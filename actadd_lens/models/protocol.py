@@ -255,10 +255,18 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def logits_from(
+    def ends_from(
         self, start: Tensor, layer: int, columns: Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch *pos d_vocab"]:
-        """Logits of a pass from a start on, in which every hook from the layer's `hook_resid_pre` on acts."""
+    ) -> Float[Tensor, "batch *pos size"]:
+        """What a pass from a start on ends in; every hook from the layer's `hook_resid_pre` on acts.
+
+        An end has a row for each row of the batch, so ends of several passes can be read out together, which is worth
+        it: few rows take nearly as long to unembed as many.
+        """
+
+    @abstractmethod
+    def read_out(self, ends: Float[Tensor, "batch *pos size"]) -> Float[Tensor, "batch *pos d_vocab"]:
+        """Logits of the ends of passes."""
 
     @abstractmethod
     def last_logits(
