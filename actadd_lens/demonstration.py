@@ -10,6 +10,7 @@ from actadd_lens.generation import Completions, complete
 from actadd_lens.measuring import CompletionMeasurement, measure_completions
 from actadd_lens.models import LensModel
 from actadd_lens.previews import Preview, preview
+from actadd_lens.statistics import split_prompts
 from actadd_lens.vectors import SteeringVector
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ class Demonstration:
 def demonstrate(
     model: LensModel,
     *,
-    sentiment_pair: tuple[str, str] = (" happy", " sad"),
-    sentiment_layer: int = 3,
-    sentiment_coefficient: float = 4.0,
+    sentiment_pair: tuple[str, str] = ("I love it", "I hate it"),
+    sentiment_layer: int = 4,
+    sentiment_coefficient: float = 2.0,
     topic_pair: tuple[str, str] = (" wedding", ""),
     topic_layer: int = 3,
     topic_coefficient: float = 4.0,
@@ -71,8 +72,8 @@ def demonstrate(
 ) -> Demonstration:
     """Show and measure a sentiment vector and a topic vector.
 
-    The prompts are the first neutral ones of the package, the topic words those of its word list; nothing is chosen by
-    its outcome.
+    The defaults are what `python -m training.measure` chose for the embedded model on one half of the neutral prompts.
+    The prompts here are of the half on which nothing was chosen, the topic words those of the package's list.
 
     Args:
         model: The model.
@@ -87,8 +88,9 @@ def demonstrate(
         seed: Seed of everything random.
         note: Called with what is about to be done.
     """
-    prompts = storybook.neutral_prompts()[:16]
-    happy = sentiment_coefficient * compute_steering_vector(model, sentiment_pair, layer=sentiment_layer)
+    everything = storybook.neutral_prompts()
+    prompts = [everything[index] for index in split_prompts(len(everything))[1][:16]]
+    love = sentiment_coefficient * compute_steering_vector(model, sentiment_pair, layer=sentiment_layer)
     wedding = topic_coefficient * compute_steering_vector(model, topic_pair, layer=topic_layer)
     mood, topic = scorers.sentiment(), scorers.contains_word(storybook.topics()["weddings"].words)
 
@@ -106,7 +108,7 @@ def demonstrate(
 
     return Demonstration(
         (
-            chapter("sentiment", {_label(happy): happy, _label(-happy): -happy}, mood),
+            chapter("sentiment", {_label(love): love, _label(-love): -love}, mood),
             chapter("topic", {_label(wedding): wedding}, topic),
         )
     )
