@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from actadd_lens.sweep_results import Frontier, Sweep
 
-_ROOM = 0.07
+_ROOM = 0.09
 """Room that a name needs in the picture of a frontier, as a share of the frontier's size."""
 
 

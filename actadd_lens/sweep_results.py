@@ -347,7 +347,7 @@ class Sweep:
         return _place("metric", metric, self.metrics if isinstance(metric, str) else range(len(self.metrics)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CompletionSweep(Sweep):
     """Scores of the texts that a model writes in every cell, and the texts.
 

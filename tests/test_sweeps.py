@@ -66,8 +66,8 @@ def assert_is_naive(found: al.Sweep, model: Any, pairs: Sequence[Any]) -> None:
             steered, plain = naive(
                 model, pairs[pair], grid.layers[layer], grid.coefficients[coefficient], grid.positions[position], prompt
             )
-            np.testing.assert_allclose(found.steered[(slice(None), *place, number, 0)], steered, atol=2e-5, rtol=1e-5)
-            np.testing.assert_allclose(found.unsteered[:, pair, position, number, 0], plain, atol=2e-5, rtol=1e-5)
+            np.testing.assert_allclose(found.steered[(slice(None), *place, number, 0)], steered, atol=1e-5, rtol=1e-5)
+            np.testing.assert_allclose(found.unsteered[:, pair, position, number, 0], plain, atol=1e-5, rtol=1e-5)
 
 
 # -- equal to the naive loop -----------------------------------------------------------------------------------
@@ -570,6 +570,7 @@ def test_texts_are_kept_and_scored_again_without_any_pass(hooked: Any, tmp_path:
     other = {**settings, "scorers": lambda texts: [float(len(text)) for text in texts]}
     assert passes_of(hooked, lambda: again.append(al.sweep_completions(hooked, PAIRS[0], **other))) == 0
     assert np.array_equal(first.texts, again[0].texts)
+    assert repr(first).startswith("CompletionSweep(1 pair × 2 layers × 2 coefficients × 2 positions, 3 prompts, 2 nulls")
     assert al.plan_sweep_completions(hooked, PAIRS[0], **settings).cost.passes == 0
     for change in ({"max_new_tokens": 7}, {"seed": 1}, {"temperature": 0.5}, {"n": 1}, {"stop": "."}):
         changed = {**settings, **change}
