@@ -34,7 +34,7 @@ def null_vectors(
     """Vectors of equal row norms that ought to do nothing in particular.
 
     `unrelated_pairs` are steering vectors of pairs of phrases that have nothing to do with each other, cut from random
-    places of the package's labelled texts; each row is rescaled to the vector's own, and its zero rows stay zero.
+    places of the package's neutral texts; each row is rescaled to the vector's own, and its zero rows stay zero.
     `gaussian` rows point anywhere, and are easier to beat: a model reads differences of its own activations better
     than noise.
 
@@ -207,7 +207,7 @@ class _Phrases:
 
 
 def _package_texts() -> list[str]:
+    """Texts that lean to no topic and no mood: a phrase about weddings is no null of a wedding vector."""
     from actadd_lens import storybook
 
-    sentences = [sentence for topic in storybook.topics().values() for sentence in topic.sentences]
-    return [*sentences, *storybook.neutral_prompts()]
+    return [*storybook.neutral_prompts(), *storybook.sentiment_sentences()["neutral"]]
