@@ -9,6 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import actadd_lens as al
+from actadd_lens.models.hooked import hooked_transformer
+
+FAMILIES_HERE = ("bridge",) if hooked_transformer() is None else ("hooked", "bridge")
+"""The families of models that the installed TransformerLens has."""
 
 WORDS = "The girl looked at the old dog. She felt that it was a good day and then she said".split()
 

@@ -50,7 +50,7 @@ def test_a_saved_vector_is_shown_and_steers_again(capsys: pytest.CaptureFixture[
         "Hate",
         "blocks.3.hook_resid_pre",
         "storybook",
-        "norms folded",
+        str(al.SteeringVector.load(file).provenance.weight_processing),
         "positive tokens",
         "float32",
         "torch ",

@@ -570,7 +570,9 @@ def test_texts_are_kept_and_scored_again_without_any_pass(hooked: Any, tmp_path:
     other = {**settings, "scorers": lambda texts: [float(len(text)) for text in texts]}
     assert passes_of(hooked, lambda: again.append(al.sweep_completions(hooked, PAIRS[0], **other))) == 0
     assert np.array_equal(first.texts, again[0].texts)
-    assert repr(first).startswith("CompletionSweep(1 pair × 2 layers × 2 coefficients × 2 positions, 3 prompts, 2 nulls")
+    assert repr(first).startswith(
+        "CompletionSweep(1 pair × 2 layers × 2 coefficients × 2 positions, 3 prompts, 2 nulls"
+    )
     assert al.plan_sweep_completions(hooked, PAIRS[0], **settings).cost.passes == 0
     for change in ({"max_new_tokens": 7}, {"seed": 1}, {"temperature": 0.5}, {"n": 1}, {"stop": "."}):
         changed = {**settings, **change}
@@ -657,7 +659,7 @@ COMMAND = ["sweep", "--pair", "Love", "Hate", "--layers", "0:4:3", "--coefficien
 def test_the_command_line_sweeps_writes_and_resumes(
     gpt2_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [*COMMAND, "--model", str(gpt2_folder), "--family", "hooked", "--out", str(tmp_path / "out")]
+    command = [*COMMAND, "--model", str(gpt2_folder), "--out", str(tmp_path / "out")]
     assert main([*command, "--json"]) == 0
     told = capsys.readouterr()
     cells = json.loads(told.out)["cells"]

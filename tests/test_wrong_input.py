@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import actadd_lens as al
-from tests.support import PAIRS, tokens_of, vector_of
+from tests.support import FAMILIES_HERE, PAIRS, tokens_of, vector_of
 
 PROMPT = "The girl looked at the dog. She felt"
 NAN, INF = float("nan"), float("inf")
@@ -456,7 +456,7 @@ def test_a_folder_that_is_no_model(tmp_path: Path, gpt2_folder: Path) -> None:
         al.load_model(tmp_path)
 
 
-@pytest.mark.parametrize("family", ["hooked", "bridge"])
+@pytest.mark.parametrize("family", FAMILIES_HERE)
 @pytest.mark.parametrize("harm", ["weights", "config", "tokenizer", "kind"])
 def test_a_broken_folder(tmp_path: Path, gpt2_folder: Path, family: Any, harm: str) -> None:
     folder = tmp_path / "broken"
@@ -476,7 +476,7 @@ def test_a_broken_folder(tmp_path: Path, gpt2_folder: Path, family: Any, harm: s
 
 def test_no_network_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    for family in ("hooked", "bridge"):
+    for family in FAMILIES_HERE:
         with pytest.raises(
             al.ModelDownloadError, match="could not be fetched.*Check the network.*local folder.*embedded"
         ):
