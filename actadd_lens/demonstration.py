@@ -72,7 +72,8 @@ def demonstrate(
 ) -> Demonstration:
     """Show and measure a sentiment vector and a topic vector.
 
-    The defaults are what `python -m training.measure` chose for the embedded model on one half of the neutral prompts.
+    The sentiment defaults are what `python -m training.measure` chose for the embedded model on one half of the neutral
+    prompts; the topic is the paper's own, at a middle layer.
     The prompts here are of the half on which nothing was chosen, the topic words those of the package's list.
 
     Args:
