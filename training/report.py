@@ -10,6 +10,7 @@ from string import Template
 from typing import Any
 
 _HERE = Path(__file__).parent
+NOT_YET = "Not measured yet on these weights."
 
 
 def main() -> None:
@@ -23,15 +24,16 @@ def main() -> None:
     arguments = parser.parse_args()
     measured, card = json.loads(arguments.measured.read_text()), json.loads(arguments.card.read_text())
     config = json.loads((arguments.model / "config.json").read_text())
+    topics = {key: value for key, value in measured.items() if key.startswith("topic ")}
     values = {
         "shape": shape(config),
         "tokens": f"{arguments.tokens / 1e6:.0f} M",
         "bits_per_byte": bits_table(card["bits_per_byte"]),
         "samples": "\n".join(f"{number}. {one_line(text)}" for number, text in enumerate(card["samples"], start=1)),
         "fluency": fluency(measured["fluency"]),
-        "sentiment": sentiment_table(measured["sentiment"]["layers"]),
-        "topics": topics_table({key: value for key, value in measured.items() if key.startswith("topic ")}),
-        "verdicts": verdicts(measured),
+        "sentiment": sentiment_table(measured["sentiment"]["layers"]) if "sentiment" in measured else NOT_YET,
+        "topics": topics_table(topics) if topics else NOT_YET,
+        "verdicts": verdicts(measured) if "sentiment" in measured else NOT_YET,
     }
     page = Template((_HERE / "page.md.template").read_text()).substitute(values)
     arguments.page.write_text(page)
