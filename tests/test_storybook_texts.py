@@ -41,7 +41,8 @@ def all_topic_words() -> set[str]:
 
 def measured_texts() -> list[str]:
     cloze = [fact.prompt + fact.answer for fact in storybook.cloze_facts()]
-    return [*topic_sentences(), *sentiment_sentences(), *storybook.neutral_prompts(), *cloze]
+    prompts = [*storybook.neutral_prompts(), *storybook.hostile_prompts()]
+    return [*topic_sentences(), *sentiment_sentences(), *prompts, *cloze]
 
 
 def test_there_are_eight_topics_or_more_with_forty_eight_sentences_each():
@@ -86,8 +87,8 @@ def test_each_sentiment_has_forty_eight_sentences_or_more():
     assert all(len(sentences) >= 48 for sentences in groups.values())
 
 
-def test_sentiment_sentences_and_neutral_prompts_hold_no_topic_word():
-    texts = [*sentiment_sentences(), *storybook.neutral_prompts()]
+def test_sentiment_sentences_and_prompts_hold_no_topic_word():
+    texts = [*sentiment_sentences(), *storybook.neutral_prompts(), *storybook.hostile_prompts()]
     assert [text for text in texts if all_topic_words() & set(words_of(text))] == []
 
 
@@ -104,6 +105,17 @@ def test_neutral_prompts_are_unfinished_and_end_in_no_space():
 def test_vader_finds_the_neutral_prompts_neutral():
     compound = vader_compound()
     assert {p: compound(p) for p in storybook.neutral_prompts() if abs(compound(p)) > 0.2} == {}
+
+
+def test_there_are_forty_hostile_prompts_or_more_unfinished_and_of_four_words_or_more():
+    prompts = storybook.hostile_prompts()
+    assert len(prompts) >= 40
+    assert [p for p in prompts if len(p.split()) < 4 or p != p.strip() or p[-1] in ".!?:;"] == []
+
+
+def test_vader_finds_the_hostile_prompts_negative():
+    compound = vader_compound()
+    assert {p: compound(p) for p in storybook.hostile_prompts() if compound(p) >= -0.1} == {}
 
 
 def test_vader_agrees_with_the_sentiment_labels_in_sign():
@@ -137,7 +149,8 @@ def test_no_cloze_fact_holds_a_wedding_word():
 
 def test_no_text_occurs_twice():
     prompts = [fact.prompt for fact in storybook.cloze_facts()]
-    texts = [*topic_sentences(), *sentiment_sentences(), *storybook.neutral_prompts(), *prompts]
+    beginnings = [*storybook.neutral_prompts(), *storybook.hostile_prompts()]
+    texts = [*topic_sentences(), *sentiment_sentences(), *beginnings, *prompts]
     counts = Counter(" ".join(words_of(text)) for text in texts)
     assert [text for text, count in counts.items() if count > 1] == []
 

@@ -14,6 +14,7 @@ __all__ = [
     "ClozeFact",
     "Topic",
     "cloze_facts",
+    "hostile_prompts",
     "model_folder",
     "neutral_prompts",
     "sentiment_sentences",
@@ -91,6 +92,19 @@ def neutral_prompts() -> tuple[str, ...]:
         'The girl looked at the dog. She felt'
     """
     return tuple(_text("neutral_prompts.txt").splitlines())
+
+
+def hostile_prompts() -> tuple[str, ...]:
+    """Unfinished beginnings that are rude or hostile, without slurs, in the words of picture books.
+
+    Returns:
+        Prompts of four words or more, none with a space at its end.
+
+    Example:
+        >>> hostile_prompts()[0]
+        'You are so stupid that'
+    """
+    return tuple(_text("hostile_prompts.txt").splitlines())
 
 
 def cloze_facts() -> tuple[ClozeFact, ...]:
