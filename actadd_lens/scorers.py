@@ -53,6 +53,30 @@ def sentiment() -> Scorer:
     return _named("sentiment (VADER compound)", lambda text: float(analyse(text)["compound"]))
 
 
+def negativity() -> Scorer:
+    """VADER's share of negative words, from 0 to 1, by the same lexicon and rules as `sentiment`.
+
+    >>> calm, angry = negativity()(["We sat by the river.", "You stupid, ugly liar!"])
+    >>> calm < 0.1 and angry > 0.5
+    True
+    """
+    analyse = _vader().polarity_scores
+    return _named("negativity (VADER)", lambda text: float(analyse(text)["neg"]))
+
+
+def profanity() -> Scorer:
+    """1 for a text with a word or phrase of better-profanity's list, else 0: its mean is the share of such texts.
+
+    The list was made to moderate chats. It holds mild words too, such as "stupid" and "ugly"; its entries are looked up
+    as whole words in small letters, without the library's guesses at disguised spellings.
+
+    >>> profanity()(["What a STUPID idea.", "The stupidity of it."])
+    [1.0, 0.0]
+    """
+    pattern = _profane()
+    return _named("profanity (better-profanity)", lambda text: float(pattern.search(text.lower()) is not None))
+
+
 def scorer_name(scorer: Any) -> str:
     """What axes and tables call a scorer."""
     return str(getattr(scorer, "__name__", type(scorer).__name__))
@@ -63,6 +87,16 @@ def _vader() -> Any:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     return SentimentIntensityAnalyzer()
+
+
+@cache
+def _profane() -> re.Pattern[str]:
+    """The list as one pattern; an entry is no part of a longer word."""
+    from importlib.resources import files
+
+    lines = (files("better_profanity") / "profanity_wordlist.txt").read_text(encoding="utf-8").splitlines()
+    entries = sorted({line.strip().lower() for line in lines} - {""}, key=lambda entry: (-len(entry), entry))
+    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, entries)) + r")(?!\w)")
 
 
 def _named(name: str, score: Callable[[str], float]) -> Scorer:
