@@ -71,9 +71,9 @@ class Estimate:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Estimate":
-        """The way back."""
-        kept = {name: record[name] for name in ("value", "low", "high", "n", "of", "neutral")}
-        return cls(**kept, nulls=tuple(record["nulls"]))
+        """The way back; JSON has no NaN, so a number that is missing there is one."""
+        numbers = {name: _number(record[name]) for name in ("value", "low", "high", "neutral")}
+        return cls(**numbers, n=record["n"], of=record["of"], nulls=tuple(map(_number, record["nulls"])))
 
     def __str__(self) -> str:
         told = f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}] ({self.n} {self.of})"
@@ -82,6 +82,10 @@ class Estimate:
                 f"; {len(self.nulls)} nulls {np.mean(self.nulls):.3g} ({min(self.nulls):.3g} to {max(self.nulls):.3g})"
             )
         return told
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def resampled(
@@ -223,6 +227,10 @@ class Experiment(ABC):
     @abstractmethod
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The picture."""
+
+    def pictures(self) -> "dict[str, Callable[[], Axes]]":
+        """Every picture by its name, each drawn when it is called; the first is that of `plot`."""
+        return {"": self.plot}
 
     @abstractmethod
     def findings(self) -> tuple[Finding, ...]:

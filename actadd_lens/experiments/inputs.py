@@ -1,8 +1,10 @@
 """The user's own data: texts, CSV and JSONL with named columns."""
 
 import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from actadd_lens.errors import SettingError
 
@@ -74,6 +76,155 @@ def read_labelled(
     """
     table = read_table(path, columns={"text": column, "label": label})
     return {str(name): tuple(map(str, rows["text"])) for name, rows in table.groupby("label", sort=False)}
+
+
+# -- what an experiment takes from files -----------------------------------------------------------------------
+
+Columns = Mapping[str, str]
+"""What is needed of a file -> the name of its column."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """A place for the user's data in an experiment.
+
+    Attributes:
+        keyword: Keyword of the experiment that gets what was read.
+        about: What the file is to hold, in a few words.
+        read: A path, and what is needed of it -> the name of the column, to what the keyword takes.
+        columns: What is needed, each under the name that its column has by default.
+    """
+
+    keyword: str
+    about: str
+    read: Callable[[Path, Columns], Any]
+    columns: tuple[str, ...] = ("text",)
+
+
+def texts_of(path: Path, columns: Columns) -> tuple[str, ...]:
+    """A text a line, or of one column."""
+    return read_texts(path, column=columns.get("text", "text"))
+
+
+def words_of(path: Path, columns: Columns) -> tuple[str, ...]:
+    """Words, one a line or several between commas, in lower case."""
+    found = [word.strip().lower() for text in texts_of(path, columns) for word in text.split(",")]
+    return tuple(dict.fromkeys(word for word in found if word))
+
+
+def labelled_of(path: Path, columns: Columns) -> dict[str, tuple[str, ...]]:
+    """Texts by their label."""
+    return read_labelled(path, column=columns.get("text", "text"), label=columns.get("label", "label"))
+
+
+def read_roles(
+    roles: Mapping[str, Mapping[str, Role]], files: Sequence[str], columns: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """What files hold, for the experiments that take it: `ROLE=FILE`, or `EXPERIMENT.ROLE=FILE` for one of several.
+
+    Args:
+        roles: Each experiment's roles by their names.
+        files: Which file plays which role; a role without an experiment is played in all that have it.
+        columns: Which column holds what, as `ROLE.WHAT=COLUMN` or `EXPERIMENT.ROLE.WHAT=COLUMN`.
+
+    Returns:
+        By experiment, what each keyword gets.
+
+    Raises:
+        SettingError: No experiment has the role, or the file cannot be read as what it needs.
+    """
+    named: dict[tuple[str, str], dict[str, str]] = {}
+    for told in columns:
+        left, column = _parted(told, "ROLE.WHAT=COLUMN")
+        where, _, what = left.rpartition(".")
+        for place in _places(roles, where):
+            known = roles[place[0]][place[1]].columns
+            if what not in known:
+                raise SettingError(f"{told!r}: {place[1]} needs no {what!r} of a file, but {' and '.join(known)}.")
+            named.setdefault(place, {})[what] = column
+    found: dict[str, dict[str, Any]] = {}
+    for told in files:
+        left, file = _parted(told, "ROLE=FILE")
+        for experiment, name in _places(roles, left):
+            role = roles[experiment][name]
+            value = role.read(Path(file), named.get((experiment, name), {}))
+            own = found.setdefault(experiment, {})
+            own[role.keyword] = _joined(own.get(role.keyword), value, told)
+    idle = [place for place in named if roles[place[0]][place[1]].keyword not in found.get(place[0], {})]
+    if idle:
+        raise SettingError(f"Columns were told of {'.'.join(idle[0])}, but no file: add --data ROLE=FILE.")
+    return found
+
+
+def read_settings(told: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Settings written as `EXPERIMENT.SETTING=VALUE`, the value as JSON, or else as a text.
+
+    Raises:
+        SettingError: One is not of that form.
+
+    >>> read_settings(["topics.n=4", 'sentiment.pair=["Love", "Hate"]'])
+    {'topics': {'n': 4}, 'sentiment': {'pair': ('Love', 'Hate')}}
+    """
+    import json
+
+    found: dict[str, dict[str, Any]] = {}
+    for one in told:
+        left, text = _parted(one, "EXPERIMENT.SETTING=VALUE")
+        experiment, _, name = left.partition(".")
+        if not name:
+            raise SettingError(f"{one!r} is not EXPERIMENT.SETTING=VALUE.")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        found.setdefault(experiment, {})[name.replace("-", "_")] = _tupled(value)
+    return found
+
+
+def _tupled(value: Any) -> Any:
+    """JSON's lists as tuples, which is how pairs are written."""
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
+
+
+def merged(*settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Settings of experiments together; later ones win.
+
+    >>> merged({"topics": {"n": 1}}, {"topics": {"n": 2, "seed": 0}})
+    {'topics': {'n': 2, 'seed': 0}}
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for some in settings:
+        for name, own in some.items():
+            found.setdefault(name, {}).update(own)
+    return found
+
+
+def _joined(first: Any, second: Any, told: str) -> Any:
+    """What several files in one role hold together."""
+    if first is None:
+        return second
+    if isinstance(first, dict) and not set(first) & set(second):
+        return {**first, **second}
+    if isinstance(first, tuple):
+        return first + second
+    raise SettingError(f"{told!r} brings what another file in its role has brought: rename it, or leave one out.")
+
+
+def _parted(told: str, form: str) -> tuple[str, str]:
+    left, mark, right = told.partition("=")
+    if not (left and mark and right):
+        raise SettingError(f"{told!r} is not {form}.")
+    return left, right
+
+
+def _places(roles: Mapping[str, Mapping[str, Role]], where: str) -> list[tuple[str, str]]:
+    """Experiments and roles that `ROLE` or `EXPERIMENT.ROLE` means."""
+    experiment, _, name = where.rpartition(".")
+    found = [(one, name) for one, own in roles.items() if name in own and experiment in ("", one)]
+    if not found:
+        known = sorted(f"{one}.{role}" for one, own in roles.items() for role in own)
+        raise SettingError(f"There is no {where!r} to give a file to. The experiments here take: {', '.join(known)}.")
+    return found
 
 
 def _read(file: Path) -> "pd.DataFrame":
