@@ -174,7 +174,7 @@ class _Phrases:
     def __init__(self, backend: Backend, texts: Sequence[str] | None, tokens: int) -> None:
         self._backend = backend
         self._tokens = tokens
-        self._words = [text.split() for text in (texts if texts is not None else _package_texts())]
+        self._words = [text.split() for text in (texts if texts is not None else null_texts())]
         self._words = [words for words in self._words if words]
         # SentencePiece puts a space before every text; one more would be a token that all phrases share.
         spaced, bare = (len(backend.encode(text, prepend_bos=False)) for text in (" a", "a"))
@@ -206,8 +206,11 @@ class _Phrases:
         return phrase if self._backend.encode(phrase, prepend_bos=False) == tokens else None
 
 
-def _package_texts() -> list[str]:
-    """Texts that lean to no topic and no mood: a phrase about weddings is no null of a wedding vector."""
+def null_texts() -> list[str]:
+    """The package's texts that phrases are cut from.
+
+    They lean to no topic and no mood: a phrase about weddings is no null of a wedding vector.
+    """
     from actadd_lens import storybook
 
     return [*storybook.neutral_prompts(), *storybook.sentiment_sentences()["neutral"]]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from actadd_lens import storybook
 from actadd_lens.metrics import Metric
+from actadd_lens.nulls import null_texts
 from actadd_lens.prompts import PromptPair
 from actadd_lens.sweep_grid import PlacedGrid, Source
 from actadd_lens.sweep_store import digest, model_key
@@ -71,4 +71,4 @@ def _value_key(value: Any) -> bytes:
 @cache
 def _null_texts() -> bytes:
     """The texts that the phrases of unrelated pairs are cut from."""
-    return digest(([topic.sentences for topic in storybook.topics().values()], storybook.neutral_prompts()))
+    return digest(null_texts())
