@@ -18,12 +18,13 @@ from actadd_lens.nulls import NullKind
 from actadd_lens.positions import Position
 from actadd_lens.sampling import Sampling, is_count, require
 from actadd_lens.scorers import Scorer, scorer_name
-from actadd_lens.sweep_batches import SweepCost, decoding_rows_from_memory, is_out_of_memory, sweep_bar
+from actadd_lens.sweep_batches import SweepCost, decoding_rows_from_memory, is_out_of_memory
 from actadd_lens.sweep_grid import Grid, PlacedGrid, place_grid
 from actadd_lens.sweep_keys import SweepKeys
 from actadd_lens.sweep_passes import Item, Row
+from actadd_lens.sweep_plans import Plan
 from actadd_lens.sweep_results import CompletionSweep
-from actadd_lens.sweep_store import ResultStore, open_store
+from actadd_lens.sweep_store import ResultStore
 from actadd_lens.vectors import SteeringVector
 
 Texts = list[tuple[str, ...]]
@@ -134,7 +135,7 @@ def plan_sweep_completions(
 
 
 @dataclass(frozen=True, eq=False)
-class CompletionSweepPlan:
+class CompletionSweepPlan(Plan[CompletionSweep]):
     """A sweep over texts that is ready to run.
 
     Attributes:
@@ -151,19 +152,8 @@ class CompletionSweepPlan:
     batch_size: int
     path: str | os.PathLike[str] | None
 
-    @property
-    def cost(self) -> SweepCost:
-        """Rows and forward passes, nulls included, and what is stored already."""
-        with open_store(self.path) as store:
-            return _Run(self, store).cost()
-
-    def run(self, *, progress: bool = True) -> CompletionSweep:
-        """Run it, or what is left of it."""
-        with open_store(self.path) as store:
-            run = _Run(self, store)
-            cost = run.cost()
-            with sweep_bar(cost, enabled=progress) as tick:
-                return run.everything(tick)
+    def _begin(self, store: ResultStore | None) -> "_Run":
+        return _Run(self, store)
 
 
 @dataclass(eq=False)

@@ -22,12 +22,13 @@ from actadd_lens.nulls import NullKind
 from actadd_lens.positions import Position
 from actadd_lens.sampling import is_count, require
 from actadd_lens.steering import unsteered
-from actadd_lens.sweep_batches import SweepCost, is_out_of_memory, rows_from_memory, sweep_bar
+from actadd_lens.sweep_batches import SweepCost, is_out_of_memory, rows_from_memory
 from actadd_lens.sweep_grid import Grid, place_grid
 from actadd_lens.sweep_keys import SweepKeys
 from actadd_lens.sweep_passes import Injections, Item, PromptBatch, Row, SweepPasses
+from actadd_lens.sweep_plans import Plan
 from actadd_lens.sweep_results import Sweep
-from actadd_lens.sweep_store import ResultStore, callers_hooks, open_store, pack, unpack
+from actadd_lens.sweep_store import ResultStore, callers_hooks, pack, unpack
 
 _START_BYTES = 2**28
 """Most memory for the streams and logits of a few prompts that are kept for their cells."""
@@ -126,7 +127,7 @@ def plan_sweep(
 
 
 @dataclass(frozen=True, eq=False)
-class SweepPlan:
+class SweepPlan(Plan[Sweep]):
     """A sweep that is ready to run.
 
     Attributes:
@@ -139,19 +140,8 @@ class SweepPlan:
     batch_size: int
     path: str | os.PathLike[str] | None
 
-    @property
-    def cost(self) -> SweepCost:
-        """Rows and forward passes, nulls included, and what is stored already."""
-        with open_store(self.path) as store:
-            return _Run(self, store).cost()
-
-    def run(self, *, progress: bool = True) -> Sweep:
-        """Run it, or what is left of it."""
-        with open_store(self.path) as store:
-            run = _Run(self, store)
-            cost = run.cost()
-            with sweep_bar(cost, enabled=progress) as tick:
-                return run.everything(tick)
+    def _begin(self, store: ResultStore | None) -> "_Run":
+        return _Run(self, store)
 
     def prompt_chunks(self, pairs: range) -> list[list[int]]:
         """Prompts that share an unsteered pass: as many as fill a batch of cells, little padding, bounded memory.
