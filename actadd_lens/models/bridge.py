@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -49,7 +50,7 @@ class BridgeBackend(Backend):
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """A plain forward pass."""
-        return self.model(tokens, attention_mask=mask, use_cache=False)  # type: ignore[no-any-return]
+        return self.model(tokens, attention_mask=mask, use_cache=False)  # type: ignore[no-any-return]  # TransformerLens is untyped
 
     def logits_at(
         self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]
@@ -95,9 +96,9 @@ class BridgeBackend(Backend):
         logits, cache = self.model(tokens, return_type="logits_and_cache", **options)
         return logits[:, -1], cache
 
-    @property
+    @cached_property
     def _keeps_last_logits(self) -> bool:
-        """Whether the Hugging Face model can unembed its last columns alone."""
+        """Whether the Hugging Face model can unembed its last columns alone; asked at every decoding step."""
         return "logits_to_keep" in inspect.signature(self.model.original_model.forward).parameters
 
     def repeat_cache(self, cache: Any, repeats: int) -> Any:
