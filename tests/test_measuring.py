@@ -65,7 +65,7 @@ def test_kl_divergence_both_ways(model: Any) -> None:
             assert measured.steered[place] == pytest.approx(float(expected), abs=1e-3, rel=1e-3)
         assert measured.unsteered == pytest.approx(0, abs=1e-5)
     with pytest.raises(al.SettingError, match="'both' is not known: 'steered || unsteered' or"):
-        al.metrics.kl_divergence("both")  # type: ignore[arg-type]
+        al.metrics.kl_divergence("both")  # type: ignore[arg-type]  # the wrong input
 
 
 @pytest.mark.parametrize("position", ["front", "mid", "back", 1])
@@ -175,7 +175,7 @@ def test_shuffled_rows_are_the_same_rows_in_another_order(small: Any) -> None:
 def test_wrong_null_settings_are_refused(small: Any, unchecked: None) -> None:
     vector = vector_of(small, PAIRS[0], 2)
     with pytest.raises(al.SettingError, match="kind 'uniform' is not known: use 'unrelated_pairs' or 'gaussian'"):
-        al.null_vectors(small, vector, kind="uniform")  # type: ignore[arg-type]
+        al.null_vectors(small, vector, kind="uniform")  # type: ignore[arg-type]  # the wrong input
     for n in (0, 2.5, True):
         with pytest.raises(al.SettingError, match=f"n is {n!r}: expected an integer from 1"):
             al.null_vectors(small, vector, n=n)

@@ -134,4 +134,4 @@ def test_wrong_numbers_are_refused(unchecked: None) -> None:
     with pytest.raises(al.SettingError, match="needs two nulls"):
         standardised_effect(1.0, np.zeros(1))
     with pytest.raises(al.SettingError, match="alternative 'more' is not known"):
-        monte_carlo_p(1.0, np.zeros(3), "more")  # type: ignore[arg-type]
+        monte_carlo_p(1.0, np.zeros(3), "more")  # type: ignore[arg-type]  # the wrong input

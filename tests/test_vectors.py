@@ -101,7 +101,7 @@ def test_every_change_is_recorded_and_makes_a_new_vector() -> None:
     assert (changed.layer, changed.hook_name) == (5, "blocks.5.hook_resid_pre")
     assert torch.equal(v.activations, before)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        v.layer = 3  # type: ignore[misc]
+        v.layer = 3  # type: ignore[misc]  # it is frozen
 
 
 def test_a_vector_does_not_follow_the_tensor_it_was_made_from() -> None:

@@ -90,13 +90,13 @@ class Block(nn.Module):
             mixed = local_attention(query, key, value, self.shape.window, scale)
         else:
             mixed = causal_attention(query, key, value, scale)
-        return self.out(mixed.transpose(1, 2).reshape(rows, n_tokens, d_model))  # type: ignore[no-any-return]
+        return self.out(mixed.transpose(1, 2).reshape(rows, n_tokens, d_model))  # type: ignore[no-any-return]  # torch.nn.Module calls are untyped
 
     def forward(self, x: Tensor) -> Tensor:
         """The stream after the block, [rows, tokens, d_model]."""
         x = x + self.attend(self.ln_1(x))
         hidden = nn.functional.gelu(self.up(self.ln_2(x)), approximate="tanh")
-        return x + self.down(hidden)  # type: ignore[no-any-return]
+        return x + self.down(hidden)  # type: ignore[no-any-return]  # torch.nn.Module calls are untyped
 
 
 class StoryModel(nn.Module):
@@ -132,7 +132,7 @@ class StoryModel(nn.Module):
         x = self.embed(ids) + self.positions.weight[: ids.shape[1]]
         for block in self.blocks:
             x = block(x)
-        return self.ln_f(x)  # type: ignore[no-any-return]
+        return self.ln_f(x)  # type: ignore[no-any-return]  # torch.nn.Module calls are untyped
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits, [rows, tokens, vocabulary]."""

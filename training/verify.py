@@ -37,7 +37,7 @@ def hooked_log_probs(folder: Path, hf_model: Any, ids: Tensor) -> Tensor:
         model = HookedTransformer(config, AutoTokenizer.from_pretrained(link))
         model.load_and_process_state_dict(state)
     logger.info("HookedTransformer: window %s, attention %s", config.window_size, config.attn_types)
-    return model(ids).log_softmax(-1)  # type: ignore[no-any-return]
+    return model(ids).log_softmax(-1)  # type: ignore[no-any-return]  # torch.nn.Module calls are untyped
 
 
 def bridge_log_probs(folder: Path, ids: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def bridge_log_probs(folder: Path, ids: Tensor) -> Tensor:
     from transformer_lens.model_bridge import TransformerBridge
 
     model = TransformerBridge.boot_transformers(str(folder), dtype=torch.float32, device="cpu")
-    return model(ids).log_softmax(-1)  # type: ignore[no-any-return]
+    return model(ids).log_softmax(-1)  # type: ignore[no-any-return]  # torch.nn.Module calls are untyped
 
 
 def rounded_log_probs(checkpoint: Path, weights: str, hf_model: Any, ids: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def rounded_log_probs(checkpoint: Path, weights: str, hf_model: Any, ids: Tensor
         for index, block in enumerate(model.typed_blocks()):
             query = exported[f"transformer.h.{index}.attn.attention.q_proj.weight"]
             block.qkv.weight[: model.shape.d_model] = query * model.shape.d_head**0.5
-    return model(ids).log_softmax(-1)  # type: ignore[no-any-return]
+    return model(ids).log_softmax(-1)  # type: ignore[no-any-return]  # torch.nn.Module calls are untyped
 
 
 @torch.no_grad()

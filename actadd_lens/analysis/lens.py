@@ -416,7 +416,8 @@ class _Lens:
             )
         if not ends:
             return np.zeros((0, count)), np.zeros((0, count))
-        return tuple(torch.stack(end).cpu().numpy() for end in zip(*ends, strict=True))  # type: ignore[return-value]
+        tops, bottoms = (torch.stack(end).cpu().numpy() for end in zip(*ends, strict=True))
+        return tops, bottoms
 
     def _row(
         self,

@@ -17,7 +17,7 @@ def hooked_transformer() -> type[Any] | None:
         from transformer_lens import HookedTransformer
     except ImportError:
         return None
-    return HookedTransformer  # type: ignore[no-any-return]
+    return HookedTransformer  # type: ignore[no-any-return]  # TransformerLens is untyped
 
 
 class HookedBackend(Backend):
@@ -135,7 +135,7 @@ class HookedBackend(Backend):
             tokens=tokens,
             device=embedded.device,
         )
-        return model.forward(  # type: ignore[no-any-return]
+        return model.forward(  # type: ignore[no-any-return]  # TransformerLens is untyped
             residual,
             start_at_layer=0,
             stop_at_layer=self.n_layers if stop is None else stop,

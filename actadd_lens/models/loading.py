@@ -78,7 +78,7 @@ def load_model(
             model = _from_hub(str(name), family, settings)
     if folder is not None:
         model.cfg.model_name = EMBEDDED if name == EMBEDDED else folder.name
-    return model  # type: ignore[no-any-return]
+    return model  # type: ignore[no-any-return]  # TransformerLens is untyped
 
 
 def _check_device(device: str | torch.device | None) -> str:

@@ -14,7 +14,8 @@ LONG, SHORT = ("I talk about weddings", "I hate"), ("Love", "Hate")
 
 
 def two(model: Any) -> tuple[al.SteeringVector, al.SteeringVector]:
-    return tuple(5 * al.compute_steering_vector(model, pair, layer=2) for pair in (LONG, SHORT))  # type: ignore[return-value]
+    first, second = (5 * al.compute_steering_vector(model, pair, layer=2) for pair in (LONG, SHORT))
+    return first, second
 
 
 def test_rows_are_compared_with_rows_and_zero_rows_give_zero(model: Any) -> None:

@@ -153,11 +153,11 @@ def stop_after(run: Path, tokens: int) -> object:
         runs[:] = [self]
         return original(self, windows)
 
-    Run.step = remember  # type: ignore[method-assign]
+    Run.step = remember  # type: ignore[method-assign]  # watched
 
     def stop(progress: Progress, _: object) -> None:
         if progress.tokens >= tokens:
-            Run.step = original  # type: ignore[method-assign]
+            Run.step = original  # type: ignore[method-assign]  # put back
             runs[0].save(run / "checkpoint.pt")
             raise KeyboardInterrupt
 
