@@ -125,6 +125,12 @@ def hooked(load: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
+def quickest(load: Any) -> Any:
+    """The quickest model in the family that `load_model` prefers."""
+    return load("gpt2", "hooked" if HAS_HOOKED else "bridge")
+
+
+@pytest.fixture(scope="session")
 def embedded(load: Any) -> Any:
     """The embedded model in the family that `load_model` prefers."""
     return load("storybook", "hooked" if HAS_HOOKED else "bridge")

@@ -15,12 +15,13 @@ from safetensors.torch import save_file
 
 import actadd_lens as al
 from actadd_lens import files
+from actadd_lens.models.hooked import hooked_transformer
 from tests.support import PAIRS, vector_of
 
 
 @pytest.fixture
-def vector(hooked: Any) -> al.SteeringVector:
-    return -2.5 * vector_of(hooked, PAIRS[0], 2)
+def vector(quickest: Any) -> al.SteeringVector:
+    return -2.5 * vector_of(quickest, PAIRS[0], 2)
 
 
 @pytest.fixture
@@ -81,27 +82,28 @@ def test_any_text_and_any_number_survives(tmp_path_factory: Any, text: str, coef
     assert (loaded.provenance.source, loaded.coefficient) == (text, coefficient)
 
 
-def test_the_header_tells_where_the_vector_comes_from(saved: Path, hooked: Any) -> None:
+def test_the_header_tells_where_the_vector_comes_from(saved: Path, quickest: Any) -> None:
     header = header_of(saved)
     told = header["provenance"]
-    rows = al.PromptPair(*PAIRS[0]).tokens(hooked)
+    rows = al.PromptPair(*PAIRS[0]).tokens(quickest)
     assert (header["layer"], header["coefficient"], header["hook_name"]) == (2, -2.5, "blocks.2.hook_resid_pre")
     assert (told["positive"], told["negative"], told["model"]) == ("Love", "Hate", "small")
     assert (tuple(told["positive_tokens"]), tuple(told["negative_tokens"])) == (rows.positive, rows.negative)
     assert (told["pad_token"], told["prepend_bos"], told["read_layer"]) == (rows.pad_token, True, 2)
-    assert told["weight_processing"] == "norms folded, writing weights centred"
+    processed = "norms folded, writing weights centred" if hooked_transformer() else "raw"
+    assert told["weight_processing"] == processed
     assert told["dtype"] == "float32"
     assert told["fingerprint"]["d_model"] == 32
     assert {"actadd_lens", "torch", "transformer_lens"} <= told["versions"].keys()
     assert len(header["content_hash"]) == 64
 
 
-def test_a_loaded_vector_steers_as_the_saved_one(saved: Path, vector: Any, hooked: Any) -> None:
-    tokens = hooked.to_tokens("The girl looked at the dog")
-    with al.steer(hooked, vector):
-        expected = hooked(tokens)
-    with al.steer(hooked, al.SteeringVector.load(saved)):
-        assert torch.equal(hooked(tokens), expected)
+def test_a_loaded_vector_steers_as_the_saved_one(saved: Path, vector: Any, quickest: Any) -> None:
+    tokens = quickest.to_tokens("The girl looked at the dog")
+    with al.steer(quickest, vector):
+        expected = quickest(tokens)
+    with al.steer(quickest, al.SteeringVector.load(saved)):
+        assert torch.equal(quickest(tokens), expected)
 
 
 # -- damage ----------------------------------------------------------------------------------------------------

@@ -242,10 +242,12 @@ def test_the_callers_random_state_is_left_alone(small: Any) -> None:
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(np.random.get_state(), states[1], strict=True))  # noqa: NPY002
 
 
-def test_sampled_tokens_have_the_models_probabilities(hooked: Any) -> None:
-    found = al.complete(hooked, SENTENCE, 0 * vector_of(hooked, PAIRS[3], 2), n=4000, max_new_tokens=1, batch_size=8000)
+def test_sampled_tokens_have_the_models_probabilities(quickest: Any) -> None:
+    found = al.complete(
+        quickest, SENTENCE, 0 * vector_of(quickest, PAIRS[3], 2), n=4000, max_new_tokens=1, batch_size=8000
+    )
     tokens = torch.tensor([sample.tokens[0] for sample in found.unsteered_continuations[0]])
-    probabilities = hooked(tokens_of(hooked, SENTENCE))[0, -1].softmax(dim=-1).detach()
+    probabilities = quickest(tokens_of(quickest, SENTENCE))[0, -1].softmax(dim=-1).detach()
     shares = torch.bincount(tokens, minlength=len(probabilities)) / 4000
     deviations = (shares - probabilities) / (probabilities * (1 - probabilities) / 4000).sqrt().clamp_min(1e-9)
     assert deviations[probabilities > 2e-3].abs().max() < 4.5

@@ -19,6 +19,7 @@ from torch import Tensor
 import actadd_lens as al
 from actadd_lens import cli, metrics, scorers
 from actadd_lens.cli import main
+from actadd_lens.models import backend_of
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweep_grid import Grid
 from tests.support import PAIRS, hook_state, prompts, tokens_of
@@ -115,8 +116,8 @@ def test_a_null_is_one_pair_of_phrases_at_every_layer(small: Any) -> None:
         assert torch.allclose(ours.activations, theirs.activations, atol=1e-5)
 
 
-def test_zero_coefficient_has_exactly_no_effect(hooked: Any) -> None:
-    found = al.sweep(hooked, PAIRS[0], layers=range(4), coefficients=0, prompts=PROMPTS[0], metric=measures()[0])
+def test_zero_coefficient_has_exactly_no_effect(quickest: Any) -> None:
+    found = al.sweep(quickest, PAIRS[0], layers=range(4), coefficients=0, prompts=PROMPTS[0], metric=measures()[0])
     assert np.abs(found.effects).max() < 1e-6
 
 
@@ -154,11 +155,11 @@ def test_a_hook_sees_the_unsteered_stream_at_the_injection_layer_once_per_row(ho
     assert torch.equal(rows, unsteered.expand_as(rows))
 
 
-def test_steering_that_is_open_is_left_out(hooked: Any) -> None:
+def test_steering_that_is_open_is_left_out(quickest: Any) -> None:
     settings = {"layers": [1], "coefficients": [2], "prompts": PROMPTS, "metric": measures()}
-    expected = al.sweep(hooked, PAIRS[0], **settings)
-    with al.steer(hooked, 9 * al.compute_steering_vector(hooked, PAIRS[1], layer=0)):
-        found = al.sweep(hooked, PAIRS[0], **settings)
+    expected = al.sweep(quickest, PAIRS[0], **settings)
+    with al.steer(quickest, 9 * al.compute_steering_vector(quickest, PAIRS[1], layer=0)):
+        found = al.sweep(quickest, PAIRS[0], **settings)
     assert np.array_equal(found.steered, expected.steered)
     assert np.array_equal(found.unsteered, expected.unsteered)
 
@@ -195,13 +196,13 @@ def test_a_second_run_on_one_file_computes_nothing(small: Any, tmp_path: Path) -
     assert (cost.rows, cost.stored, cost.passes) == (36, 36, 0)
 
 
-def test_a_larger_grid_computes_only_what_is_new(hooked: Any, tmp_path: Path) -> None:
+def test_a_larger_grid_computes_only_what_is_new(quickest: Any, tmp_path: Path) -> None:
     path = tmp_path / "sweep.sqlite"
-    al.sweep(hooked, PAIRS[0], **GRID, path=path)
+    al.sweep(quickest, PAIRS[0], **GRID, path=path)
     larger = {**GRID, "coefficients": [-2, 3, 7], "prompts": [*PROMPTS, "She felt good"], "path": path}
-    assert al.plan_sweep(hooked, PAIRS[0], **larger).cost.stored == 12
-    expected = al.sweep(hooked, PAIRS[0], **{**larger, "path": None})
-    np.testing.assert_allclose(al.sweep(hooked, PAIRS[0], **larger).steered, expected.steered, atol=1e-6)
+    assert al.plan_sweep(quickest, PAIRS[0], **larger).cost.stored == 12
+    expected = al.sweep(quickest, PAIRS[0], **{**larger, "path": None})
+    np.testing.assert_allclose(al.sweep(quickest, PAIRS[0], **larger).steered, expected.steered, atol=1e-6)
 
 
 def bound_to(index: int) -> Any:
@@ -234,7 +235,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_setting_never_meets_old_rows(hooked: Any, tmp_path: Path, change: str) -> None:
+def test_a_changed_setting_never_meets_old_rows(quickest: Any, tmp_path: Path, change: str) -> None:
     common = {"pairs": PAIRS[0], "layers": [1], "coefficients": [2], "prompts": PROMPTS[0]}
     origin = {"an object's attribute": Shifted(torch.tensor([1.0])), "the pad": metrics.entropy()}
     old = {**common, "metric": origin.get(change, bound_to(3)), "path": tmp_path / "sweep.sqlite"}
@@ -242,29 +243,29 @@ def test_a_changed_setting_never_meets_old_rows(hooked: Any, tmp_path: Path, cha
         old["metric"] = metrics.token_set_logprob([1, 2, 3, 4])
     if change == "the pad":
         old["pairs"] = al.PromptPair("Love", "The girl", pad=" was")
-    al.sweep(hooked, **old)
-    assert al.plan_sweep(hooked, **old).cost.stored == 1
-    assert al.plan_sweep(hooked, **{**old, **CHANGES[change]}).cost.stored == 0
+    al.sweep(quickest, **old)
+    assert al.plan_sweep(quickest, **old).cost.stored == 1
+    assert al.plan_sweep(quickest, **{**old, **CHANGES[change]}).cost.stored == 0
 
 
-def test_changed_nulls_never_meet_old_nulls(hooked: Any, tmp_path: Path) -> None:
+def test_changed_nulls_never_meet_old_nulls(quickest: Any, tmp_path: Path) -> None:
     settings = {**GRID, "path": tmp_path / "sweep.sqlite"}
-    al.sweep(hooked, PAIRS[0], **settings, nulls=2)
+    al.sweep(quickest, PAIRS[0], **settings, nulls=2)
     for change in ({"nulls": 3}, {"nulls": 2, "seed": 1}, {"nulls": 2, "null_kind": "gaussian"}):
-        assert al.plan_sweep(hooked, PAIRS[0], **settings, **change).cost.stored == 12  # the vector's own rows
+        assert al.plan_sweep(quickest, PAIRS[0], **settings, **change).cost.stored == 12  # the vector's own rows
 
 
-def test_changed_weights_and_hooks_never_meet_old_rows(hooked: Any, tmp_path: Path) -> None:
+def test_changed_weights_and_hooks_never_meet_old_rows(quickest: Any, tmp_path: Path) -> None:
     settings = {**GRID, "path": tmp_path / "sweep.sqlite"}
-    al.sweep(hooked, PAIRS[0], **settings)
+    al.sweep(quickest, PAIRS[0], **settings)
 
     def stored() -> int:
-        return al.plan_sweep(hooked, PAIRS[0], **settings).cost.stored
+        return al.plan_sweep(quickest, PAIRS[0], **settings).cost.stored
 
     assert stored() == 12
-    with hooked.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", lambda out, hook: 2 * out)]):
+    with quickest.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", lambda out, hook: 2 * out)]):
         assert stored() == 0
-    weight = hooked.blocks[2].mlp.b_out
+    weight = next(quickest.parameters())
     with torch.no_grad():
         weight += 1.0
         assert stored() == 0
@@ -310,59 +311,58 @@ def in_another_process(work: Callable[[], Any]) -> int:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are killed only where they can be forked")
-def test_a_run_that_is_killed_resumes_to_the_same_table(hooked: Any, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_resumes_to_the_same_table(quickest: Any, tmp_path: Path) -> None:
     settings = {**GRID, "layers": range(4), "coefficients": range(1, 9), "nulls": 4, "batch_size": 16}
-    expected = al.sweep(hooked, PAIRS[0], **settings)
+    expected = al.sweep(quickest, PAIRS[0], **settings)
     start = time.perf_counter()
-    os.waitpid(in_another_process(lambda: al.sweep(hooked, PAIRS[0], **settings, path=tmp_path / "whole.sqlite")), 0)
+    os.waitpid(in_another_process(lambda: al.sweep(quickest, PAIRS[0], **settings, path=tmp_path / "whole.sqlite")), 0)
     seconds = time.perf_counter() - start
     killed = 0
     for attempt, share in enumerate(np.random.default_rng(0).uniform(0, 1, size=10)):
         path = tmp_path / f"{attempt}.sqlite"
-        child = in_another_process(lambda path=path: al.sweep(hooked, PAIRS[0], **settings, path=path))
+        child = in_another_process(lambda path=path: al.sweep(quickest, PAIRS[0], **settings, path=path))
         time.sleep(share * seconds)
         os.kill(child, signal.SIGKILL)
         killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        found = al.sweep(hooked, PAIRS[0], **settings, path=path)
+        found = al.sweep(quickest, PAIRS[0], **settings, path=path)
         np.testing.assert_allclose(found.steered, expected.steered, atol=1e-6)
         np.testing.assert_allclose(found.nulls, expected.nulls, atol=1e-6)
     assert killed
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked")
-def test_processes_that_share_a_file_leave_it_sound(hooked: Any, tmp_path: Path) -> None:
+def test_processes_that_share_a_file_leave_it_sound(quickest: Any, tmp_path: Path) -> None:
     settings = {**GRID, "coefficients": range(1, 9), "nulls": 4, "batch_size": 8, "path": tmp_path / "sweep.sqlite"}
-    children = [in_another_process(lambda: al.sweep(hooked, PAIRS[0], **settings)) for _ in range(3)]
+    children = [in_another_process(lambda: al.sweep(quickest, PAIRS[0], **settings)) for _ in range(3)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
-    expected = al.sweep(hooked, PAIRS[0], **{**settings, "path": None})
+    expected = al.sweep(quickest, PAIRS[0], **{**settings, "path": None})
     again = []
-    assert passes_of(hooked, lambda: again.append(al.sweep(hooked, PAIRS[0], **settings))) == 0
+    assert passes_of(quickest, lambda: again.append(al.sweep(quickest, PAIRS[0], **settings))) == 0
     np.testing.assert_allclose(again[0].nulls, expected.nulls, atol=1e-6)
 
 
-def test_a_file_of_another_kind_is_refused(hooked: Any, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_refused(quickest: Any, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database, but long enough to look like something " * 40)
     with pytest.raises(al.SettingError, match="cannot hold the results of a sweep"):
-        al.sweep(hooked, PAIRS[0], **GRID, path=path)
+        al.sweep(quickest, PAIRS[0], **GRID, path=path)
 
 
-def test_what_cannot_be_told_apart_is_refused_where_results_are_kept(hooked: Any, tmp_path: Path) -> None:
+def test_what_cannot_be_told_apart_is_refused_where_results_are_kept(quickest: Any, tmp_path: Path) -> None:
     source = iter(())
     metric = lambda logits: logits[:, 0] + len(list(source))  # noqa: E731
     with pytest.raises(al.SettingError, match="cannot be told from another one"):
-        al.sweep(hooked, PAIRS[0], **{**GRID, "metric": metric, "path": tmp_path / "sweep.sqlite"})
+        al.sweep(quickest, PAIRS[0], **{**GRID, "metric": metric, "path": tmp_path / "sweep.sqlite"})
 
 
 # -- memory ----------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_that_does_not_fit_is_halved_without_loss(hooked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from actadd_lens.models.hooked import HookedBackend
-
+def test_a_batch_that_does_not_fit_is_halved_without_loss(quickest: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = type(backend_of(quickest))
     settings = {**GRID, "coefficients": [-2, 1, 3], "nulls": 2}
-    expected = al.sweep(hooked, PAIRS[0], **settings)
-    start, resume, read = HookedBackend.starts, HookedBackend.ends_from, HookedBackend.read_out
+    expected = al.sweep(quickest, PAIRS[0], **settings)
+    start, resume, read = backend.starts, backend.ends_from, backend.read_out
 
     def small_start(self: Any, tokens: Tensor, *args: Any) -> Any:
         if len(tokens) > 2:
@@ -381,20 +381,20 @@ def test_a_batch_that_does_not_fit_is_halved_without_loss(hooked: Any, monkeypat
             raise MemoryError
         return read(self, ends)
 
-    monkeypatch.setattr(HookedBackend, "starts", small_start)
-    monkeypatch.setattr(HookedBackend, "ends_from", small_resume)
-    monkeypatch.setattr(HookedBackend, "read_out", small_read)
-    found = al.sweep(hooked, PAIRS[0], **settings)
+    monkeypatch.setattr(backend, "starts", small_start)
+    monkeypatch.setattr(backend, "ends_from", small_resume)
+    monkeypatch.setattr(backend, "read_out", small_read)
+    found = al.sweep(quickest, PAIRS[0], **settings)
     np.testing.assert_allclose(found.steered, expected.steered, atol=1e-5)
     np.testing.assert_allclose(found.nulls, expected.nulls, atol=1e-5)
 
 
-def test_another_error_is_not_swallowed(hooked: Any) -> None:
+def test_another_error_is_not_swallowed(quickest: Any) -> None:
     def fail(logits: Tensor) -> Tensor:
         raise RuntimeError("my metric failed")
 
     with pytest.raises(RuntimeError, match="my metric failed"):
-        al.sweep(hooked, PAIRS[0], **{**GRID, "metric": fail})
+        al.sweep(quickest, PAIRS[0], **{**GRID, "metric": fail})
 
 
 def test_the_cost_that_is_told_is_what_is_run(hooked: Any) -> None:
@@ -427,12 +427,12 @@ def test_the_cost_that_is_told_is_what_is_run(hooked: Any) -> None:
         ({"seed": -1}, al.SettingError, "seed is -1"),
     ],
 )
-def test_wrong_input_fails_before_any_pass(hooked: Any, change: dict[str, Any], error: Any, message: str) -> None:
+def test_wrong_input_fails_before_any_pass(quickest: Any, change: dict[str, Any], error: Any, message: str) -> None:
     def run() -> None:
         with pytest.raises(error, match=message):
-            al.sweep(hooked, PAIRS[0], **{**GRID, **change})
+            al.sweep(quickest, PAIRS[0], **{**GRID, **change})
 
-    assert passes_of(hooked, run) == 0
+    assert passes_of(quickest, run) == 0
 
 
 # -- statistics ------------------------------------------------------------------------------------------------
@@ -520,13 +520,13 @@ def test_the_frontier_is_what_no_cell_dominates(numbers: list[tuple[int, int]]) 
         assert found[index] != beaten
 
 
-def test_effect_and_damage_may_come_from_other_prompts(hooked: Any) -> None:
-    on_target = al.sweep(hooked, PAIRS[0], **GRID)
-    elsewhere = al.sweep(hooked, PAIRS[0], **{**GRID, "prompts": "She said", "metric": metrics.kl_divergence()})
+def test_effect_and_damage_may_come_from_other_prompts(quickest: Any) -> None:
+    on_target = al.sweep(quickest, PAIRS[0], **GRID)
+    elsewhere = al.sweep(quickest, PAIRS[0], **{**GRID, "prompts": "She said", "metric": metrics.kl_divergence()})
     frontier = on_target.frontier(elsewhere)
     assert frontier.damage_metric == "KL(steered || unsteered)"
     assert len(frontier.frame()) == 4
-    other = al.sweep(hooked, PAIRS[0], **{**GRID, "layers": [0]})
+    other = al.sweep(quickest, PAIRS[0], **{**GRID, "layers": [0]})
     with pytest.raises(al.SettingError, match="share no frontier"):
         on_target.frontier(other)
 
@@ -553,35 +553,35 @@ def test_the_texts_of_a_cell_are_those_of_complete(model: Any) -> None:
         assert (cell.mean, cell.low, cell.high) == pytest.approx((expected.mean, expected.low, expected.high))
 
 
-def test_nulls_of_texts_are_those_of_measure_completions(hooked: Any) -> None:
+def test_nulls_of_texts_are_those_of_measure_completions(quickest: Any) -> None:
     settings = {**TEXTS, "layers": [2], "coefficients": [3], "positions": "front"}
-    found = al.sweep_completions(hooked, PAIRS[0], **settings, nulls=3)
-    vector = 3 * al.compute_steering_vector(hooked, PAIRS[0], layer=2)
-    expected = al.measure_completions(hooked, PROMPTS, vector, TEXTS["scorers"], n=2, nulls=3, max_new_tokens=6)
+    found = al.sweep_completions(quickest, PAIRS[0], **settings, nulls=3)
+    vector = 3 * al.compute_steering_vector(quickest, PAIRS[0], layer=2)
+    expected = al.measure_completions(quickest, PROMPTS, vector, TEXTS["scorers"], n=2, nulls=3, max_new_tokens=6)
     for index, measured in enumerate(expected):
         assert found.effect(index).mean == pytest.approx(measured.effect.mean)
         assert found.null_effects[index].ravel() == pytest.approx(measured.effect.nulls)
 
 
-def test_texts_are_kept_and_scored_again_without_any_pass(hooked: Any, tmp_path: Path) -> None:
+def test_texts_are_kept_and_scored_again_without_any_pass(quickest: Any, tmp_path: Path) -> None:
     settings = {**TEXTS, "nulls": 2, "path": tmp_path / "texts.sqlite"}
-    first = al.sweep_completions(hooked, PAIRS[0], **settings)
+    first = al.sweep_completions(quickest, PAIRS[0], **settings)
     again = []
     other = {**settings, "scorers": lambda texts: [float(len(text)) for text in texts]}
-    assert passes_of(hooked, lambda: again.append(al.sweep_completions(hooked, PAIRS[0], **other))) == 0
+    assert passes_of(quickest, lambda: again.append(al.sweep_completions(quickest, PAIRS[0], **other))) == 0
     assert np.array_equal(first.texts, again[0].texts)
     assert repr(first).startswith(
         "CompletionSweep(1 pair × 2 layers × 2 coefficients × 2 positions, 3 prompts, 2 nulls"
     )
-    assert al.plan_sweep_completions(hooked, PAIRS[0], **settings).cost.passes == 0
+    assert al.plan_sweep_completions(quickest, PAIRS[0], **settings).cost.passes == 0
     for change in ({"max_new_tokens": 7}, {"seed": 1}, {"temperature": 0.5}, {"n": 1}, {"stop": "."}):
         changed = {**settings, **change}
-        assert al.plan_sweep_completions(hooked, PAIRS[0], **changed).cost.stored == 0
+        assert al.plan_sweep_completions(quickest, PAIRS[0], **changed).cost.stored == 0
 
 
-def test_a_decoding_that_is_cut_resumes_to_the_same_texts(hooked: Any, tmp_path: Path) -> None:
+def test_a_decoding_that_is_cut_resumes_to_the_same_texts(quickest: Any, tmp_path: Path) -> None:
     settings = {**TEXTS, "nulls": 2, "batch_size": 6}
-    expected = al.sweep_completions(hooked, PAIRS[0], **settings)
+    expected = al.sweep_completions(quickest, PAIRS[0], **settings)
     left = 60
 
     def stop(module: Any, args: Any) -> None:
@@ -590,37 +590,36 @@ def test_a_decoding_that_is_cut_resumes_to_the_same_texts(hooked: Any, tmp_path:
         if left < 0:
             raise KeyboardInterrupt
 
-    handle = hooked.blocks[-1].register_forward_pre_hook(stop)
+    handle = quickest.blocks[-1].register_forward_pre_hook(stop)
     with pytest.raises(KeyboardInterrupt):
-        al.sweep_completions(hooked, PAIRS[0], **settings, path=tmp_path / "texts.sqlite")
+        al.sweep_completions(quickest, PAIRS[0], **settings, path=tmp_path / "texts.sqlite")
     handle.remove()
-    assert al.plan_sweep_completions(hooked, PAIRS[0], **settings, path=tmp_path / "texts.sqlite").cost.stored > 0
-    found = al.sweep_completions(hooked, PAIRS[0], **settings, path=tmp_path / "texts.sqlite")
+    assert al.plan_sweep_completions(quickest, PAIRS[0], **settings, path=tmp_path / "texts.sqlite").cost.stored > 0
+    found = al.sweep_completions(quickest, PAIRS[0], **settings, path=tmp_path / "texts.sqlite")
     assert np.array_equal(found.texts, expected.texts)
     np.testing.assert_allclose(found.nulls, expected.nulls)
 
 
-def test_a_decoding_that_does_not_fit_is_halved_without_loss(hooked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from actadd_lens.models.hooked import HookedBackend
-
-    expected = al.sweep_completions(hooked, PAIRS[0], **TEXTS)
-    step = HookedBackend.last_logits
+def test_a_decoding_that_does_not_fit_is_halved_without_loss(quickest: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = type(backend_of(quickest))
+    expected = al.sweep_completions(quickest, PAIRS[0], **TEXTS)
+    step = backend.last_logits
 
     def small(self: Any, tokens: Tensor, **options: Any) -> Any:
         if len(tokens) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return step(self, tokens, **options)
 
-    monkeypatch.setattr(HookedBackend, "last_logits", small)
-    found = al.sweep_completions(hooked, PAIRS[0], **TEXTS)
+    monkeypatch.setattr(backend, "last_logits", small)
+    found = al.sweep_completions(quickest, PAIRS[0], **TEXTS)
     assert np.array_equal(found.texts, expected.texts)
 
 
 # -- showing ---------------------------------------------------------------------------------------------------
 
 
-def test_frame_and_pictures_show_every_cell(hooked: Any) -> None:
-    found = al.sweep(hooked, PAIRS[0], **{**GRID, "metric": [metrics.entropy(), metrics.kl_divergence()]}, nulls=2)
+def test_frame_and_pictures_show_every_cell(quickest: Any) -> None:
+    found = al.sweep(quickest, PAIRS[0], **{**GRID, "metric": [metrics.entropy(), metrics.kl_divergence()]}, nulls=2)
     frame = found.frame()
     assert len(frame) == 2 * 4
     assert {"layer", "coefficient", "effect", "low", "high", "adjusted p", "stands"} <= set(frame.columns)
@@ -632,8 +631,8 @@ def test_frame_and_pictures_show_every_cell(hooked: Any) -> None:
     assert "<table" in found._repr_html_()
 
 
-def test_a_cell_that_is_not_there_is_named(hooked: Any) -> None:
-    found = al.sweep(hooked, PAIRS[0], **GRID)
+def test_a_cell_that_is_not_there_is_named(quickest: Any) -> None:
+    found = al.sweep(quickest, PAIRS[0], **GRID)
     with pytest.raises(al.SettingError, match="There is no layer 2 in this sweep: it has 1, 3"):
         found.effect(layer=2, coefficient=3)
     with pytest.raises(al.SettingError, match="No coefficient was named"):

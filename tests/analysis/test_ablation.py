@@ -93,8 +93,8 @@ def test_effects_and_drops_are_those_of_runs_by_hand(small: Any) -> None:
         np.testing.assert_allclose(item.drop.by_prompt, whole - values, atol=1e-4)
 
 
-def test_norm_and_cosine_are_those_of_all_rows_together(hooked: Any) -> None:
-    result = ablate(hooked)
+def test_norm_and_cosine_are_those_of_all_rows_together(quickest: Any) -> None:
+    result = ablate(quickest)
     whole, *parts = (
         2.0 * (rows - rows.mean(dim=-1, keepdim=True)).flatten()
         for rows in [result.whole.activations, *(item.vector.activations for item in result.ablations)]
@@ -145,8 +145,8 @@ def test_a_row_of_zeros_carries_exactly_nothing(small: Any) -> None:
         assert not dropped.drop.nulls.any()
 
 
-def test_a_pair_of_equal_prompts_has_no_effect_to_carry(hooked: Any) -> None:
-    result = ablate(hooked, ("The dog", "The dog"))
+def test_a_pair_of_equal_prompts_has_no_effect_to_carry(quickest: Any) -> None:
+    result = ablate(quickest, ("The dog", "The dog"))
     assert result.effect.mean == 0.0
     assert result.frame()["share"].isna().all()
     assert all(item.cosine == 0.0 for item in result.ablations)
@@ -155,9 +155,9 @@ def test_a_pair_of_equal_prompts_has_no_effect_to_carry(hooked: Any) -> None:
 # -- what is taken out -------------------------------------------------------------------------------------------
 
 
-def test_every_token_but_bos_and_pads_is_taken_out_in_every_way(hooked: Any) -> None:
-    result = ablate(hooked, replacement=["remove", "pad", 7], spans=[("negative", 1, 3)])
-    plus, minus = (row_of(hooked, text) for text in PAIR)
+def test_every_token_but_bos_and_pads_is_taken_out_in_every_way(quickest: Any) -> None:
+    result = ablate(quickest, replacement=["remove", "pad", 7], spans=[("negative", 1, 3)])
+    plus, minus = (row_of(quickest, text) for text in PAIR)
     expected = {("positive", index) for index in range(1, len(plus))} | {("negative", i) for i in range(1, len(minus))}
     for replacement in result.replacements:
         tokens = [item for item in result.of_kind("token") if item.replacement == replacement]
@@ -167,20 +167,20 @@ def test_every_token_but_bos_and_pads_is_taken_out_in_every_way(hooked: Any) -> 
     assert [(item.side, item.start, item.stop) for item in result.of_kind("span")] == [("negative", 1, 3)] * 3
 
 
-def test_without_bos_the_first_token_is_taken_out_too(hooked: Any) -> None:
-    result = ablate(hooked, al.PromptPair("The dog", "The cat", prepend_bos=False))
+def test_without_bos_the_first_token_is_taken_out_too(quickest: Any) -> None:
+    result = ablate(quickest, al.PromptPair("The dog", "The cat", prepend_bos=False))
     assert min(item.start for item in result.of_kind("token")) == 0
 
 
-def test_the_only_token_of_a_prompt_leaves_pads(hooked: Any) -> None:
-    pair = al.PromptPair(words(hooked)[0], "", prepend_bos=False)
-    (item,) = ablate(hooked, pair).of_kind("token")
-    assert item.vector.provenance.positive_tokens == (pair.tokens(hooked).pad_token,)
+def test_the_only_token_of_a_prompt_leaves_pads(quickest: Any) -> None:
+    pair = al.PromptPair(words(quickest)[0], "", prepend_bos=False)
+    (item,) = ablate(quickest, pair).of_kind("token")
+    assert item.vector.provenance.positive_tokens == (pair.tokens(quickest).pad_token,)
     assert item.norm == 0.0
 
 
-def test_an_unpaired_addition_has_one_side(hooked: Any) -> None:
-    result = ablate(hooked, ("The dog", None), replacement="pad")
+def test_an_unpaired_addition_has_one_side(quickest: Any) -> None:
+    result = ablate(quickest, ("The dog", None), replacement="pad")
     assert len(result.tokens) == 1
     assert {item.side for item in result.of_kind("token")} == {"positive"}
     assert result.of_kind("row alone")[0].norm > 0  # BOS stays in
@@ -189,12 +189,12 @@ def test_an_unpaired_addition_has_one_side(hooked: Any) -> None:
 # -- nulls -------------------------------------------------------------------------------------------------------
 
 
-def test_nulls_take_off_parts_of_the_size_that_the_ablation_takes_off(hooked: Any) -> None:
+def test_nulls_take_off_parts_of_the_size_that_the_ablation_takes_off(quickest: Any) -> None:
     from actadd_lens.analysis.ablation import _null_parts
 
-    result = ablate(hooked)
+    result = ablate(quickest)
     vectors = [item.vector for item in result.ablations]
-    arms = _null_parts(hooked, result.whole, vectors, 2, "unrelated_pairs", 0)
+    arms = _null_parts(quickest, result.whole, vectors, 2, "unrelated_pairs", 0)
     assert len(arms) == 2 * (1 + len(vectors))
     for index, vector in enumerate(vectors):
         lost = (result.whole.activations - vector.activations).norm(dim=-1)
@@ -203,8 +203,8 @@ def test_nulls_take_off_parts_of_the_size_that_the_ablation_takes_off(hooked: An
             assert close(taken, lost, 1e-5)
 
 
-def test_the_table_tells_p_values_of_each_drop_and_of_all_together(hooked: Any) -> None:
-    frame = ablate(hooked, nulls=4).frame()
+def test_the_table_tells_p_values_of_each_drop_and_of_all_together(quickest: Any) -> None:
+    frame = ablate(quickest, nulls=4).frame()
     assert {"null mean", "null sd", "p", "adjusted p"} <= set(frame.columns)
     assert (frame["adjusted p"] >= 0.2).all()
     assert (frame["adjusted p"] <= 1.0).all()
@@ -223,10 +223,10 @@ def test_adjusted_p_values_are_in_units_of_the_spread() -> None:
 # -- showing, leaving no trace, wrong input ----------------------------------------------------------------------
 
 
-def test_the_picture_and_the_coloured_tokens_show_leading_spaces(hooked: Any) -> None:
+def test_the_picture_and_the_coloured_tokens_show_leading_spaces(quickest: Any) -> None:
     import matplotlib.pyplot as plt
 
-    result = ablate(hooked, replacement=["remove", "pad"])
+    result = ablate(quickest, replacement=["remove", "pad"])
     ax = result.plot()
     assert "p+, remove" in [label.get_text() for label in ax.get_yticklabels()]
     assert any(text.get_text().startswith("·") for text in ax.texts)
@@ -266,6 +266,6 @@ def test_no_hook_stays_behind(small: Any) -> None:
         ({"nulls": 2, "null_kind": "none"}, al.SettingError, "is not known"),
     ],
 )
-def test_wrong_input_says_what_was_expected(hooked: Any, settings: Any, error: Any, match: str) -> None:
+def test_wrong_input_says_what_was_expected(quickest: Any, settings: Any, error: Any, match: str) -> None:
     with pytest.raises(error, match=match):
-        ablate(hooked, **settings)
+        ablate(quickest, **settings)

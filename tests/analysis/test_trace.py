@@ -194,10 +194,10 @@ def test_a_vector_of_zeros_changes_nothing(small: Any) -> None:
     assert np.isnan(found.attention()).all()
 
 
-def test_at_the_last_layer_an_unembedding_direction_is_carried_and_not_read(hooked: Any) -> None:
-    direction = hooked.W_U[:, 5] - hooked.W_U[:, 9]
-    vector = al.SteeringVector.from_tensor(direction.detach(), layer=hooked.cfg.n_layers - 1, source="planted")
-    found = trace(hooked, 0.1 * vector, position="back")
+def test_at_the_last_layer_an_unembedding_direction_is_carried_and_not_read(quickest: Any) -> None:
+    direction = quickest.W_U[:, 5] - quickest.W_U[:, 9]
+    vector = al.SteeringVector.from_tensor(direction.detach(), layer=quickest.cfg.n_layers - 1, source="planted")
+    found = trace(quickest, 0.1 * vector, position="back")
     assert found.contributions.carried > np.abs(found.contributions.heads).max()
     assert found.contributions.carried > 0
 
@@ -253,17 +253,17 @@ def test_traces_of_several_layers_are_those_of_each_alone(small: Any) -> None:
     np.testing.assert_allclose(parts, frame["effect"], atol=1e-4)
 
 
-def test_tables_and_pictures_hold_every_part(hooked: Any) -> None:
+def test_tables_and_pictures_hold_every_part(quickest: Any) -> None:
     import matplotlib.pyplot as plt
 
-    found = trace(hooked, nulls=3)
+    found = trace(quickest, nulls=3)
     frame = found.frame()
     assert frame["contribution"].sum() == pytest.approx(found.change, abs=1e-4)
     assert frame["layer"].min() == 1
     assert {"standardised", "attention steered", "change norm"} <= set(frame.columns)
     assert found.plot().get_xticklabels()[-1].get_text() == "MLP"
     assert found.plot_attention().get_ylabel() == "layer"
-    layers = trace_layers(hooked, [PROMPT], PAIR, layers=range(4), metric=METRIC, nulls=2)
+    layers = trace_layers(quickest, [PROMPT], PAIR, layers=range(4), metric=METRIC, nulls=2)
     assert len(layers.plot()) == 3
     plt.close("all")
     assert "heads" in repr(found)
@@ -295,9 +295,9 @@ def test_no_hook_stays_behind(small: Any) -> None:
         ({"nulls": -1}, al.SettingError, "from 0"),
     ],
 )
-def test_wrong_input_says_what_was_expected(hooked: Any, settings: Any, error: Any, match: str) -> None:
+def test_wrong_input_says_what_was_expected(quickest: Any, settings: Any, error: Any, match: str) -> None:
     with pytest.raises(error, match=match):
-        trace(hooked, **settings)
+        trace(quickest, **settings)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -305,9 +305,9 @@ def test_wrong_input_says_what_was_expected(hooked: Any, settings: Any, error: A
     ("prompt", "error", "match"),
     [([PROMPT], al.SettingError, "trace_layers"), ("The", al.PositionError, "does not fit")],
 )
-def test_a_prompt_that_cannot_be_traced_is_refused(hooked: Any, prompt: Any, error: Any, match: str) -> None:
+def test_a_prompt_that_cannot_be_traced_is_refused(quickest: Any, prompt: Any, error: Any, match: str) -> None:
     with pytest.raises(error, match=match):
-        trace_injection(hooked, prompt, vector_of(hooked, PAIR, 1), metric=METRIC)
+        trace_injection(quickest, prompt, vector_of(quickest, PAIR, 1), metric=METRIC)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -320,10 +320,10 @@ def test_a_prompt_that_cannot_be_traced_is_refused(hooked: Any, prompt: Any, err
         ({"coefficient": "3"}, al.CoefficientError, "is no number"),
     ],
 )
-def test_layers_that_cannot_be_traced_are_refused(hooked: Any, settings: Any, error: Any, match: str) -> None:
+def test_layers_that_cannot_be_traced_are_refused(quickest: Any, settings: Any, error: Any, match: str) -> None:
     told = {"prompts": [PROMPT], "pair": PAIR, "layers": [1], "metric": METRIC} | settings
     with pytest.raises(error, match=match):
-        trace_layers(hooked, told.pop("prompts"), told.pop("pair"), **told)
+        trace_layers(quickest, told.pop("prompts"), told.pop("pair"), **told)
 
 
 def test_a_stream_that_is_no_sum_of_its_components_is_refused(small: Any) -> None:
