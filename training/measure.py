@@ -34,6 +34,8 @@ TOPIC_COEFFICIENTS = (1.0, 2.0, 3.0)
 LARGEST_PERPLEXITY_RATIO = 1.5
 """On text that the vector is not about, in the choice. What remains of it on the other half is reported."""
 CHOICE_SAMPLES, REPORT_SAMPLES = 2, 10
+PARAGRAPH = 5
+"""Sentences of a longer text."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ def mean_scores(
 def perplexity_ratio(bench: Bench, vector: al.SteeringVector, texts: Sequence[str]) -> float:
     """Exponential of the mean rise in cross-entropy, predictions from injected positions left out."""
     return float(np.exp(al.measure(bench.model, texts, vector, metrics.cross_entropy()).effect.mean))
+
+
+def paragraphs(texts: Sequence[str]) -> list[str]:
+    """Sentences joined by so many, in their order; what is left over is dropped."""
+    whole = len(texts) - len(texts) % PARAGRAPH
+    return [" ".join(texts[first : first + PARAGRAPH]) for first in range(0, whole, PARAGRAPH)]
 
 
 def choose(
@@ -189,14 +197,22 @@ def completions(bench: Bench, vector: al.SteeringVector, scorer: scorers.Scorer,
 
 
 def off_target(bench: Bench, vector: al.SteeringVector, texts: Sequence[str]) -> dict[str, Any]:
-    """Perplexity of other text, and the share of facts with the answer among the ten likeliest tokens."""
-    loss = al.measure(bench.model, texts, vector, metrics.cross_entropy()).effect
+    """Perplexity of other text, and the share of facts with the answer among the ten likeliest tokens.
+
+    An injection at the front lies on the first tokens, so a text of one sentence is the hardest: longer ones are
+    measured beside it.
+    """
+    loss, longer = (
+        al.measure(bench.model, chosen, vector, metrics.cross_entropy()).effect for chosen in (texts, paragraphs(texts))
+    )
     facts = storybook.cloze_facts()
     answers = {fact.prompt: fact.answer for fact in facts}
     hits = al.measure(bench.model, list(answers), vector, metrics.precision_at(10, answers)).effect
     return {
         "perplexity_ratio": float(np.exp(loss.mean)),
         "perplexity_ratio_interval": [float(np.exp(loss.low)), float(np.exp(loss.high))],
+        "paragraph_ratio": float(np.exp(longer.mean)),
+        "paragraph_ratio_interval": [float(np.exp(longer.low)), float(np.exp(longer.high))],
         "cloze_p10": {"unsteered": hits.unsteered, "steered": hits.steered, "interval": [hits.low, hits.high]},
     }
 

@@ -10,6 +10,7 @@ from string import Template
 from typing import Any
 
 _HERE = Path(__file__).parent
+OFF_TARGET = ("perplexity ratio, sentences", "perplexity ratio, paragraphs", "cloze P@10")
 NOT_YET = (
     "Not measured on these weights yet; `make demo` shows one sentiment and one topic vector, with intervals and nulls."
 )
@@ -86,6 +87,7 @@ def off_target_cells(part: dict[str, Any]) -> list[str]:
     cloze = part["cloze_p10"]
     return [
         f"{part['perplexity_ratio']:.3f} {interval(part['perplexity_ratio_interval'], 3)}",
+        f"{part['paragraph_ratio']:.3f} {interval(part['paragraph_ratio_interval'], 3)}",
         f"{100 * cloze['unsteered']:.1f} → {100 * cloze['steered']:.1f} % "
         f"{interval([100 * end for end in cloze['interval']], 1)}",
     ]
@@ -93,7 +95,7 @@ def off_target_cells(part: dict[str, Any]) -> list[str]:
 
 def sentiment_table(layers: dict[str, Any]) -> str:
     """One row a layer."""
-    head = ["layer", "vector", "effect", "its negative", "null mean", "nulls beaten", "perplexity ratio", "cloze P@10"]
+    head = ["layer", "vector", "effect", "its negative", "null mean", "nulls beaten", *OFF_TARGET]
     rows = [
         [
             layer,
@@ -119,13 +121,12 @@ def topics_table(topics: dict[str, Any]) -> str:
         "steered",
         "null mean",
         "nulls beaten",
-        "perplexity ratio",
-        "cloze P@10",
+        *OFF_TARGET,
     ]
     rows = []
     for name, part in topics.items():
         if part.get("chosen", part) is None:
-            rows.append([name.removeprefix("topic "), "none kept other text within bounds", *[""] * 7])
+            rows.append([name.removeprefix("topic "), "none kept other text within bounds", *[""] * 8])
             continue
         rows.append(
             [
