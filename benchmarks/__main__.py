@@ -31,7 +31,7 @@ def _run(options: argparse.Namespace) -> None:
     model = _model(options)
     default = Sizes(rows=2, new_tokens=4) if options.quick else Sizes()
     sizes = Sizes(options.rows or default.rows, options.new_tokens or default.new_tokens)
-    repeats = options.repeats or (3 if options.quick else 40)
+    repeats = options.repeats or (3 if options.quick else 30)
     told = circumstances(model, threads=options.threads, repeats=repeats, sizes=sizes)
     print(heading(told), end="\n\n")
     print(table_head(), flush=True)
@@ -59,13 +59,13 @@ def _picked(names: Sequence[str] | None) -> list[Case]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What steering costs, as ratios.")
     parser.add_argument("--quick", action="store_true", help="a tiny model and few repeats: to see that it runs")
-    parser.add_argument("--repeats", type=_count, help="timed repeats per case (default: 40)")
+    parser.add_argument("--repeats", type=_count, help="timed repeats per case (default: 30)")
     parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES], help="only these cases")
     parser.add_argument("--threads", type=_count, default=2, help="threads of torch (default: 2)")
     parser.add_argument("--model", help="a name or folder for load_model instead of the random model")
     parser.add_argument("--family", choices=["hooked", "bridge"], help="family of the model")
     parser.add_argument("--rows", type=_count, help="rows that decode together (default: 8)")
-    parser.add_argument("--new-tokens", type=_count, help="tokens that each row gets (default: 20)")
+    parser.add_argument("--new-tokens", type=_count, help="tokens that each row gets (default: 8)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     return parser
 

@@ -28,7 +28,7 @@ class Sizes:
     """
 
     rows: int = 8
-    new_tokens: int = 20
+    new_tokens: int = 8
 
 
 @dataclass(frozen=True)
