@@ -1,0 +1,370 @@
+"""What is written after the same prompts in every arm, what is measured of it, and which cell of a grid is chosen.
+
+The arms: unsteered, steered, prompted (a lead put before the prompt as plain text, unsteered), and each null.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from actadd_lens.errors import SettingError
+from actadd_lens.experiments.evidence import Estimate, resampled
+from actadd_lens.experiments.writing import Relevance, Texts, dependence, surprise
+from actadd_lens.generation import Cell, DecodeSettings, continuation_texts, decode_cells, encode_prompts, score_texts
+from actadd_lens.measuring import null_arms
+from actadd_lens.models import LensModel, backend_of
+from actadd_lens.prompts import PromptPair, as_pair, as_texts
+from actadd_lens.sampling import Sampling
+from actadd_lens.scorers import Scorer, scorer_name
+from actadd_lens.statistics import split_prompts
+from actadd_lens.sweep_results import CompletionSweep
+from actadd_lens.sweep_texts import sweep_completions
+from actadd_lens.vectors import SteeringVector, check_vectors
+
+Judge = Callable[[Sequence[str], Texts], Float[np.ndarray, "prompts samples"]]
+"""Prompts and their continuations to one number for each continuation."""
+
+PAPER_LAYERS = (6, 12, 18, 24)
+"""The paper's usual injection layers, of 48."""
+
+
+def writing_options(n: int, max_new_tokens: int, seed: int, top_p: float | None, temperature: float) -> dict[str, Any]:
+    """How text is written, as keywords of `sweep_completions` and `write_arms`."""
+    return {"n": n, "max_new_tokens": max_new_tokens, "seed": seed, "top_p": top_p, "temperature": temperature}
+
+
+def early_to_middle(model: LensModel) -> tuple[int, ...]:
+    """The layers that lie as deep in a model as the paper's usual ones in its 48."""
+    count = backend_of(model).n_layers
+    return tuple(sorted({min(count - 1, round(layer / 48 * count)) for layer in PAPER_LAYERS}))
+
+
+# -- the arms --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Arms:
+    """Continuations of the same prompts; sample i of every arm used the same random numbers, but for `prompted`.
+
+    Attributes:
+        prompts: The prompts.
+        unsteered: The unsteered continuations.
+        steered: The steered ones.
+        nulls: Those under each null vector.
+        prompted: Those after the lead and the prompt, unsteered; empty where there was no lead.
+    """
+
+    prompts: tuple[str, ...]
+    unsteered: Texts
+    steered: Texts
+    nulls: tuple[Texts, ...] = ()
+    prompted: Texts = ()
+
+    @property
+    def all(self) -> list[Texts]:
+        """Every arm there is, in the order above."""
+        return [self.unsteered, self.steered, *self.nulls, *([self.prompted] if self.prompted else [])]
+
+
+def write_arms(
+    model: LensModel,
+    prompts: Sequence[str],
+    vector: SteeringVector,
+    *,
+    lead: str = "",
+    nulls: int = 0,
+    batch_size: int = 512,
+    progress: bool = True,
+    n: int = 4,
+    max_new_tokens: int = 40,
+    seed: int = 0,
+    **sampling: Any,
+) -> Arms:
+    """Write all arms in shared batches.
+
+    Args:
+        model: The model.
+        prompts: The prompts.
+        vector: The steering vector with its coefficient.
+        lead: Text that stands before the prompt in the prompted arm; empty for no such arm.
+        nulls: Number of null vectors.
+        batch_size: Most rows that decode together.
+        progress: Whether to show a bar when it takes more than a moment.
+        n: Samples per prompt and arm.
+        max_new_tokens: Most tokens to add.
+        seed: Seed of sampling and nulls.
+        **sampling: As in `complete`.
+    """
+    backend, texts = backend_of(model), as_texts(prompts)
+    found = check_vectors(backend, vector)
+    settings = DecodeSettings(n, max_new_tokens, seed, sampling=Sampling.from_options(sampling))
+    arms = [(), found, *null_arms(model, found, nulls, "unrelated_pairs", seed)]
+    tokens = encode_prompts(backend, texts, room=max_new_tokens)
+    cells = [Cell(row, arm) for arm in arms for row in tokens]
+    if lead:
+        led = encode_prompts(backend, [f"{lead.strip()} {text}" for text in texts], room=max_new_tokens)
+        cells += [Cell(row, ()) for row in led]
+    written = continuation_texts(
+        tuple(decode_cells(backend, cells, settings, batch_size=batch_size, progress=progress))
+    )
+    by_arm = [written[first : first + len(texts)] for first in range(0, len(written), len(texts))]
+    return Arms(texts, by_arm[0], by_arm[1], tuple(by_arm[2 : len(arms)]), by_arm[len(arms)] if lead else ())
+
+
+# -- what is measured of them ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One number for every continuation; NaN where it has none.
+
+    Attributes:
+        name: What it is.
+        unsteered: In the unsteered arm.
+        steered: In the steered arm.
+        nulls: Under each null.
+        prompted: In the prompted arm; None where there is none.
+        is_log: Whether the numbers are logarithms of what is told, so that changes are told as ratios.
+    """
+
+    name: str
+    unsteered: Float[np.ndarray, "prompts samples"]
+    steered: Float[np.ndarray, "prompts samples"]
+    nulls: Float[np.ndarray, "nulls prompts samples"]
+    prompted: Float[np.ndarray, "prompts samples"] | None = None
+    is_log: bool = False
+
+    def mean(self, arm: str) -> float:
+        """Mean of an arm, over prompts of the means over samples; NaN where there is no such arm."""
+        values = getattr(self, arm)
+        return np.nan if values is None else self._told(float(np.nanmean(_sample_means(values))))
+
+    def change(self, arm: str = "steered") -> Estimate:
+        """An arm minus the unsteered one, or their ratio, over prompts; beside the nulls."""
+        found = prompt_estimate(
+            getattr(self, arm) - self.unsteered, [_sample_means(null - self.unsteered) for null in self.nulls]
+        )
+        if not self.is_log:
+            return found
+        value, low, high = map(self._told, (found.value, found.low, found.high))
+        return Estimate(value, low, high, found.n, found.of, tuple(map(self._told, found.nulls)), neutral=1.0)
+
+    def level(self, arm: str) -> Estimate:
+        """An arm by itself, over prompts."""
+        return prompt_estimate(getattr(self, arm))
+
+    def row(self) -> dict[str, Any]:
+        """For a table."""
+        change, nulls = self.change(), self.change().nulls or (np.nan,)
+        return {
+            "measure": self.name, "unsteered": self.mean("unsteered"), "steered": self.mean("steered"),
+            "prompted": self.mean("prompted"), "change": change.value, "low": change.low, "high": change.high,
+            "n": change.n, "null mean": float(np.mean(nulls)), "null least": min(nulls), "null most": max(nulls),
+        }  # fmt: skip
+
+    def _told(self, value: float) -> float:
+        return float(np.exp(value)) if self.is_log else value
+
+
+def measured(name: str, judge: Judge, arms: Arms, *, is_log: bool = False) -> Measured:
+    """What a judge says of every continuation, asked once for all arms.
+
+    Args:
+        name: What it is called.
+        judge: Prompts and their continuations to numbers.
+        arms: What was written.
+        is_log: As in `Measured`.
+    """
+    rows = [row for arm in arms.all for row in arm]
+    values = judge(arms.prompts * len(arms.all), rows).reshape(len(arms.all), len(arms.prompts), -1)
+    last = 2 + len(arms.nulls)
+    prompted = values[last] if arms.prompted else None
+    return Measured(name, values[0], values[1], values[2:last], prompted, is_log)
+
+
+def scored(name: str, scorer: Scorer, arms: Arms) -> Measured:
+    """What a scorer says of every continuation."""
+    return measured(name, lambda prompts, texts: score_texts(scorer, texts), arms)
+
+
+def disfluency(model: LensModel, arms: Arms) -> Measured:
+    """Perplexity of the continuations after their prompts, by a model that may be the one that wrote them."""
+    return measured("disfluency", lambda prompts, texts: surprise(model, prompts, texts), arms, is_log=True)
+
+
+def relevance_of(model: LensModel, arms: Arms, relevance: Relevance | None = None) -> Measured:
+    """How much the continuations have to do with their prompts: as told, or their dependence on it."""
+    return measured("relevance", _relevance_judge(model, relevance), arms)
+
+
+def own_relevance(model: LensModel, arms: Arms, relevance: Relevance | None = None) -> Measured:
+    """How much more the continuations have to do with their own prompt than with the next one in line; no nulls."""
+    judge = _relevance_judge(model, relevance)
+
+    def beyond(prompts: Sequence[str], texts: Texts) -> Float[np.ndarray, "prompts samples"]:
+        next_ones = [*arms.prompts[1:], arms.prompts[0]] * (len(prompts) // len(arms.prompts))
+        both = judge([*prompts, *next_ones], [*texts, *texts])
+        return np.asarray(both[: len(prompts)] - both[len(prompts) :])
+
+    return measured("relevance beyond another prompt's", beyond, replace(arms, nulls=()))
+
+
+def relevance_name(relevance: Relevance | None) -> str:
+    """How relevance is measured, in words."""
+    if relevance is None:
+        return "Relevance is the dependence on the prompt in nats per token, under the unsteered model."
+    return f"Relevance is by {scorer_name(relevance)}."
+
+
+def check_relevance(model: LensModel, relevance: Relevance | None) -> None:
+    """Ask for the relevance of one text, so that what does not work is told before anything is written.
+
+    Raises:
+        SettingError: It gives no number for a text, or the model has no BOS token.
+    """
+    _relevance_judge(model, relevance)(["The dog"], [[" ran away."]])
+
+
+def _relevance_judge(model: LensModel, relevance: Relevance | None) -> Judge:
+    if relevance is None:
+        return lambda prompts, texts: dependence(model, prompts, texts)
+
+    def judge(prompts: Sequence[str], texts: Texts) -> Float[np.ndarray, "prompts samples"]:
+        repeated = [prompt for prompt, row in zip(prompts, texts, strict=True) for _ in row]
+        values = np.asarray(relevance(repeated, [text for row in texts for text in row]), dtype=float)
+        if values.shape != (len(repeated),):
+            raise SettingError(f"relevance= returned numbers of shape {values.shape} for {len(repeated)} texts.")
+        return values.reshape(len(texts), -1)
+
+    return judge
+
+
+def prompt_estimate(
+    differences: Float[np.ndarray, "prompts samples"], nulls: Sequence[Float[np.ndarray, " prompts"]] = ()
+) -> Estimate:
+    """Mean over prompts, which are resampled; a prompt without any value is left out of all arms.
+
+    Args:
+        differences: What each prompt and sample contributes.
+        nulls: For each null what each prompt contributes.
+    """
+    by_prompt = _sample_means(differences)
+    kept = np.isfinite(by_prompt)
+    if not kept.any():
+        raise SettingError("No continuation has a value: all of them are empty, so there is nothing to measure.")
+    found = [float(np.nanmean(null[kept])) for null in nulls]
+    return resampled(lambda table: float(table.mean()), by_prompt[kept, None], of="prompts", nulls=found)
+
+
+def _sample_means(values: Float[np.ndarray, "prompts samples"]) -> Float[np.ndarray, " prompts"]:
+    """Means over the samples that have a value; NaN where none has."""
+    kept = np.isfinite(values)
+    total = np.where(kept, values, 0.0).sum(axis=-1)
+    return np.asarray(np.where(kept.any(axis=-1), total / np.maximum(kept.sum(axis=-1), 1), np.nan))
+
+
+# -- choosing a cell -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """What every cell of a grid did on the prompts that one chooses on.
+
+    Attributes:
+        gains: Wanted effect of each cell.
+        ratios: Perplexity of what was written there over that of the unsteered text.
+    """
+
+    gains: Float[np.ndarray, "pairs layers coefficients"]
+    ratios: Float[np.ndarray, "pairs layers coefficients"]
+
+    def told(self, place: tuple[int, int, int], most: float, what: str) -> str:
+        """How a cell was chosen, in words."""
+        return (
+            f"chosen on one half of the prompts among {self.gains.size} cells by {what} (wanted change "
+            f"there {self.gains[place]:.3f}), with a perplexity ratio of at most {most:.3g} "
+            f"(there {self.ratios[place]:.2f})"
+        )
+
+    def best(self, most: float) -> tuple[int, int, int]:
+        """The cell of the largest gain among those whose ratio is at most so large; if there is none, the most fluent.
+
+        >>> tried = Tried(np.array([[[0.1, 0.4, 0.9]]]), np.array([[[1.0, 1.5, 3.0]]]))
+        >>> tried.best(1.7), tried.best(0.5)
+        ((0, 0, 1), (0, 0, 0))
+        """
+        allowed: Bool[np.ndarray, "pairs layers coefficients"] = self.ratios <= most
+        score = np.where(allowed, self.gains, -np.inf) if allowed.any() else -self.ratios
+        pair, layer, coefficient = np.unravel_index(int(np.argmax(score)), score.shape)
+        return int(pair), int(layer), int(coefficient)
+
+
+def try_cells(
+    model: LensModel,
+    pairs: Any,
+    scorer: Scorer,
+    *,
+    wanted: int,
+    layers: Sequence[int],
+    coefficients: Sequence[float],
+    prompts: Sequence[str],
+    path: str | os.PathLike[str] | None,
+    progress: bool,
+    written: dict[str, Any],
+) -> Tried:
+    """Write in every cell, without nulls, and see what it gains and what it costs.
+
+    Args:
+        model: The model.
+        pairs: Prompt pairs.
+        scorer: What is to change.
+        wanted: 1 where a higher score is wanted, -1 where a lower one is.
+        layers: Injection layers.
+        coefficients: Injection coefficients.
+        prompts: The prompts to choose on.
+        path: As in `sweep_completions`.
+        progress: Whether to show a bar when it takes more than a moment.
+        written: Keywords of `sweep_completions` that say how text is written.
+    """
+    sweep = sweep_completions(
+        model, pairs, layers=layers, coefficients=coefficients, prompts=prompts, scorers=scorer,
+        path=path, progress=progress, **written,
+    )  # fmt: skip
+    return Tried(wanted * sweep.effects[0][..., 0], disfluency_ratios(model, sweep)[..., 0])
+
+
+def disfluency_ratios(
+    model: LensModel, sweep: CompletionSweep
+) -> Float[np.ndarray, "pairs layers coefficients positions"]:
+    """Perplexity of what was written in each cell of a sweep over that of its unsteered text.
+
+    Args:
+        model: The model that judges.
+        sweep: What was written.
+    """
+    prompts, samples = sweep.grid.prompts, sweep.unsteered_texts.shape
+    cells = sweep.texts.reshape(-1, *samples)
+    rows = [list(row) for table in (sweep.unsteered_texts, *cells) for row in table]
+    values = surprise(model, prompts * (1 + len(cells)), rows).reshape(1 + len(cells), *samples)
+    changes = [np.nanmean(_sample_means(cell - values[0])) for cell in values[1:]]
+    return np.asarray(np.exp(changes)).reshape(sweep.grid.shape)
+
+
+def as_pairs(pairs: Any) -> list[PromptPair]:
+    """One prompt pair or several, as a list.
+
+    >>> [pair.positive for pair in as_pairs(("Love", "Hate"))]
+    ['Love']
+    """
+    is_one = isinstance(pairs, PromptPair) or (len(pairs) == 2 and isinstance(pairs[0], str))
+    return [as_pair(pair) for pair in ([pairs] if is_one else pairs)]
+
+
+def halves(prompts: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
+    """Two random halves: prompts to choose on, and prompts to report on."""
+    choose, report = split_prompts(len(prompts), seed=seed)
+    return [prompts[index] for index in choose], [prompts[index] for index in report]
