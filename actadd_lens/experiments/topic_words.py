@@ -1,0 +1,235 @@
+"""Topic words in completions, by layer (section 2b of the paper)."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from actadd_lens import scorers, storybook
+from actadd_lens.experiments.continuations import prompt_estimate, writing_options
+from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
+from actadd_lens.models import LensModel, backend_of
+from actadd_lens.prompts import as_texts
+from actadd_lens.statistics import split_prompts
+from actadd_lens.sweep_results import BestCell, CompletionSweep
+from actadd_lens.sweep_texts import sweep_completions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+SHARE, COUNT = 0, 1
+"""Places of the two scorers in the sweep."""
+
+_GONE = 0.1
+"""Words per completion: the paper's own distance from unsteered at layer 30 of 48, where it calls the effect gone."""
+
+Place = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class TopicWords(Experiment):
+    """Topic words in completions, by layer.
+
+    Attributes:
+        sweep: Share of completions with any topic word, and words per completion, in every cell.
+        best: The cell that was chosen by the share on one half of the prompts.
+        report: The other half, by their places.
+        n_layers: Layers of the model.
+    """
+
+    name: ClassVar[str] = "topic-words"
+    title: ClassVar[str] = "Topic words in completions, by layer"
+
+    sweep: CompletionSweep
+    best: BestCell
+    report: tuple[int, ...]
+    n_layers: int
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per measure and cell, over all prompts."""
+        table = self.sweep.frame()
+        measures = dict(zip(self.sweep.metrics, ("share of completions", "words per completion"), strict=True))
+        table["metric"] = table["metric"].map(measures)
+        table.insert(list(table.columns).index("effect"), "steered", table["unsteered"] + table["effect"])
+        return table.rename(columns={"metric": "measure"})
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Topic words per completion over layers, beside the paper's."""
+        from actadd_lens.plots_experiments_writing import plot_topic_words
+
+        return plot_topic_words(self, COUNT, ax=ax)
+
+    def pictures(self) -> "dict[str, Callable[[], Axes]]":
+        """Words per completion, and the share of completions with any."""
+        from actadd_lens.plots_experiments_writing import plot_topic_words
+
+        return {"": self.plot, "share": lambda: plot_topic_words(self, SHARE)}
+
+    @property
+    def share(self) -> Estimate:
+        """Share of completions with a topic word at the chosen layer, on the half that nothing was chosen on.
+
+        Each null reports from the cell that it chose itself.
+        """
+        effect = self.best.effect
+        nulls = tuple(float(value) for value in effect.nulls)
+        return resampled(lambda table: float(table.mean()), effect.by_prompt[:, None], of="prompts", nulls=nulls)
+
+    @property
+    def words(self) -> Estimate:
+        """Topic words per completion in the same cell, on the same half."""
+        return cell_estimate(self.sweep, COUNT, self._place(self.best.layer), self.report)
+
+    @property
+    def last(self) -> Estimate:
+        """Topic words per completion at the last layer measured, on the same half."""
+        return cell_estimate(self.sweep, COUNT, self._place(self._last_layer), self.report)
+
+    @property
+    def beyond_last(self) -> Estimate:
+        """How many more there are at the chosen layer than at the last one."""
+        best, last = self._place(self.best.layer), self._place(self._last_layer)
+        return cell_estimate(self.sweep, COUNT, best, self.report, minus=last)
+
+    @property
+    def _last_layer(self) -> int:
+        return max(self.sweep.grid.layers)
+
+    def _place(self, layer: int) -> Place:
+        grid = self.sweep.grid
+        return 0, grid.layers.index(layer), grid.coefficients.index(self.best.coefficient), 0
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Claims 2 and 3."""
+        effect, where = self.best.effect, self._where(self.best.layer)
+        shares = f"{effect.unsteered:.3f} → {effect.steered:.3f}"
+        takes_up = Finding(
+            3, f"share of completions with a topic word, {shares}, {where}", moves(self.share, "greater"), self.share,
+            "about 2 % unsteered, over 90 % at the best layer",
+        )  # fmt: skip
+        words = Finding(
+            3, f"topic words per completion, steered − unsteered, {where}", moves(self.words, "greater"), self.words,
+            ".025 unsteered, 1.77 at layer 5 of 48",
+        )  # fmt: skip
+        return takes_up, words, *self._layer_findings(can_go=words.verdict == "same direction")
+
+    def _layer_findings(self, *, can_go: bool) -> tuple[Finding, Finding]:
+        """That it is gone at the last layers can be told only where those were measured, and where it was there."""
+        best, last = self.best.layer, self._last_layer
+        about = (
+            f"topic words per completion at layer {best} − at layer {last}",
+            f"topic words per completion, steered − unsteered, {self._where(last)}, gone within {_GONE:g}",
+        )
+        paper = ("1.77 at layer 5 of 48, about .02 from layer 40", "about .02 from layer 40 of 48, .025 unsteered")
+        estimates, reason = (self.beyond_last, self.last), ""
+        if not can_go:
+            reason = "There is no effect at the chosen layer that could be gone at the last."
+        elif last < round(40 / 48 * self.n_layers) and last < self.n_layers - 1:
+            reason = f"The last layer measured is {last} of {self.n_layers}: too early to be among the last."
+        verdicts = (moves(estimates[0], "greater"), stays(estimates[1], _GONE))
+        first, second = (
+            Finding(2, told, "not testable here" if reason else verdict, estimate, figure, reason)
+            for told, verdict, estimate, figure in zip(about, verdicts, estimates, paper, strict=True)
+        )
+        return first, second
+
+    def _where(self, layer: int) -> str:
+        return f"{self.best.coefficient:g} × ({self.sweep.grid.labels[0]}) at layer {layer} of {self.n_layers}"
+
+    def summary(self) -> str:
+        """What was done and what came out."""
+        effect = self.best.effect
+        return (
+            f"{100 * effect.steered:.0f} % of the completions of {self.model} hold a topic word with "
+            f"{self._where(self.best.layer)}, {100 * effect.unsteered:.0f} % unsteered (change of the share "
+            f"{self.share}); the cell was chosen among {self.sweep.grid.cells} on the other half of the prompts. Words "
+            f"per completion change by {self.words} there, by {self.last} at layer {self._last_layer}."
+        )
+
+
+def topic_words(
+    model: LensModel,
+    pair: Any = (" wedding", ""),
+    *,
+    words: Sequence[str] | None = None,
+    prompts: Sequence[str] | None = None,
+    layers: Iterable[int] | None = None,
+    coefficients: Iterable[float] | float = (1.0, 4.0),
+    n: int = 1,
+    max_new_tokens: int = 40,
+    nulls: int = 19,
+    top_p: float | None = 0.9,
+    temperature: float = 1.0,
+    seed: int = 0,
+    path: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> TopicWords:
+    """Count topic words in completions at every layer, beside nulls that run through all layers.
+
+    Args:
+        model: The model.
+        pair: Prompt pair, or a vector.
+        words: The topic's words, whole and in small letters; by default the paper's nine of weddings.
+        prompts: 8 or more; by default neutral prompts of the package.
+        layers: Injection layers; by default all.
+        coefficients: Injection coefficients.
+        n: Samples per prompt and cell.
+        max_new_tokens: Most tokens to add.
+        nulls: Null vectors.
+        top_p: As in `complete`.
+        temperature: As in `complete`.
+        seed: Seed of samples, halves and nulls.
+        path: As in `sweep_completions`.
+        progress: Whether to show a bar.
+
+    Raises:
+        SettingError: A setting is out of its range, or there are fewer than 8 prompts; else the errors of
+            `sweep_completions`.
+    """
+    texts = storybook.neutral_prompts()[:24] if prompts is None else as_texts(prompts)
+    chosen = storybook.topics()["weddings"].words if words is None else tuple(words)
+    n_layers = backend_of(model).n_layers
+    _, report = split_prompts(len(texts), seed=seed)
+    written = writing_options(n, max_new_tokens, seed, top_p, temperature)
+    sweep = sweep_completions(
+        model, [pair], layers=range(n_layers) if layers is None else layers, coefficients=coefficients, prompts=texts,
+        scorers=[scorers.contains_word(chosen), scorers.word_count(chosen)], nulls=nulls, path=path, progress=progress,
+        **written,
+    )  # fmt: skip
+    best, grid = sweep.best(SHARE, seed=seed), sweep.grid
+    settings = {
+        "pair": grid.labels[0], "words": list(chosen), "layers": list(grid.layers),
+        "coefficients": list(grid.coefficients), "layer": best.layer, "coefficient": best.coefficient,
+        "choice": f"chosen on one half of the prompts among {grid.cells} cells by the share of completions with a "
+        f"topic word (there {best.chosen.mean:+.3f})",
+        **written, "nulls": nulls, "null_kind": "unrelated_pairs", "prompts": list(texts),
+    }  # fmt: skip
+    return TopicWords(
+        model=backend_of(model).name, settings=settings, sweep=sweep, best=best, report=report, n_layers=n_layers
+    )
+
+
+def cell_estimate(
+    sweep: CompletionSweep, metric: int, place: Place, prompts: Sequence[int], *, minus: Place | None = None
+) -> Estimate:
+    """The effect in one cell on some prompts, beside its nulls; or how much larger it is than another cell's.
+
+    Args:
+        sweep: The sweep.
+        metric: The scorer's place.
+        place: The cell, by its places on the axes.
+        prompts: The prompts, by their places.
+        minus: The other cell.
+    """
+    some = list(prompts)
+    steered, other = sweep.steered[(metric, *place)], sweep.unsteered[metric, place[0], place[3]]
+    nulls = sweep.null_by_prompt[(metric, slice(None), *place)]
+    if minus is not None:
+        other = sweep.steered[(metric, *minus)]
+        nulls = nulls - sweep.null_by_prompt[(metric, slice(None), *minus)]
+    return prompt_estimate((steered - other)[some], list(np.asarray(nulls)[:, some]))

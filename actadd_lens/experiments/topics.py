@@ -1,0 +1,287 @@
+"""Several topics, each with a vector from one pair, and the completions that take it up (section 2d of the paper)."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from actadd_lens import scorers, storybook
+from actadd_lens.errors import SettingError
+from actadd_lens.experiments.continuations import (
+    Tried,
+    disfluency_ratios,
+    early_to_middle,
+    halves,
+    prompt_estimate,
+    writing_options,
+)
+from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves
+from actadd_lens.experiments.topic_words import cell_estimate
+from actadd_lens.generation import encode_prompts
+from actadd_lens.models import Backend, LensModel, backend_of
+from actadd_lens.prompts import PromptPair, as_pair, as_texts
+from actadd_lens.steering import unsteered
+from actadd_lens.sweep_results import CompletionSweep
+from actadd_lens.sweep_texts import plan_sweep_completions, sweep_completions
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+MOST_DISFLUENCY = 1.7
+"""As for sentiment: the paper gives no disfluency for topics."""
+
+_PAPER = "+5 to +20 points for finance, music, politics, science and weddings, none for art; a GPT model rates"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Topics(Experiment):
+    """Share of completions that take up each topic, steered against unsteered.
+
+    Attributes:
+        names: The topics.
+        sweep: One pair and one scorer for each topic, at the chosen layer and coefficient.
+        ratios: Perplexity of each topic's completions over that of the unsteered ones.
+    """
+
+    name: ClassVar[str] = "topics"
+    title: ClassVar[str] = "Completions on several topics"
+
+    names: tuple[str, ...]
+    sweep: CompletionSweep
+    ratios: tuple[float, ...]
+
+    def rise(self, topic: str) -> Estimate:
+        """Rise of the share of completions with a word of a topic under its own vector, in percentage points.
+
+        Raises:
+            SettingError: There is no such topic.
+        """
+        if topic not in self.names:
+            raise SettingError(f"There is no topic {topic!r} here: there are {', '.join(self.names)}.")
+        index = self.names.index(topic)
+        return _points(cell_estimate(self.sweep, index, (index, 0, 0, 0), range(len(self.sweep.grid.prompts))))
+
+    @property
+    def mean_rise(self) -> Estimate:
+        """The same, averaged over topics; null i of all topics is one null."""
+        count = range(len(self.names))
+        own = [self.sweep.steered[index, index, 0, 0, 0] - self.sweep.unsteered[index, index, 0] for index in count]
+        nulls = np.mean([self.sweep.null_by_prompt[index, :, index, 0, 0, 0] for index in count], axis=0)
+        return _points(prompt_estimate(np.mean(own, axis=0), list(nulls)))
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per topic; shares and rises in per cent of completions."""
+        import pandas as pd
+
+        return pd.DataFrame(self._row(index) for index in range(len(self.names)))
+
+    def _row(self, index: int) -> dict[str, Any]:
+        rise, nulls = self.rise(self.names[index]), self.rise(self.names[index]).nulls or (np.nan,)
+        others = [other for other in range(len(self.names)) if other != index]
+        elsewhere = [self.sweep.effects[other, index, 0, 0, 0] for other in others] or [np.nan]
+        plain = 100 * float(self.sweep.unsteered[index, index, 0].mean())
+        return {
+            "topic": self.names[index], "pair": self.sweep.grid.labels[index], "unsteered": plain,
+            "steered": plain + rise.value, "rise": rise.value, "low": rise.low, "high": rise.high, "n": rise.n,
+            "null mean": float(np.mean(nulls)), "null most": max(nulls), "p": rise.p_value("greater"),
+            "rise of other topics": 100 * float(np.mean(elsewhere)), "disfluency": self.ratios[index],
+        }  # fmt: skip
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Rise of each topic with its interval, beside the nulls and the paper's range."""
+        from actadd_lens.plots_experiments_writing import plot_topics
+
+        return plot_topics(self, ax=ax)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Claim 3, over all topics."""
+        rise = self.mean_rise
+        apart = [name for name in self.names if self.rise(name).beyond("greater")]
+        about = f"share of completions with a topic word, mean over {len(self.names)} topics, {self.settings['cell']}"
+        told = f"{len(apart)} of {len(self.names)} topics stand apart: {', '.join(apart) or 'none'}."
+        return (Finding(3, f"{about}, points", moves(rise, "greater"), rise, _PAPER, told),)
+
+    def summary(self) -> str:
+        """What was done and what came out."""
+        rises = ", ".join(f"{name} {self.rise(name).value:+.0f}" for name in self.names)
+        return (
+            f"Vectors of {len(self.names)} topics on {self.model}, {self.settings['cell']}, {self.settings['choice']}: "
+            f"the share of completions with a word of the topic rises by {self.mean_rise} points ({rises}); perplexity "
+            f"× {np.exp(np.mean(np.log(self.ratios))):.2f}."
+        )
+
+
+def topics(
+    model: LensModel,
+    *,
+    topics: Mapping[str, storybook.Topic | Sequence[str]] | None = None,
+    pairs: Mapping[str, Any] | None = None,
+    prompts: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    coefficients: Sequence[float] = (1.0, 2.0, 4.0),
+    most_disfluency: float = MOST_DISFLUENCY,
+    n: int = 1,
+    max_new_tokens: int = 40,
+    nulls: int = 19,
+    top_p: float | None = 0.9,
+    temperature: float = 1.0,
+    seed: int = 0,
+    path: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Topics:
+    """Steer towards several topics, one after another, and count the completions that take each up.
+
+    Layer and coefficient are one choice for all topics, made on one half of the prompts; the other half reports.
+
+    Args:
+        model: The model.
+        topics: Topics, or their words, by name; by default the package's ten.
+        pairs: A prompt pair for each topic; by default the likeliest word of the topic that is one token, against
+            nothing.
+        prompts: 8 or more; by default neutral prompts of the package.
+        layers: Layers to choose among; by default those as deep as the paper's.
+        coefficients: Coefficients to choose among.
+        most_disfluency: Largest ratio of perplexities that a chosen cell may have, on the half that it is chosen on.
+        n: Samples per prompt.
+        max_new_tokens: Most tokens to add.
+        nulls: Null vectors of each topic.
+        top_p: As in `complete`.
+        temperature: As in `complete`.
+        seed: Seed of samples, halves and nulls.
+        path: As in `sweep_completions`.
+        progress: Whether to show bars.
+
+    Raises:
+        SettingError: A setting is out of its range, or there are fewer than 8 prompts; else the errors of
+            `sweep_completions`.
+    """
+    texts = storybook.neutral_prompts()[:40] if prompts is None else as_texts(prompts)
+    choose, report = halves(texts, seed)
+    chosen = early_to_middle(model) if layers is None else tuple(layers)
+    words = {name: _words_of(topic) for name, topic in (storybook.topics() if topics is None else topics).items()}
+    found = _pairs(model, words, pairs, choose)
+    written = writing_options(n, max_new_tokens, seed, top_p, temperature)
+    plan_sweep_completions(
+        model, found, layers=chosen, coefficients=coefficients, prompts=texts, nulls=nulls,
+        scorers=[scorers.contains_word(some) for some in words.values()], **written,
+    )  # fmt: skip
+    tried = try_topics(
+        model, found, list(words.values()), layers=chosen, coefficients=coefficients, prompts=choose, path=path,
+        progress=progress, written=written,
+    )  # fmt: skip
+    place = tried.best(most_disfluency)
+    layer, coefficient = chosen[place[1]], float(coefficients[place[2]])
+    sweep = sweep_completions(
+        model, found, layers=layer, coefficients=coefficient, prompts=report, nulls=nulls, path=path, progress=progress,
+        scorers=[scorers.contains_word(some) for some in words.values()], **written,
+    )  # fmt: skip
+    settings = {
+        "cell": f"coefficient {coefficient:g} at layer {layer}",
+        "choice": tried.told(place, most_disfluency, "the share of completions with a topic word"),
+        "layer": layer, "coefficient": coefficient, "layers": list(chosen),
+        "coefficients": list(map(float, coefficients)), "most_disfluency": most_disfluency,
+        "pairs": {name: pair.label for name, pair in zip(words, found, strict=True)}, **written, "nulls": nulls,
+        "null_kind": "unrelated_pairs", "prompts": list(texts),
+    }  # fmt: skip
+    ratios = tuple(float(value) for value in disfluency_ratios(model, sweep)[:, 0, 0, 0])
+    return Topics(model=backend_of(model).name, settings=settings, names=tuple(words), sweep=sweep, ratios=ratios)
+
+
+def try_topics(
+    model: LensModel,
+    pairs: Sequence[PromptPair],
+    words: Sequence[Sequence[str]],
+    *,
+    layers: Sequence[int],
+    coefficients: Sequence[float],
+    prompts: Sequence[str],
+    path: str | os.PathLike[str] | None,
+    progress: bool,
+    written: dict[str, Any],
+) -> Tried:
+    """Every cell for every topic, without nulls: its mean rise over topics, and the largest of their disfluencies.
+
+    Args:
+        model: The model.
+        pairs: A pair for each topic.
+        words: The words of each.
+        layers: Injection layers.
+        coefficients: Injection coefficients.
+        prompts: The prompts to choose on.
+        path: As in `sweep_completions`.
+        progress: Whether to show a bar.
+        written: Keywords of `sweep_completions` that say how text is written.
+    """
+    sweep = sweep_completions(
+        model, pairs, layers=layers, coefficients=coefficients, prompts=prompts, path=path, progress=progress,
+        scorers=[scorers.contains_word(some) for some in words], **written,
+    )  # fmt: skip
+    gains = np.mean([sweep.effects[index, index, :, :, 0] for index in range(len(pairs))], axis=0)
+    return Tried(gains[None], disfluency_ratios(model, sweep)[..., 0].max(axis=0)[None])
+
+
+def likeliest_pair(
+    backend: Backend, name: str, words: Sequence[str], probabilities: Float[np.ndarray, " d_vocab"]
+) -> PromptPair:
+    """The likeliest of a topic's name and words that is one token, against nothing; its name, where none is.
+
+    Args:
+        backend: The model.
+        name: The topic's name.
+        words: Its words.
+        probabilities: Probability of every token.
+    """
+    # SentencePiece puts a space before every text by itself
+    spaced, bare = (len(backend.encode(text, prepend_bos=False)) for text in (" a", "a"))
+    texts = [("" if spaced > bare else " ") + word for word in (name, *words)]
+    tokens = {text: backend.encode(text, prepend_bos=False) for text in texts}
+    single = [text for text in texts if len(tokens[text]) == 1]
+    return PromptPair(max(single, key=lambda text: probabilities[tokens[text][0]]) if single else texts[0], "")
+
+
+def next_probabilities(backend: Backend, prompts: Sequence[str]) -> Float[np.ndarray, " d_vocab"]:
+    """Mean probability of every token after the prompts, unsteered, in one pass.
+
+    Args:
+        backend: The model.
+        prompts: The prompts.
+    """
+    rows = encode_prompts(backend, prompts)
+    longest, filler = max(map(len, rows)), backend.pad_token_id or 0
+    tokens = torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows], device=backend.device)
+    ends = torch.tensor([len(row) - 1 for row in rows], device=backend.device)
+    with torch.no_grad(), unsteered(backend):
+        return np.asarray(backend.logits_at(tokens, ends).float().softmax(dim=-1).mean(dim=0).cpu().numpy())
+
+
+def _pairs(
+    model: LensModel, words: Mapping[str, Sequence[str]], pairs: Mapping[str, Any] | None, prompts: Sequence[str]
+) -> list[PromptPair]:
+    """The pair of each topic, in their order."""
+    if not words:
+        raise SettingError("There is no topic: pass one or more, each with its words.")
+    given = dict(pairs or {})
+    strange = [name for name in given if name not in words]
+    if strange:
+        raise SettingError(f"There is a pair for {strange[0]!r}, which is none of the topics {', '.join(words)}.")
+    backend = backend_of(model)
+    probabilities = next_probabilities(backend, prompts) if len(given) < len(words) else np.zeros(0)
+    return [
+        as_pair(given[name]) if name in given else likeliest_pair(backend, name, some, probabilities)
+        for name, some in words.items()
+    ]
+
+
+def _words_of(topic: storybook.Topic | Sequence[str]) -> tuple[str, ...]:
+    return topic.words if isinstance(topic, storybook.Topic) else tuple(topic)
+
+
+def _points(share: Estimate) -> Estimate:
+    """A share in percentage points."""
+    nulls = tuple(100 * null for null in share.nulls)
+    return replace(share, value=100 * share.value, low=100 * share.low, high=100 * share.high, nulls=nulls)
