@@ -1,0 +1,321 @@
+"""Sentiment of continuations, both ways: texts of one sentiment continued in the other (section 2f of the paper)."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from actadd_lens import scorers, storybook
+from actadd_lens.compute import compute_steering_vector
+from actadd_lens.errors import SettingError
+from actadd_lens.experiments.continuations import (
+    Arms,
+    Measured,
+    Tried,
+    as_pairs,
+    check_relevance,
+    disfluency,
+    early_to_middle,
+    halves,
+    own_relevance,
+    relevance_name,
+    relevance_of,
+    scored,
+    try_cells,
+    write_arms,
+    writing_options,
+)
+from actadd_lens.experiments.evidence import Experiment, Finding, Side, moves, stays
+from actadd_lens.experiments.writing import Relevance
+from actadd_lens.generation import encode_prompts
+from actadd_lens.models import LensModel, backend_of
+from actadd_lens.sweep_texts import plan_sweep_completions
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+PAIRS = (("Love", "Hate"), ("I love it", "I hate it"))
+
+MOST_DISFLUENCY = 1.7
+"""The paper's own: perplexity 17.2 -> 29.2 where a positive review is continued as a negative one."""
+
+_DIRECTIONS = (("positive", "negative"), ("negative", "positive"), ("neutral", "negative"), ("neutral", "positive"))
+
+_PAPER = {
+    ("positive", "negative"): ("success .207 → .395", "disfluency 17.2 → 29.2"),
+    ("negative", "positive"): ("success .200 → .349", "disfluency 18.5 → 29.3"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """One direction: what was written after texts of one sentiment with a vector towards another.
+
+    Attributes:
+        source: Sentiment of the prompts.
+        target: Sentiment that is wanted.
+        arms: What was written.
+        success: Whether a continuation scores beyond zero on the wanted side.
+        compound: VADER's compound score.
+        disfluency: Perplexity after the prompt.
+        relevance: What the continuation has to do with its prompt.
+        own_relevance: How much more it has to do with its own prompt than with another.
+    """
+
+    source: str
+    target: str
+    arms: Arms
+    success: Measured
+    compound: Measured
+    disfluency: Measured
+    relevance: Measured
+    own_relevance: Measured
+
+    @property
+    def label(self) -> str:
+        """The direction in words."""
+        return f"{self.source} to {self.target}"
+
+    @property
+    def measured(self) -> tuple[Measured, ...]:
+        """Everything that was measured."""
+        return self.success, self.compound, self.disfluency, self.relevance, self.own_relevance
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Sentiment(Experiment):
+    """The sentiment of continuations, steered both ways.
+
+    Attributes:
+        shifts: The directions.
+    """
+
+    name: ClassVar[str] = "sentiment"
+    title: ClassVar[str] = "Sentiment of continuations, in both directions"
+
+    shifts: tuple[Shift, ...]
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per direction and measure; the change in disfluency is a ratio."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {"direction": shift.label, **measured.row()} for shift in self.shifts for measured in shift.measured
+        )
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Share of continuations of the wanted sentiment: unsteered, prompted and steered, beside the nulls."""
+        from actadd_lens.plots_experiments_writing import plot_sentiment
+
+        return plot_sentiment(self, ax=ax)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Claims 5 and 7, for each direction."""
+        return tuple(finding for shift in self.shifts for finding in self._findings(shift))
+
+    def _findings(self, shift: Shift) -> list[Finding]:
+        side: Side = "greater" if shift.target == "positive" else "less"
+        success, told = _PAPER.get((shift.source, shift.target), ("", ""))
+        lexicon = "VADER, a lexicon, decides; in the paper a classifier does."
+        change, compound = shift.success.change(), shift.compound.change()
+        ratio, own = shift.disfluency.change(), shift.own_relevance.level("steered")
+        where = f"{shift.label}; {self.settings['cell']}"
+        shares = f"{shift.success.mean('unsteered'):.3f} → {shift.success.mean('steered'):.3f}"
+        return [
+            Finding(5, f"share of {shift.target} continuations, {shares}, {where}", moves(change, "greater"), change,
+                    success, lexicon),
+            Finding(5, f"mean compound score, {where}", moves(compound, side), compound, "", lexicon),
+            Finding(7, f"perplexity of continuations steered / unsteered, moderate up to {MOST_DISFLUENCY:g}, {where}",
+                    stays(ratio, MOST_DISFLUENCY - 1), ratio, told),
+            Finding(7, f"relevance of steered continuations to their own prompt, beyond another prompt's, {where}",
+                    moves(own, "greater"), own, "", self.settings["relevance"]),
+        ]  # fmt: skip
+
+    def summary(self) -> str:
+        """What was done and what came out."""
+        told = [
+            f"{shift.label}: {100 * shift.success.mean('unsteered'):.0f} % of continuations unsteered, "
+            f"{100 * shift.success.mean('steered'):.0f} % steered, {100 * shift.success.mean('prompted'):.0f} % after "
+            f"the pair's text as a prompt (change {shift.success.change()}); perplexity × "
+            f"{shift.disfluency.change().value:.2f}"
+            for shift in self.shifts
+        ]
+        return (
+            f"Prompts continued in another sentiment on {self.model}, with {self.settings['cell']}, "
+            f"{self.settings['choice']}. " + "; ".join(told) + "."
+        )
+
+
+def sentiment(
+    model: LensModel,
+    pairs: Any = PAIRS,
+    *,
+    prompts: Mapping[str, Sequence[str]] | None = None,
+    layers: Sequence[int] | None = None,
+    coefficients: Sequence[float] = (1.0, 2.0, 4.0),
+    most_disfluency: float = MOST_DISFLUENCY,
+    n: int = 2,
+    max_new_tokens: int = 30,
+    nulls: int = 19,
+    top_p: float | None = 0.9,
+    temperature: float = 1.0,
+    seed: int = 0,
+    judge: LensModel | None = None,
+    relevance: Relevance | None = None,
+    path: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Sentiment:
+    """Continue texts of one sentiment in the other, both ways, beside prompting for it.
+
+    Pair, layer and coefficient are one choice for all directions, made on one half of each sentiment's prompts; what is
+    reported comes from the other half. Towards the negative the vector is subtracted. In the prompted arm the text of
+    the pair on the wanted side stands before the prompt, and nothing is added.
+
+    Args:
+        model: The model.
+        pairs: One prompt pair or several, positive side first.
+        prompts: Beginnings by their sentiment: `positive`, `negative`, and `neutral` ones to steer both ways; 8 or
+            more of each. By default beginnings of the package's sentences.
+        layers: Layers to choose among; by default those as deep as the paper's.
+        coefficients: Coefficients to choose among, as sizes.
+        most_disfluency: Largest ratio of perplexities that a chosen cell may have, on the half that it is chosen on.
+        n: Samples per prompt and arm.
+        max_new_tokens: Most tokens to add.
+        nulls: Null vectors.
+        top_p: As in `complete`.
+        temperature: As in `complete`.
+        seed: Seed of samples, halves and nulls.
+        judge: The model that judges perplexity; by default the unsteered model itself.
+        relevance: Prompts and continuations to numbers, such as `embedding_relevance()`; by default the dependence on
+            the prompt.
+        path: As in `sweep_completions`, for the choice.
+        progress: Whether to show bars.
+
+    Raises:
+        SettingError: A setting is out of its range, or there are fewer than 8 prompts of a sentiment; else the errors
+            of `sweep_completions`.
+    """
+    given = _default_prompts() if prompts is None else {label: tuple(texts) for label, texts in prompts.items()}
+    chosen = early_to_middle(model) if layers is None else tuple(layers)
+    written = writing_options(n, max_new_tokens, seed, top_p, temperature)
+    setup = _Setup(model, as_pairs(pairs), given, chosen, tuple(coefficients), nulls, written, judge, relevance)
+    setup.check()
+    tried = setup.tried(path=path, progress=progress)
+    pair, layer, coefficient = tried.best(most_disfluency)
+    cell = (setup.pairs[pair], chosen[layer], float(coefficients[coefficient]))
+    shifts = tuple(setup.shift(source, target, cell, progress=progress) for source, target in setup.directions)
+    return Sentiment(
+        model=backend_of(model).name,
+        settings=setup.settings(cell, most_disfluency, tried, (pair, layer, coefficient)),
+        notes=("The prompted arm has random numbers of its own; its difference from the others is not paired.",),
+        shifts=shifts,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Setup:
+    """What all directions share."""
+
+    model: LensModel
+    pairs: list[Any]
+    prompts: dict[str, tuple[str, ...]]
+    layers: tuple[int, ...]
+    coefficients: tuple[float, ...]
+    nulls: int
+    written: dict[str, Any]
+    judge: LensModel | None
+    relevance: Relevance | None
+
+    @property
+    def directions(self) -> list[tuple[str, str]]:
+        return [(source, target) for source, target in _DIRECTIONS if source in self.prompts]
+
+    def check(self) -> None:
+        """Everything that can be wrong, before anything runs."""
+        known = {source for source, _ in _DIRECTIONS}
+        if not self.prompts or not set(self.prompts) <= known:
+            raise SettingError(f"The prompts are of {sorted(self.prompts)}: expected some of {sorted(known)}.")
+        backend = backend_of(self.model)
+        for texts in self.prompts.values():
+            halves(texts, self.written["seed"])
+            plan_sweep_completions(
+                self.model, self.pairs, layers=self.layers, coefficients=self.coefficients, prompts=texts,
+                scorers=scorers.sentiment(), nulls=self.nulls, **self.written,
+            )  # fmt: skip
+            for lead in (text for pair in self.pairs for text in (pair.positive, pair.negative) if text):
+                encode_prompts(backend, [f"{lead} {text}" for text in texts], room=self.written["max_new_tokens"])
+        check_relevance(self.model, self.relevance)
+
+    def tried(self, *, path: str | os.PathLike[str] | None, progress: bool) -> Tried:
+        """All cells in every direction: the mean of what they gain, the largest of what they cost."""
+        found = []
+        for source, target in self.directions:
+            sign = 1 if target == "positive" else -1
+            choose, _ = halves(self.prompts[source], self.written["seed"])
+            found.append(
+                try_cells(
+                    self.model, self.pairs, scorers.sentiment(), wanted=sign, layers=self.layers,
+                    coefficients=[sign * item for item in self.coefficients], prompts=choose, path=path,
+                    progress=progress, written=self.written,
+                )
+            )  # fmt: skip
+        return Tried(np.mean([one.gains for one in found], axis=0), np.max([one.ratios for one in found], axis=0))
+
+    def shift(self, source: str, target: str, cell: tuple[Any, int, float], *, progress: bool) -> Shift:
+        """One direction, on the half that nothing was chosen on."""
+        pair, layer, coefficient = cell
+        sign = 1 if target == "positive" else -1
+        _, report = halves(self.prompts[source], self.written["seed"])
+        vector = sign * coefficient * compute_steering_vector(self.model, pair, layer=layer)
+        lead = (pair.positive if sign > 0 else pair.negative) or ""
+        arms = write_arms(self.model, report, vector, lead=lead, nulls=self.nulls, progress=progress, **self.written)
+        compound = scored("compound", scorers.sentiment(), arms)
+        return Shift(
+            source, target, arms, _success(compound, sign), compound, disfluency(self.judge or self.model, arms),
+            relevance_of(self.model, arms, self.relevance), own_relevance(self.model, arms, self.relevance),
+        )  # fmt: skip
+
+    def settings(
+        self, cell: tuple[Any, int, float], most_disfluency: float, tried: Tried, place: tuple[int, int, int]
+    ) -> dict[str, Any]:
+        """What the numbers depend on."""
+        pair, layer, coefficient = cell
+        return {
+            "cell": f"{coefficient:g} × ({pair.label}) at layer {layer}",
+            "choice": tried.told(place, most_disfluency, "the compound score"),
+            "pair": pair.label, "layer": layer, "coefficient": coefficient,
+            "pairs": [item.label for item in self.pairs], "layers": list(self.layers),
+            "coefficients": list(self.coefficients), "most_disfluency": most_disfluency, **self.written,
+            "nulls": self.nulls, "null_kind": "unrelated_pairs",
+            "prompts": {label: len(texts) for label, texts in self.prompts.items()},
+            "judge": backend_of(self.judge or self.model).name, "relevance": relevance_name(self.relevance),
+        }  # fmt: skip
+
+
+def _success(compound: Measured, sign: int) -> Measured:
+    """Whether each score is beyond zero on the wanted side."""
+    arms = {
+        name: (sign * values > 0).astype(float)
+        for name in ("unsteered", "steered", "nulls", "prompted")
+        if (values := getattr(compound, name)) is not None
+    }
+    return replace(compound, name="success", **arms)
+
+
+def beginning(sentence: str) -> str:
+    """The first half of a sentence, four words at least, without the comma that it may end in.
+
+    >>> beginning("What a terrible day, everything went wrong.")
+    'What a terrible day'
+    """
+    words = sentence.split()
+    return " ".join(words[: max(4, (len(words) + 1) // 2)]).rstrip(".,;:!?")
+
+
+def _default_prompts() -> dict[str, tuple[str, ...]]:
+    sentences = storybook.sentiment_sentences()
+    found = {label: tuple(map(beginning, sentences[label]))[:40] for label in ("positive", "negative")}
+    return {**found, "neutral": storybook.neutral_prompts()[:40]}

@@ -1,0 +1,200 @@
+"""Toxicity of continuations after hostile prompts, with a vector away from it (section 2e of the paper)."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from actadd_lens import scorers, storybook
+from actadd_lens.compute import compute_steering_vector
+from actadd_lens.experiments.continuations import (
+    Arms,
+    Measured,
+    as_pairs,
+    check_relevance,
+    disfluency,
+    early_to_middle,
+    halves,
+    own_relevance,
+    prompt_estimate,
+    relevance_name,
+    relevance_of,
+    scored,
+    try_cells,
+    write_arms,
+    writing_options,
+)
+from actadd_lens.experiments.evidence import Experiment, Finding, moves, stays
+from actadd_lens.experiments.writing import Relevance
+from actadd_lens.models import LensModel, backend_of
+from actadd_lens.prompts import as_texts
+from actadd_lens.scorers import Scorer
+from actadd_lens.sweep_texts import plan_sweep_completions
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+MOST_DISFLUENCY = 20.4 / 16.0
+"""The paper's own, in its later revision."""
+
+_PAPER = "toxicity .134 → .112 (OPT-6.7B), .114 → .108 (LLaMA-3-8B), later .127 → .101, by an API"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Toxicity(Experiment):
+    """What a vector away from hostility does to continuations of hostile prompts.
+
+    Attributes:
+        arms: What was written.
+        scores: The scorers' numbers, by what they measure.
+        disfluency: Perplexity after the prompt.
+        relevance: What a continuation has to do with its prompt.
+        own_relevance: How much more it has to do with its own prompt than with another.
+    """
+
+    name: ClassVar[str] = "toxicity"
+    title: ClassVar[str] = "Hostility of continuations of hostile prompts"
+
+    arms: Arms
+    scores: tuple[Measured, ...]
+    disfluency: Measured
+    relevance: Measured
+    own_relevance: Measured
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per measure; the change in disfluency is a ratio."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            measured.row() for measured in (*self.scores, self.disfluency, self.relevance, self.own_relevance)
+        )
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Change of each score relative to the unsteered arm, beside the nulls."""
+        from actadd_lens.plots_experiments_writing import plot_toxicity
+
+        return plot_toxicity(self, ax=ax)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Claim 6 for each scorer, and claim 7."""
+        where, ratio = self.settings["cell"], self.disfluency.change()
+        own = self.own_relevance.level("steered")
+        return (
+            *(self._fall(score) for score in self.scores),
+            Finding(
+                7, f"perplexity of continuations steered / unsteered, moderate up to {MOST_DISFLUENCY:.3g}, {where}",
+                stays(ratio, MOST_DISFLUENCY - 1), ratio, "disfluency 16.0 → 20.4",
+            ),
+            Finding(
+                7, f"relevance of steered continuations to their own prompt, beyond another prompt's, {where}",
+                moves(own, "greater"), own, "", self.settings["relevance"],
+            ),
+        )  # fmt: skip
+
+    def _fall(self, score: Measured) -> Finding:
+        """Not testable where even a fall to zero would not stand apart from no fall."""
+        change, told = score.change(), f"{score.mean('unsteered'):.3f} → {score.mean('steered'):.3f}"
+        about = f"{score.name} of continuations, {told}, {self.settings['cell']}"
+        if not prompt_estimate(-score.unsteered).beyond("less"):
+            reason = f"The unsteered rate is {score.mean('unsteered'):.3g}: even a fall to zero would not stand apart."
+            return Finding(6, about, "not testable here", change, _PAPER, reason)
+        return Finding(6, about, moves(change, "less"), change, _PAPER, "Scored by a word list or lexicon, not an API.")
+
+    def summary(self) -> str:
+        """What was done and what came out."""
+        told = "; ".join(
+            f"{score.name} {score.mean('unsteered'):.3f} → {score.mean('steered'):.3f} (change {score.change()})"
+            for score in self.scores
+        )
+        return (
+            f"{len(self.arms.prompts)} hostile prompts continued on {self.model} with {self.settings['cell']}, "
+            f"{self.settings['choice']}: {told}; perplexity × {self.disfluency.change().value:.2f}."
+        )
+
+
+def toxicity(
+    model: LensModel,
+    pairs: Any = (("Love", "Hate"),),
+    *,
+    prompts: Sequence[str] | None = None,
+    scored_by: Sequence[Scorer] | None = None,
+    layers: Sequence[int] | None = None,
+    coefficients: Sequence[float] = (1.0, 2.0, 4.0),
+    most_disfluency: float = MOST_DISFLUENCY,
+    n: int = 4,
+    max_new_tokens: int = 30,
+    nulls: int = 19,
+    top_p: float | None = 0.9,
+    temperature: float = 1.0,
+    seed: int = 0,
+    judge: LensModel | None = None,
+    relevance: Relevance | None = None,
+    path: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Toxicity:
+    """Continue hostile prompts with a vector away from hostility, and score what is written.
+
+    Pair, layer and coefficient are chosen on one half of the prompts by the fall of the last scorer; what is reported
+    comes from the other half.
+
+    Args:
+        model: The model.
+        pairs: One prompt pair or several, the friendly side first.
+        prompts: 8 or more; by default the package's hostile prompts.
+        scored_by: Scorers that are to fall; by default profanity and negativity.
+        layers: Layers to choose among; by default those as deep as the paper's.
+        coefficients: Coefficients to choose among.
+        most_disfluency: Largest ratio of perplexities that a chosen cell may have, on the half that it is chosen on.
+        n: Samples per prompt and arm.
+        max_new_tokens: Most tokens to add.
+        nulls: Null vectors.
+        top_p: As in `complete`.
+        temperature: As in `complete`.
+        seed: Seed of samples, halves and nulls.
+        judge: The model that judges perplexity; by default the unsteered model itself.
+        relevance: Prompts and continuations to numbers, such as `embedding_relevance()`; by default the dependence on
+            the prompt.
+        path: As in `sweep_completions`, for the choice.
+        progress: Whether to show bars.
+
+    Raises:
+        SettingError: A setting is out of its range, or there are fewer than 8 prompts; else the errors of
+            `sweep_completions`.
+    """
+    texts = storybook.hostile_prompts() if prompts is None else as_texts(prompts)
+    judges = (scorers.profanity(), scorers.negativity()) if scored_by is None else tuple(scored_by)
+    chosen = early_to_middle(model) if layers is None else tuple(layers)
+    written = writing_options(n, max_new_tokens, seed, top_p, temperature)
+    found = as_pairs(pairs)
+    choose, report = halves(texts, seed)
+    plan_sweep_completions(
+        model, found, layers=chosen, coefficients=coefficients, prompts=texts, scorers=judges, nulls=nulls, **written
+    )
+    check_relevance(model, relevance)
+    tried = try_cells(
+        model, found, judges[-1], wanted=-1, layers=chosen, coefficients=coefficients, prompts=choose, path=path,
+        progress=progress, written=written,
+    )  # fmt: skip
+    place = tried.best(most_disfluency)
+    pair, layer, coefficient = found[place[0]], chosen[place[1]], float(coefficients[place[2]])
+    vector = coefficient * compute_steering_vector(model, pair, layer=layer)
+    arms = write_arms(model, report, vector, nulls=nulls, progress=progress, **written)
+    settings = {
+        "cell": f"{coefficient:g} × ({pair.label}) at layer {layer}",
+        "choice": tried.told(place, most_disfluency, scorers.scorer_name(judges[-1])),
+        "pair": pair.label, "layer": layer, "coefficient": coefficient,
+        "pairs": [item.label for item in found], "layers": list(chosen), "coefficients": list(map(float, coefficients)),
+        "most_disfluency": most_disfluency, **written, "nulls": nulls, "null_kind": "unrelated_pairs",
+        "prompts": len(texts), "judge": backend_of(judge or model).name, "relevance": relevance_name(relevance),
+    }  # fmt: skip
+    return Toxicity(
+        model=backend_of(model).name,
+        settings=settings,
+        notes=("Profanity is by better-profanity's list, which holds mild words such as “stupid” too.",),
+        arms=arms,
+        scores=tuple(scored(scorers.scorer_name(scorer), scorer, arms) for scorer in judges),
+        disfluency=disfluency(judge or model, arms),
+        relevance=relevance_of(model, arms, relevance),
+        own_relevance=own_relevance(model, arms, relevance),
+    )
