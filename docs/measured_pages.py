@@ -1,4 +1,7 @@
-"""Writes the measured parts of ablation-and-trace.md: `python docs/ablation_and_trace.py [--tinytalk FOLDER]`."""
+"""Writes the measured parts of pages: `python docs/measured_pages.py [--tinytalk FOLDER]`.
+
+They stand between marks in analysis.md and ablation-and-trace.md; everything else there is written by hand.
+"""
 
 import argparse
 import re
@@ -7,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 import actadd_lens as al
 
 HERE = Path(__file__).parent
-PAGE = HERE / "ablation-and-trace.md"
+PAGES = ("analysis.md", "ablation-and-trace.md")
 COEFFICIENT, LAYER, NULLS = 4.0, 3, 20
 PAIR, SENTENCES = (" happy", " sad"), ("I am so happy today", "I am so sad today")
+# The examples of analysis.md, word for word, are measured with the settings that stand there.
+TOPIC, LOVE, PROMPT = (" weddings", ""), ("Love", "Hate"), "I went up to my friend and said"
 
 
 def main() -> None:
@@ -26,19 +32,65 @@ def main() -> None:
     mpl.use("Agg")
     (HERE / "images").mkdir(exist_ok=True)
     model = al.load_model()
-    parts = {"ablation": ablation(model), "trace": trace(model), "layers": layers(model, "layers")}
+    parts = {
+        **vectors(model), "shift": shift(model), "texts": texts(model), "linearity": linearity(model),
+        "ablation": ablation(model), "trace": trace(model), "layers": layers(model, "layers"),
+    }  # fmt: skip
     if options.tinytalk is not None:
         parts["tinytalk"] = layers(al.load_model(options.tinytalk), "layers-tinytalk")
-    text = PAGE.read_text(encoding="utf-8")
+    for page in PAGES:
+        write(HERE / page, parts)
+
+
+def write(page: Path, parts: dict[str, str]) -> None:
+    """Put the parts between their marks."""
+    text = page.read_text(encoding="utf-8")
     for name, part in parts.items():
         block = f"<!-- measured: {name} -->\n{part.strip()}\n<!-- end -->"
         text = re.sub(rf"<!-- measured: {name} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.DOTALL)
-    PAGE.write_text(text, encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
 
 
 def settings() -> dict[str, Any]:
     """What all parts share, set before anything was measured."""
     return {"metric": al.metrics.logit_difference(*PAIR), "nulls": NULLS}
+
+
+def vectors(model: Any) -> dict[str, str]:
+    """What two vectors decode to, how alike they are, and how large one is where it lands."""
+    wedding, love = (al.compute_steering_vector(model, pair, layer=4) for pair in (TOPIC, LOVE))
+    lens = al.logit_lens(model, [wedding, love], k=5, nulls=NULLS)
+    carried = al.logit_lens_carried(model, 4 * wedding, PROMPT, tokens=[" wedding"], nulls=NULLS)
+    across = al.compute_steering_vectors(model, [TOPIC], layers=range(model.cfg.n_layers))
+    similarity = al.cosine_similarity(model, list(across), by="pooled")
+    return {
+        "lens": picture(lens, "lens"),
+        "carried": picture(carried, "carried"),
+        "similarity": picture(similarity, "similarity"),
+        "norms": picture(al.norm_profile(model, 4 * wedding, PROMPT), "norms"),
+    }
+
+
+def shift(model: Any) -> str:
+    """Largest rises and falls on two prompts."""
+    prompts = [PROMPT, "The best thing about the day was the"]
+    wedding = 4 * al.compute_steering_vector(model, TOPIC, layer=4)
+    return picture(al.next_token_shift(model, prompts, wedding, tokens=[" wedding"], nulls=NULLS), "shift")
+
+
+def texts(model: Any) -> str:
+    """The Q-Q picture over the sentences about weddings."""
+    wedding = 4 * al.compute_steering_vector(model, TOPIC, layer=4)
+    found = al.text_shift(model, al.storybook.topics()["weddings"].sentences, wedding, least_count=3)
+    largest = found.frame().head(5)
+    return f"The five largest rises:\n\n{table(largest)}\n\n{picture(found, 'text-shift')}"
+
+
+def linearity(model: Any) -> str:
+    """The effect of c beside its first-order estimate."""
+    wedding = al.compute_steering_vector(model, TOPIC, layer=4)
+    metric = al.metrics.next_token_logprob(" wedding")
+    return picture(al.linearity(model, al.storybook.neutral_prompts()[:12], wedding, metric, nulls=5), "linearity")
 
 
 def ablation(model: Any) -> str:
@@ -116,6 +168,7 @@ def picture(result: Any, name: str) -> str:
     axes = result.plot()
     ax = axes[0] if isinstance(axes, Sequence) else axes
     ax.figure.savefig(HERE / "images" / f"{name}.png", dpi=100)
+    plt.close(ax.figure)
     return f"![{name}](images/{name}.png)"
 
 
