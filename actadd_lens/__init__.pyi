@@ -1,4 +1,4 @@
-from . import metrics, plots, scorers, storybook
+from . import experiments, metrics, plots, scorers, storybook
 from .analysis.ablation import Ablation, TokenAblation, ablate_tokens
 from .analysis.lens import CarriedLens, LogitLens, logit_lens, logit_lens_carried
 from .analysis.linearity import Linearity, linearity
@@ -91,6 +91,7 @@ __all__ = [
     "compute_steering_vector",
     "compute_steering_vectors",
     "cosine_similarity",
+    "experiments",
     "fwd_hooks",
     "linearity",
     "load_model",

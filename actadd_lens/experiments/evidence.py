@@ -52,7 +52,7 @@ class Estimate:
 
     def p_value(self, side: Side) -> float:
         """Monte Carlo p-value against the nulls; NaN where there are none."""
-        return monte_carlo_p(self.value, np.array(self.nulls), side) if self.nulls else math.nan
+        return monte_carlo_p(self.value, np.array(self.nulls, dtype=float), side) if self.nulls else math.nan
 
     def beyond(self, side: Side) -> bool:
         """Whether it stands apart: the whole interval past the neutral value, and past all but 5 % of the nulls.

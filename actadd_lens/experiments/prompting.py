@@ -314,9 +314,10 @@ class _Rivals:
             plain, *steered = self._summed(rows, arms)
             prompted = self._prompted(rows, nulls)
             count = np.array([self._predictions(row) for row in rows], dtype=float)
-            pairs = ((steered, [plain] * (1 + nulls)), (prompted, [plain] * (1 + nulls)), (steered, prompted))
-            for into, (above, below) in zip(found, pairs, strict=True):
-                into[name] = _ratio(above, below, count)
+            unsteered = [plain] * len(steered)
+            found[0][name] = _ratio(steered, unsteered, count)
+            found[1][name] = _ratio(list(prompted), unsteered, count)
+            found[2][name] = _ratio(steered, list(prompted), count)
         return found
 
     @torch.no_grad()
@@ -357,7 +358,7 @@ class _Rivals:
         (values,) = measure_arms(
             self._backend, texts, [()], metric, measured=(), position="front", progress=self._progress
         )
-        return values.reshape(len(prefixes), len(rows))
+        return np.asarray(values.reshape(len(prefixes), len(rows)))
 
     def _pieces(self, count: int) -> list[list[int]]:
         """BOS and as many tokens as the words have, from random places of neutral texts."""

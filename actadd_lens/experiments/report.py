@@ -1,0 +1,244 @@
+"""The report of a run: verdicts first, then a section for each experiment; as one page, as Markdown and as JSON."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any, get_args
+
+from actadd_lens.experiments.evidence import Finding, Verdict
+from actadd_lens.experiments.paper import CLAIMS, TABLES, PaperTable
+from actadd_lens.experiments.storing import versions, write_json, write_text
+
+if TYPE_CHECKING:
+    from actadd_lens.experiments.suite import Outcome, Reproduction
+
+_LONG = 30
+"""A longer table is folded away on the page, and cut in Markdown."""
+
+_CLASSES = dict(zip(get_args(Verdict), ("same", "none", "opposite", "untestable"), strict=True))
+
+_READING = (
+    "A verdict compares one measured number with what the paper claims. “Same direction”: the whole 95 % interval lies "
+    "on the claimed side, and past all but 5 % of the null vectors of equal row norms, where there are nulls (past "
+    "every one, where there are fewer than 19); or, for something that is claimed to stay, inside the margin that is "
+    "told. “Opposite”: the same on the other side. “No effect”: neither. “Not testable here”: there is too little to "
+    "measure, for the reason told. Findings of one claim may disagree; none is merged."
+)
+
+
+def write_report(run: "Reproduction") -> list[Path]:
+    """`report.html` with its pictures inside, `report.md` beside its pictures, and `report.json` with everything.
+
+    Args:
+        run: The run.
+    """
+    html, markdown, told = (run.out / f"report.{suffix}" for suffix in ("html", "md", "json"))
+    write_text(html, page(run))
+    write_text(markdown, markdown_page(run))
+    outcomes = [outcome.record() for outcome in run.outcomes]
+    write_json(told, {"model": run.model, "versions": versions(), "claims": CLAIMS, "outcomes": outcomes})
+    return [html, markdown, told]
+
+
+def digits(value: Any) -> str:
+    """A number with few digits; anything else as it is.
+
+    >>> digits(0.123456), digits(12345.6), digits(3), digits(None), digits("x")
+    ('0.123', '12,346', '3', '', 'x')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return ", ".join(map(digits, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _title(run: "Reproduction") -> str:
+    return f"Activation addition on {run.model['name']}: the paper's experiments"
+
+
+def _model_line(run: "Reproduction") -> str:
+    facts = run.model
+    told = (
+        f"{facts['name']}: {facts['layers']} layers, d_model {facts['width']}, {facts['precision']}, {facts['weights']}"
+    )
+    return f"{told}, {facts['family']}, on {facts['device']}. " + ", ".join(
+        f"{name} {number}" for name, number in versions().items()
+    )
+
+
+def _counts(run: "Reproduction") -> str:
+    found = [finding.verdict for finding in run.findings]
+    told = ", ".join(f"{found.count(verdict)} {verdict}" for verdict in get_args(Verdict))
+    quick = " Quick settings, with few prompts and nulls: a first look." if run.quick else ""
+    failed = f" {len(run.failed)} failed: {', '.join(run.failed)}." if run.failed else ""
+    return f"{len(run.outcomes)} experiments, {len(found)} findings: {told}.{failed}{quick}"
+
+
+def _by_claim(run: "Reproduction") -> dict[int, list[tuple[str, Finding]]]:
+    found: dict[int, list[tuple[str, Finding]]] = {number: [] for number in CLAIMS}
+    for outcome in run.outcomes:
+        for finding in outcome.findings:
+            found[finding.claim].append((outcome.name, finding))
+    return found
+
+
+def _setting(value: Any) -> str:
+    """A setting in a few characters; long lists by their number."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {_setting(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        shown = [f"“{item}”" if isinstance(item, str) and item != item.strip() else _setting(item) for item in value]
+        return ", ".join(shown) if len(shown) <= 12 else f"{', '.join(shown[:4])}, … ({len(shown)} in all)"
+    return digits(value)
+
+
+# -- the page --------------------------------------------------------------------------------------------------
+
+
+def page(run: "Reproduction") -> str:
+    """The report as one HTML page that needs nothing beside it.
+
+    Args:
+        run: The run.
+    """
+    links = "".join(f'<a href="#{outcome.name}">{escape(outcome.title)}</a> ' for outcome in run.outcomes)
+    parts = [
+        f'<p class="facts">{escape(_model_line(run))}</p>',
+        f"<p>{escape(_counts(run))}</p>",
+        f"<nav>{links}</nav>",
+        "<h2>The twelve claims</h2>",
+        f'<p class="notes">{escape(_READING)}</p>',
+        _verdict_table(run),
+        *(_section(run, outcome) for outcome in run.outcomes),
+    ]
+    template = Template((resources.files(__package__) / "report.html").read_text(encoding="utf-8"))
+    return template.substitute(title=escape(_title(run)), body="\n".join(parts))
+
+
+def _verdict_table(run: "Reproduction") -> str:
+    names = ("finding", "verdict", "evidence", "in the paper", "remark")
+    widths = (28, 17, 23, 15, 17)
+    columns = "".join(f'<col style="width:{width}%">' for width in widths)
+    head = "".join(f"<th>{name}</th>" for name in names)
+    body = ""
+    for number, found in _by_claim(run).items():
+        none = "" if found else " <span>— not measured in this run</span>"
+        body += f'<tr class="claim"><td colspan="5">{number}. {escape(CLAIMS[number])}{none}</td></tr>'
+        body += "".join(_finding_row(experiment, finding) for experiment, finding in found)
+    return (
+        f'<table class="verdicts"><colgroup>{columns}</colgroup><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def _finding_row(experiment: str, finding: Finding) -> str:
+    verdict = f'<span class="verdict {_CLASSES[finding.verdict]}">{finding.verdict}</span>'
+    evidence = "" if finding.estimate is None else escape(str(finding.estimate))
+    about = f'{escape(finding.about)} (<a href="#{experiment}">{experiment}</a>)'
+    cells = [("", about), ("", verdict), ("evidence", evidence), ("paper", escape(finding.paper))]
+    cells.append(("remark", escape(finding.reason)))
+    return "<tr>" + "".join(f'<td data-name="{name}">{cell}</td>' if name else f"<td>{cell}</td>"
+                            for name, cell in cells) + "</tr>"  # fmt: skip
+
+
+def _section(run: "Reproduction", outcome: "Outcome") -> str:
+    parts = [f'<h2 id="{outcome.name}">{escape(outcome.title)}</h2>']
+    if outcome.error:
+        return "".join([*parts, f'<p class="failed">Failed: {escape(outcome.error)}</p>'])
+    parts.append(f"<p>{escape(outcome.summary)}</p>")
+    for picture in outcome.pictures:
+        content = base64.b64encode((run.out / picture).read_bytes()).decode()
+        parts.append(
+            f'<figure><img alt="{escape(outcome.title)}" src="data:image/png;base64,{content}"></figure>'
+        )  # fmt: skip
+    tables = [_html_table(f"Measured on {run.model['name']}", outcome.columns, outcome.rows)]
+    tables += [
+        _html_table(f"{paper.caption} ({paper.source})", paper.columns, paper.rows) for paper in _papers(outcome)
+    ]
+    parts.append(f'<div class="tables">{"".join(tables)}</div>')
+    settings = "; ".join(f"{escape(name)}: {escape(_setting(value))}" for name, value in outcome.settings.items())
+    parts.append(f'<p class="notes">Settings. {settings}.</p>')
+    if outcome.notes:
+        parts.append('<ul class="notes">' + "".join(f"<li>{escape(note)}</li>" for note in outcome.notes) + "</ul>")
+    return "\n".join(parts)
+
+
+def _papers(outcome: "Outcome") -> tuple[PaperTable, ...]:
+    return TABLES.get(outcome.name, ())
+
+
+def _html_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    sides = [' class="number"' if _is_number(rows, place) else "" for place in range(len(columns))]
+    head = "".join(f"<th{side}>{escape(name)}</th>" for side, name in zip(sides, columns, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td{side}>{escape(digits(cell))}</td>" for side, cell in zip(sides, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )  # fmt: skip
+    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    if len(rows) > _LONG:
+        return f"<div><details><summary>{escape(caption)}: {len(rows)} rows</summary>{table}</details></div>"
+    return f'<div><p class="caption">{escape(caption)}</p>{table}</div>'
+
+
+def _is_number(rows: Sequence[Sequence[Any]], place: int) -> bool:
+    cells = [row[place] for row in rows if row[place] is not None]
+    return bool(cells) and all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in cells)
+
+
+# -- Markdown --------------------------------------------------------------------------------------------------
+
+
+def markdown_page(run: "Reproduction") -> str:
+    """The report as Markdown, its pictures beside it.
+
+    Args:
+        run: The run.
+    """
+    parts = [f"# {_title(run)}", _model_line(run), _counts(run), "## The twelve claims", _READING]
+    for number, found in _by_claim(run).items():
+        parts.append(f"### {number}. {CLAIMS[number]}")
+        rows = [
+            (f"{finding.about} ([{name}](#{name}))", f"**{finding.verdict}**",
+             "" if finding.estimate is None else str(finding.estimate), finding.paper, finding.reason)
+            for name, finding in found
+        ]  # fmt: skip
+        names = ("finding", "verdict", "evidence", "in the paper", "remark")
+        parts.append(_markdown_table(names, rows) if rows else "Not measured in this run.")
+    parts += [_markdown_section(run, outcome) for outcome in run.outcomes]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_section(run: "Reproduction", outcome: "Outcome") -> str:
+    parts = [f'<a id="{outcome.name}"></a>', f"## {outcome.title}"]
+    if outcome.error:
+        return "\n\n".join([*parts, f"Failed: {outcome.error}"])
+    parts.append(_marked(outcome.summary))
+    parts += [f"![{outcome.title}]({picture})" for picture in outcome.pictures]
+    parts += [f"Measured on {run.model['name']}:", _markdown_table(outcome.columns, outcome.rows[:_LONG])]
+    if len(outcome.rows) > _LONG:
+        parts.append(f"{len(outcome.rows) - _LONG} more rows are in `{outcome.name}.json`.")
+    for table in _papers(outcome):
+        parts += [f"{table.caption} ({table.source}):", _markdown_table(table.columns, table.rows)]
+    settings = "; ".join(f"{name}: {_setting(value)}" for name, value in outcome.settings.items())
+    parts.append(_marked(f"Settings. {settings}."))
+    parts += [_marked(f"- {note}") for note in outcome.notes]
+    return "\n\n".join(parts)
+
+
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *([digits(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return _marked(text).replace("|", r"\|").replace("\n", " ")
+
+
+def _marked(text: str) -> str:
+    """A text whose signs Markdown would take for its own."""
+    return text.replace("<", "&lt;").replace("_", r"\_").replace(" * ", r" \* ")
