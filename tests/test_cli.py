@@ -145,3 +145,83 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     told = done.stderr.read().decode()
     done.stderr.close()
     assert (done.wait(), told) == (0, "")
+
+
+# -- reproduce -------------------------------------------------------------------------------------------------
+
+ESSAY = "The bride smiled. The groom was late.\nThey had a wedding! " * 4
+
+
+@pytest.fixture
+def prompting_takes(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """What an experiment that stands in for `prompting` was called with."""
+    from actadd_lens.experiments import prompting
+
+    asked: dict[str, object] = {}
+
+    def fails(model: object, pair: object = None, **settings: object) -> None:
+        asked.update(settings, pair=pair)
+        raise al.SettingError("nothing to see")
+
+    fails.__signature__ = __import__("inspect").signature(prompting)  # type: ignore[attr-defined]
+    monkeypatch.setattr("actadd_lens.experiments.registry.Entry.runs", staticmethod(fails))
+    return asked
+
+
+def test_reproduce_reads_data_and_settings_and_exits_with_1_when_an_experiment_fails(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, prompting_takes: dict[str, object]
+) -> None:
+    (tmp_path / "on.csv").write_text("story,n\nThe bride smiled.,1\nThe groom was late.,2\n")
+    arguments = ["prompting", "--data", f"on_topic={tmp_path / 'on.csv'}", "--column", "on_topic.text=story",
+                 "--pair", " dog", "", "--nulls", "3", "--layers", "all", "--coefficients=1,2", "--quick",
+                 "--set", "prompting.transplant_coefficient=2.5", "--out", str(tmp_path / "out")]  # fmt: skip
+    assert main(["reproduce", *arguments]) == 1
+    assert "prompting    failed: nothing to see" in capsys.readouterr().out
+    assert prompting_takes["on_topic"] == ("The bride smiled.", "The groom was late.")
+    assert prompting_takes["pair"] == (" dog", "")
+    assert list(prompting_takes["layers"]) == list(range(8))  # type: ignore[call-overload]
+    assert (prompting_takes["nulls"], prompting_takes["transplant_coefficient"]) == (3, 2.5)
+    assert "nothing to see" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_reproduce_lists_the_experiments_and_what_they_take(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert "prompting    claim 11     Is it just adding tokens?" in out
+    assert "--data off_topic=FILE" in out
+
+
+def test_running_text_is_cut_into_sentences_for_perplexity(tmp_path: Path) -> None:
+    from actadd_lens.experiments.inputs import read_roles
+    from actadd_lens.experiments.registry import entry
+
+    (tmp_path / "essay.txt").write_text(ESSAY)
+    found = read_roles({"perplexity": entry("perplexity").data}, [f"on_topic={tmp_path / 'essay.txt'}"])
+    assert found["perplexity"]["on_topic"]["essay"][:3] == (
+        "The bride smiled.",
+        "The groom was late.",
+        "They had a wedding!",
+    )
+    assert len(found["perplexity"]["on_topic"]["essay"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["promptin"], "There is no experiment 'promptin'. Did you mean 'prompting'"),
+        (["prompting", "--data", "on_topic=absent.txt"], "There is no file absent.txt"),
+        (["prompting", "--data", "facts=absent.txt"], "There is no 'facts' to give a file to"),
+        (["prompting", "--data", "facts"], "'facts' is not ROLE=FILE"),
+        (["prompting", "--set", "prompting.colour=1"], "prompting takes no 'colour'"),
+        (["prompting", "--set", "colour=1"], "is not EXPERIMENT.SETTING=VALUE"),
+        (["--pair", "Love", "Hate"], "--pair is for the experiments that it suits"),
+        (["prompting", "--model", "./nowhere"], "There is no folder nowhere"),
+    ],
+)
+def test_wrong_input_to_reproduce_is_told_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    out = tmp_path / "out"
+    assert main(["reproduce", *arguments, "--out", str(out)]) == 2
+    assert told in capsys.readouterr().err
+    assert not out.exists()
