@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs-installed
 # The same package on the next line of TransformerLens, which has TransformerBridge only.
 BRIDGE_VENV  := .venv-bridge
 BRIDGE_STAMP := $(BRIDGE_VENV)/.installed
 
-.PHONY: demo test test-bridge lint format bench notebooks wheel-trial clean
+.PHONY: demo test test-bridge lint format bench notebooks notebooks-refresh docs wheel-trial clean
 
 demo: $(STAMP)
 	$(BIN)/actadd demo
@@ -33,6 +34,14 @@ bench: $(STAMP)
 notebooks: $(STAMP)
 	$(BIN)/python -m pytest --nbmake notebooks
 
+notebooks-refresh: $(STAMP)
+	$(BIN)/python docs/refresh_notebooks.py
+
+# The site, from pages and notebooks as they stand, and a look at every link inside it. Its tools are installed when they are first asked for.
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	$(BIN)/python docs/check_links.py site
+
 wheel-trial: $(STAMP)
 	.ci/wheel-trial $(BIN)/python
 
@@ -42,6 +51,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
+	touch $(DOCS_STAMP)
+
 $(BRIDGE_STAMP): pyproject.toml constraints-bridge.txt
 	$(PYTHON) -m venv $(BRIDGE_VENV)
 	$(BRIDGE_VENV)/bin/python -m pip install --quiet --upgrade pip
@@ -49,4 +62,4 @@ $(BRIDGE_STAMP): pyproject.toml constraints-bridge.txt
 	touch $(BRIDGE_STAMP)
 
 clean:
-	rm -rf $(VENV) $(BRIDGE_VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BRIDGE_VENV) demo site dist build .pytest_cache .mypy_cache .ruff_cache
