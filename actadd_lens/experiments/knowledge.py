@@ -222,9 +222,9 @@ def knowledge(
     wanted = tuple(sorted(set(ks)))
     if not wanted or not all(is_count(k) for k in wanted):
         raise SettingError(f"ks is {wanted!r}: expected integers from 1.")
-    chosen, notes = _facts(backend, facts)
     place = round(backend.n_layers / 3) if layer is None else layer
     vector = coefficient * compute_steering_vector(model, checked, layer=place)
+    chosen, notes = _facts(backend, facts, vector.rows)
     found = sweep(
         model, vector, layers=vector.layer, coefficients=1.0, prompts=[fact.prompt for fact in chosen],
         metric=answer_rank({fact.prompt: fact.answer for fact in chosen}), nulls=nulls, null_kind=null_kind, seed=seed,
@@ -249,7 +249,9 @@ def answer_rank(answers: dict[str, str]) -> Metric:
     """
 
     def bind(backend: Backend) -> BoundMetric:
-        right = {tuple(backend.encode(prompt)): _first_token(backend, answer) for prompt, answer in answers.items()}
+        right = {
+            tuple(backend.encode(prompt)): _first_token(backend, prompt, answer) for prompt, answer in answers.items()
+        }
 
         def rank(reading: Reading) -> Float[Tensor, " rows"]:
             rows = zip(reading.tokens.tolist(), reading.lengths.tolist(), strict=True)
@@ -262,16 +264,18 @@ def answer_rank(answers: dict[str, str]) -> Metric:
     return Metric("rank of the right answer", "", "last", bind)
 
 
-def _first_token(backend: Backend, answer: str) -> int:
-    """First token that says something: SentencePiece may write the leading space as a token of its own."""
-    for text in (answer, answer.strip()):
-        tokens = backend.encode(text, prepend_bos=False)
-        if tokens and backend.decode(tokens[:1]).strip():
-            return tokens[0]
-    raise PromptError(f"The answer {answer!r} has no token: give a word.")
+def _first_token(backend: Backend, prompt: str, answer: str) -> int:
+    """What the model has to say next: the first token of the answer as it is read behind its prompt."""
+    asked, whole = backend.encode(prompt), backend.encode(prompt + answer)
+    return whole[len(asked)] if whole[: len(asked)] == asked else backend.encode(answer, prepend_bos=False)[0]
 
 
-def _facts(backend: Backend, facts: Any) -> tuple[tuple[ClozeFact, ...], tuple[str, ...]]:
+def _is_asked(backend: Backend, fact: ClozeFact) -> bool:
+    """Whether the answer's first token says anything: a small SentencePiece vocabulary may begin with a bare space."""
+    return bool(backend.decode([_first_token(backend, fact.prompt, fact.answer)]).strip())
+
+
+def _facts(backend: Backend, facts: Any, rows: int) -> tuple[tuple[ClozeFact, ...], tuple[str, ...]]:
     """Facts with prompts that differ as tokens, and what was left out."""
     notes: tuple[str, ...] = ()
     if facts is None:
@@ -291,14 +295,29 @@ def _facts(backend: Backend, facts: Any) -> tuple[tuple[ClozeFact, ...], tuple[s
         if tokens in seen:
             raise PromptError(f"The prompt {fact.prompt!r} is asked twice: keep one of its answers.")
         seen[tokens] = fact.answer
-        _first_token(backend, fact.answer)
-    return chosen, notes
+    long_enough = tuple(fact for fact, tokens in zip(chosen, seen, strict=True) if len(tokens) >= rows)
+    kept = tuple(fact for fact in long_enough if _is_asked(backend, fact))
+    if not kept:
+        raise PromptError(
+            f"No fact can be asked of {backend.name}: prompts take {rows} tokens or more, the rows of the vector, and "
+            "answers a first token that is no bare space."
+        )
+    for count, reason in (
+        (len(chosen) - len(long_enough), f"their prompt has fewer tokens than the {rows} rows of the vector"),
+        (len(long_enough) - len(kept), "their answer begins with a bare space"),
+    ):
+        notes += (f"{count} facts were left out because {reason}.",) if count else ()
+    return kept, notes
 
 
 def _fact(fact: Any) -> ClozeFact:
     if isinstance(fact, ClozeFact):
         return fact
-    if isinstance(fact, tuple | list) and len(fact) == 2 and all(isinstance(part, str) and part for part in fact):
+    if (
+        isinstance(fact, tuple | list)
+        and len(fact) == 2
+        and all(isinstance(part, str) and part.strip() for part in fact)
+    ):
         return ClozeFact("given", *fact)
     raise PromptError(
         f"{fact!r} is no fact: pass a prompt and its answer, such as ('The opposite of hot is', ' cold')."

@@ -181,7 +181,9 @@ def token_shift(
     ids = _topic_tokens(backend, words, tokens)
     after = as_texts(storybook.neutral_prompts() if prompts is None else prompts)
     over = as_texts(_all_sentences() if texts is None else texts)
-    rows = encode_prompts(backend, over)
+    rows = [row for row in encode_prompts(backend, over) if len(row) >= vector.rows]
+    short = len(over) - len(rows)
+    require(bool(rows), "texts", list(over), f"texts of {vector.rows} tokens or more, the rows of the vector")
     after_prompts = next_token_shift(
         model, after, vector, k=k, least=least, tokens=ids, nulls=nulls, null_kind=null_kind, seed=seed,
         batch_size=batch_size, progress=progress,
@@ -207,9 +209,10 @@ def token_shift(
         kl_share=_over_prompts(_ratio, arms[2], arms[1]), **shift,
         settings={
             "pair": checked.label, "layer": vector.layer, "n_layers": backend.n_layers, "coefficient": coefficient,
-            "tokens": backend.token_strings(ids), "prompts": len(after), "texts": len(over), "nulls": nulls,
+            "tokens": backend.token_strings(ids), "prompts": len(after), "texts": len(rows), "nulls": nulls,
             "null kind": null_kind, "seed": seed, "least": least, "least count": least_count,
         },
+        notes=(f"{short} texts were left out: they are shorter than the vector.",) if short else (),
     )  # fmt: skip
 
 

@@ -430,3 +430,26 @@ def test_wrong_sizes_are_told_before_anything_is_timed(
 ) -> None:
     with pytest.raises(SettingError, match=match):
         overhead(embedded, progress=False, **settings)
+
+
+# -- a run that was killed -------------------------------------------------------------------------------------
+
+
+def test_a_run_with_a_file_finds_there_what_it_found_before(
+    embedded: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> tuple[Any, ...]:
+        options: dict[str, Any] = {"path": tmp_path / "kept.sqlite", "nulls": 2, "progress": False}
+        return (
+            perplexity_on_topic(embedded, PAIR, on_topic=ON, off_topic=OFF, layers=[2], **options),
+            knowledge(embedded, PAIR, facts=al.storybook.cloze_facts()[:5], ks=(1, 10), **options),
+            nulls_against(embedded, PAIR, prompts=PROMPTS, coefficients=(2.0,), **options),
+        )
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a pass was run again")
+
+    first = run()
+    monkeypatch.setattr("actadd_lens.sweep_passes.SweepPasses.ends", refuse)
+    for before, again in zip(first, run(), strict=True):
+        assert before.frame().equals(again.frame())
