@@ -164,6 +164,7 @@ def _add_reproduce(commands: Any) -> None:
                      help="text, CSV or JSONL; EXPERIMENT.ROLE=FILE where several have the role")  # fmt: skip
     own.add_argument("--column", action="append", default=[], metavar="ROLE.WHAT=COLUMN",
                      help="the column that holds it, such as prompts.text=prompt.text")  # fmt: skip
+    own.add_argument("--most", type=int, help="most rows of a file, or of each label in it, taken evenly")
     own.add_argument("--pair", nargs=2, metavar=("POSITIVE", "NEGATIVE"), help="prompt pair, for named experiments")
     own.add_argument("--layers", type=_numbers, help="such as 0:12 (12 left out), 0:12:2, 3,4,9, or all")
     own.add_argument("--coefficients", type=_floats, help="such as =-4,-1,1,4 (with = before a minus)")
@@ -459,7 +460,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         raise SettingError(
             "--pair is for the experiments that it suits: name them, such as `actadd reproduce toxicity`."
         )
-    data = read_roles({one.name: one.data for one in chosen}, options.data, options.column)
+    data = read_roles({one.name: one.data for one in chosen}, options.data, options.column, most=options.most)
     settings = merged(data, read_settings(options.settings))
     asked = {name: getattr(options, name) for name in ("layers", "coefficients", "nulls", "seed")}
     shared = {name: value for name, value in asked.items() if value is not None}

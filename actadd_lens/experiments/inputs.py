@@ -1,12 +1,16 @@
 """The user's own data: texts, CSV and JSONL with named columns."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from actadd_lens.errors import SettingError
+from actadd_lens.sampling import is_count, require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +122,11 @@ def labelled_of(path: Path, columns: Columns) -> dict[str, tuple[str, ...]]:
 
 
 def read_roles(
-    roles: Mapping[str, Mapping[str, Role]], files: Sequence[str], columns: Sequence[str] = ()
+    roles: Mapping[str, Mapping[str, Role]],
+    files: Sequence[str],
+    columns: Sequence[str] = (),
+    *,
+    most: int | None = None,
 ) -> dict[str, dict[str, Any]]:
     """What files hold, for the experiments that take it: `ROLE=FILE`, or `EXPERIMENT.ROLE=FILE` for one of several.
 
@@ -126,6 +134,7 @@ def read_roles(
         roles: Each experiment's roles by their names.
         files: Which file plays which role; a role without an experiment is played in all that have it.
         columns: Which column holds what, as `ROLE.WHAT=COLUMN` or `EXPERIMENT.ROLE.WHAT=COLUMN`.
+        most: Most rows of a file, or of each of its labels, taken evenly; by default all.
 
     Returns:
         By experiment, what each keyword gets.
@@ -133,6 +142,7 @@ def read_roles(
     Raises:
         SettingError: No experiment has the role, or the file cannot be read as what it needs.
     """
+    require(most is None or is_count(most), "most", most, "an integer from 1, or None")
     named: dict[tuple[str, str], dict[str, str]] = {}
     for told in columns:
         left, column = _parted(told, "ROLE.WHAT=COLUMN")
@@ -147,7 +157,7 @@ def read_roles(
         left, file = _parted(told, "ROLE=FILE")
         for experiment, name in _places(roles, left):
             role = roles[experiment][name]
-            value = role.read(Path(file), named.get((experiment, name), {}))
+            value = _evenly(role.read(Path(file), named.get((experiment, name), {})), most)
             own = found.setdefault(experiment, {})
             own[role.keyword] = _joined(own.get(role.keyword), value, told)
     idle = [place for place in named if roles[place[0]][place[1]].keyword not in found.get(place[0], {})]
@@ -208,6 +218,27 @@ def _joined(first: Any, second: Any, told: str) -> Any:
     if isinstance(first, tuple):
         return first + second
     raise SettingError(f"{told!r} brings what another file in its role has brought: rename it, or leave one out.")
+
+
+def evenly(rows: Sequence[Any], most: int) -> tuple[Any, ...]:
+    """So many of some rows at most, spread evenly.
+
+    >>> evenly("abcdefg", 3)
+    ('a', 'd', 'g')
+    """
+    picks = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))
+    return tuple(rows[pick] for pick in picks)
+
+
+def _evenly(value: Any, most: int | None) -> Any:
+    """The same of what a role reads: rows, rows by label, or facts with what is to be told of them."""
+    if most is None:
+        return value
+    if isinstance(value, dict):
+        return {name: evenly(rows, most) for name, rows in value.items()}
+    if isinstance(value, tuple):
+        return evenly(value, most)
+    return dataclasses.replace(value, facts=evenly(value.facts, most))
 
 
 def _parted(told: str, form: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from actadd_lens import storybook
 from actadd_lens.compute import compute_steering_vector, compute_steering_vectors
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
+from actadd_lens.experiments.inputs import evenly
 from actadd_lens.generation import encode_prompts
 from actadd_lens.measuring import Arm, ArmRows, measure_arms, null_arms
 from actadd_lens.metrics import Metric, Reading, token_nll, token_set_logprob
@@ -235,8 +236,8 @@ def prompting(
     require(is_count(n), "n", n, "an integer from 1")
     others = [text for name, found in storybook.topics().items() if name != topic.name for text in found.sentences]
     texts = {
-        "on-topic": _evenly(as_texts(topic.sentences if on_topic is None else on_topic), n),
-        "off-topic": _evenly(as_texts(others if off_topic is None else off_topic), n),
+        "on-topic": evenly(as_texts(topic.sentences if on_topic is None else on_topic), n),
+        "off-topic": evenly(as_texts(others if off_topic is None else off_topic), n),
     }
     single = _single_tokens(backend, topic.words if words is None else words)
     metric = replace(token_set_logprob(single), name="log-prob of topic words")
@@ -407,12 +408,6 @@ def _cells(found: Estimate) -> dict[str, Any]:
     ends = (min(found.nulls), max(found.nulls)) if found.nulls else (np.nan, np.nan)
     cells = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
     return {**cells, "lowest null": ends[0], "highest null": ends[1]}
-
-
-def _evenly(texts: tuple[str, ...], most: int) -> tuple[str, ...]:
-    """So many of the texts at most, spread evenly."""
-    picks = np.unique(np.linspace(0, len(texts) - 1, min(most, len(texts))).round().astype(int))
-    return tuple(texts[pick] for pick in picks)
 
 
 def _single_tokens(backend: Backend, words: Sequence[str]) -> list[int]:

@@ -100,6 +100,17 @@ def test_several_files_in_one_role_are_taken_together(folder: Path) -> None:
     )
 
 
+def test_of_large_files_some_rows_are_taken_evenly(folder: Path) -> None:
+    (folder / "many.txt").write_text("\n".join(map(str, range(100))))
+    found = read_roles(ROLES, [f"prompts={folder / 'many.txt'}"], most=4)
+    assert found["topics"]["prompts"] == ("0", "33", "66", "99")
+    columns = ["labelled.text=review", "labelled.label=mood"]
+    found = read_roles(ROLES, [f"labelled={folder / 'table.csv'}"], columns, most=1)
+    assert found["sentiment"]["prompts"] == {"up": ("Good, so good",), "down": ("Bad",)}
+    with pytest.raises(SettingError, match="most is 0"):
+        read_roles(ROLES, [], most=0)
+
+
 @pytest.mark.parametrize(
     ("files", "columns", "told"),
     [
