@@ -7,6 +7,8 @@ DOCS_STAMP := $(VENV)/.docs-installed
 # The same package on the next line of TransformerLens, which has TransformerBridge only.
 BRIDGE_VENV  := .venv-bridge
 BRIDGE_STAMP := $(BRIDGE_VENV)/.installed
+# Two processes: as many as a laptop has to spare, and each loads its models once.
+PARALLEL := --numprocesses 2 --dist worksteal
 
 .PHONY: demo test test-bridge lint format bench notebooks notebooks-refresh docs wheel-trial clean
 
@@ -14,10 +16,10 @@ demo: $(STAMP)
 	$(BIN)/actadd demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-bridge: $(BRIDGE_STAMP)
-	$(BRIDGE_VENV)/bin/python -m pytest tests actadd_lens --ignore=tests/training
+	$(BRIDGE_VENV)/bin/python -m pytest $(PARALLEL) tests actadd_lens --ignore=tests/training
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -30,9 +32,10 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.sweeps
 
 notebooks: $(STAMP)
-	$(BIN)/python -m pytest --nbmake notebooks
+	$(BIN)/python -m pytest $(PARALLEL) --nbmake notebooks
 
 notebooks-refresh: $(STAMP)
 	$(BIN)/python docs/refresh_notebooks.py
