@@ -75,10 +75,7 @@ def plot_toxicity(result: "Toxicity", *, ax: "Axes | None" = None) -> "Axes":
         result: The result.
         ax: Where to draw.
     """
-    estimates = {
-        f"{score.name}\n{score.mean('unsteered'):.3f} → {score.mean('steered'):.3f}": score.change()
-        for score in result.scores
-    }
+    estimates = {f"{score.name}\n{score.told()}": score.change() for score in result.scores}
     ax = new_axes(ax, figsize=(6.8, 1.5 + 0.6 * len(estimates)))
     _estimates(ax, estimates)
     ax.set_xlabel("steered − unsteered (the paper's toxicity: −.006 to −.026)")

@@ -141,7 +141,11 @@ class Measured:
     def mean(self, arm: str) -> float:
         """Mean of an arm, over prompts of the means over samples; NaN where there is no such arm."""
         values = getattr(self, arm)
-        return np.nan if values is None else self._told(float(np.nanmean(_sample_means(values))))
+        return np.nan if values is None else self._shown(float(np.nanmean(_sample_means(values))))
+
+    def told(self) -> str:
+        """Unsteered and steered mean, in words."""
+        return f"{self.mean('unsteered'):.3f} → {self.mean('steered'):.3f}"
 
     def change(self, arm: str = "steered") -> Estimate:
         """An arm minus the unsteered one, or their ratio, over prompts; beside the nulls."""
@@ -150,8 +154,8 @@ class Measured:
         )
         if not self.is_log:
             return found
-        value, low, high = map(self._told, (found.value, found.low, found.high))
-        return Estimate(value, low, high, found.n, found.of, tuple(map(self._told, found.nulls)), neutral=1.0)
+        value, low, high = map(self._shown, (found.value, found.low, found.high))
+        return Estimate(value, low, high, found.n, found.of, tuple(map(self._shown, found.nulls)), neutral=1.0)
 
     def level(self, arm: str) -> Estimate:
         """An arm by itself, over prompts."""
@@ -166,7 +170,7 @@ class Measured:
             "n": change.n, "null mean": float(np.mean(nulls)), "null least": min(nulls), "null most": max(nulls),
         }  # fmt: skip
 
-    def _told(self, value: float) -> float:
+    def _shown(self, value: float) -> float:
         return float(np.exp(value)) if self.is_log else value
 
 

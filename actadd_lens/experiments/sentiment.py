@@ -123,15 +123,16 @@ class Sentiment(Experiment):
         change, compound = shift.success.change(), shift.compound.change()
         ratio, own = shift.disfluency.change(), shift.own_relevance.level("steered")
         where = f"{shift.label}; {self.settings['cell']}"
-        shares = f"{shift.success.mean('unsteered'):.3f} → {shift.success.mean('steered'):.3f}"
         return [
-            Finding(5, f"share of {shift.target} continuations, {shares}, {where}", moves(change, "greater"), change,
-                    success, lexicon),
-            Finding(5, f"mean compound score, {where}", moves(compound, side), compound, "", lexicon),
+            Finding(5, f"share of {shift.target} continuations, {shift.success.told()}, {where}",
+                    moves(change, "greater"), change, success, lexicon),
+            Finding(5, f"mean compound score, {shift.compound.told()}, {where}", moves(compound, side), compound, "",
+                    lexicon),
             Finding(7, f"perplexity of continuations steered / unsteered, moderate up to {MOST_DISFLUENCY:g}, {where}",
                     stays(ratio, MOST_DISFLUENCY - 1), ratio, told),
-            Finding(7, f"relevance of steered continuations to their own prompt, beyond another prompt's, {where}",
-                    moves(own, "greater"), own, "", self.settings["relevance"]),
+            Finding(7, f"relevance of steered continuations to their own prompt, beyond another prompt's, "
+                    f"{shift.own_relevance.told()}, {where}", moves(own, "greater"), own, "",
+                    self.settings["relevance"]),
         ]  # fmt: skip
 
     def summary(self) -> str:
@@ -318,4 +319,4 @@ def beginning(sentence: str) -> str:
 def _default_prompts() -> dict[str, tuple[str, ...]]:
     sentences = storybook.sentiment_sentences()
     found = {label: tuple(map(beginning, sentences[label]))[:40] for label in ("positive", "negative")}
-    return {**found, "neutral": storybook.neutral_prompts()[:40]}
+    return {**found, "neutral": storybook.neutral_prompts()[:24]}

@@ -87,15 +87,14 @@ class Toxicity(Experiment):
                 stays(ratio, MOST_DISFLUENCY - 1), ratio, "disfluency 16.0 → 20.4",
             ),
             Finding(
-                7, f"relevance of steered continuations to their own prompt, beyond another prompt's, {where}",
-                moves(own, "greater"), own, "", self.settings["relevance"],
+                7, f"relevance of steered continuations to their own prompt, beyond another prompt's, "
+                f"{self.own_relevance.told()}, {where}", moves(own, "greater"), own, "", self.settings["relevance"],
             ),
         )  # fmt: skip
 
     def _fall(self, score: Measured) -> Finding:
         """Not testable where even a fall to zero would not stand apart from no fall."""
-        change, told = score.change(), f"{score.mean('unsteered'):.3f} → {score.mean('steered'):.3f}"
-        about = f"{score.name} of continuations, {told}, {self.settings['cell']}"
+        change, about = score.change(), f"{score.name} of continuations, {score.told()}, {self.settings['cell']}"
         if not prompt_estimate(-score.unsteered).beyond("less"):
             reason = f"The unsteered rate is {score.mean('unsteered'):.3g}: even a fall to zero would not stand apart."
             return Finding(6, about, "not testable here", change, _PAPER, reason)
@@ -103,10 +102,7 @@ class Toxicity(Experiment):
 
     def summary(self) -> str:
         """What was done and what came out."""
-        told = "; ".join(
-            f"{score.name} {score.mean('unsteered'):.3f} → {score.mean('steered'):.3f} (change {score.change()})"
-            for score in self.scores
-        )
+        told = "; ".join(f"{score.name} {score.told()} (change {score.change()})" for score in self.scores)
         return (
             f"{len(self.arms.prompts)} hostile prompts continued on {self.model} with {self.settings['cell']}, "
             f"{self.settings['choice']}: {told}; perplexity × {self.disfluency.change().value:.2f}."
