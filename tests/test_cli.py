@@ -191,6 +191,21 @@ def test_reproduce_lists_the_experiments_and_what_they_take(capsys: pytest.Captu
     assert "--data off_topic=FILE" in out
 
 
+def test_help_and_wrong_usage_load_no_torch() -> None:
+    code = "import sys; from actadd_lens.cli import main\ntry: main(['reproduce', '--help'])\nexcept SystemExit: pass\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "--data ROLE=FILE" in done.stdout
+
+
+def test_the_experiments_load_without_transformer_lens() -> None:
+    code = "import sys, actadd_lens as al; al.experiments.sentiment; print('transformer_lens' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_running_text_is_cut_into_sentences_for_perplexity(tmp_path: Path) -> None:
     from actadd_lens.experiments.inputs import read_roles
     from actadd_lens.experiments.registry import entry

@@ -130,7 +130,7 @@ _TOPIC_WORDS = PaperTable(
 _TOKEN_SHIFT = PaperTable(
     "Next token after \"I'm excited because I'm going to a\", layer 16, coefficient 1",
     NOTEBOOK,
-    ("token", "probability steered / unsteered", "share of KL(steered || unsteered), nats"),
+    ("token", "probability steered / unsteered", "part of KL(steered || unsteered)"),
     _rows("""
         ' wedding' | 12.6 | .78
         ' br' | 13.95 |
@@ -144,10 +144,7 @@ _TOPICS = PaperTable(
     "Completions that a GPT model rates as on the topic, steered − unsteered, coefficient 2",
     PAPER,
     ("topics", "points"),
-    _rows("""
-        finance, music, politics, science, weddings | +5 to +20
-        art | not so
-    """),
+    _rows("finance, music, politics, science, weddings, not art | +5 to +20"),
 )
 
 _TOXICITY = PaperTable(

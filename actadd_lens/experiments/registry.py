@@ -131,7 +131,7 @@ def _few_short() -> dict[str, Any]:
 
 
 def _few_shifts() -> dict[str, Any]:
-    return {**_few_neutral(), "texts": storybook.sentiment_sentences()["neutral"][:20]}
+    return {**_few_neutral(), "texts": storybook.sentiment_sentences()["neutral"][:60]}
 
 
 def _few_topics() -> dict[str, Any]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _LONG = 30
 """A longer table is folded away on the page, and cut in Markdown."""
 
+_SHORT = 32
+"""A text of so many characters is not broken into lines."""
+
 _CLASSES = dict(zip(get_args(Verdict), ("same", "none", "opposite", "untestable"), strict=True))
 
 _READING = (
@@ -46,13 +49,15 @@ def write_report(run: "Reproduction") -> list[Path]:
 def digits(value: Any) -> str:
     """A number with few digits; anything else as it is.
 
-    >>> digits(0.123456), digits(12345.6), digits(3), digits(None), digits("x")
-    ('0.123', '12,346', '3', '', 'x')
+    >>> digits(0.123456), digits(1.0002), digits(4.0), digits(12345.6), digits(2.5e16), digits(3), digits(None)
+    ('0.123', '1.00', '4', '12,346', '2.50e+16', '3', '')
     """
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        if abs(value) < 1e6 and (value.is_integer() or abs(value) >= 1000):
+            return f"{value:,.0f}"
+        return f"{value:#.3g}".removesuffix(".")
     return ", ".join(map(digits, value)) if isinstance(value, list | tuple) else str(value)
 
 
@@ -172,7 +177,7 @@ def _papers(outcome: "Outcome") -> tuple[PaperTable, ...]:
 
 
 def _html_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    sides = [' class="number"' if _is_number(rows, place) else "" for place in range(len(columns))]
+    sides = [f' class="{_kind(rows, place)}"' for place in range(len(columns))]
     head = "".join(f"<th{side}>{escape(name)}</th>" for side, name in zip(sides, columns, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td{side}>{escape(digits(cell))}</td>" for side, cell in zip(sides, row, strict=True))
@@ -185,9 +190,12 @@ def _html_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[An
     return f'<div><p class="caption">{escape(caption)}</p>{table}</div>'
 
 
-def _is_number(rows: Sequence[Sequence[Any]], place: int) -> bool:
+def _kind(rows: Sequence[Sequence[Any]], place: int) -> str:
+    """How a column is set: numbers to the right, short texts in one line, long ones broken."""
     cells = [row[place] for row in rows if row[place] is not None]
-    return bool(cells) and all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in cells)
+    if cells and all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in cells):
+        return "number"
+    return "short" if all(len(digits(cell)) <= _SHORT for cell in cells) else "long"
 
 
 # -- Markdown --------------------------------------------------------------------------------------------------

@@ -260,26 +260,27 @@ def model_facts(backend: Backend) -> dict[str, Any]:
 
 
 def _run(model: LensModel, one: Entry, asked: Mapping[str, Any], folder: Path, key: str, *, progress: bool) -> Outcome:
-    function = one.runs
-    takes = inspect.signature(function).parameters
+    """Run it and keep what came of it; what fails is told, and not kept."""
+    takes = inspect.signature(one.runs).parameters
     told = {"path": folder / STORE, "progress": progress}
     extra = {name: value for name, value in told.items() if name in takes and name not in asked}
     start = time.perf_counter()
     try:
-        result = function(model, **asked, **extra)
-        findings = result.findings()
+        outcome = _outcome(one.runs(model, **asked, **extra), one, folder, start)
     except ActAddError as error:
         return Outcome(one.name, one.kind.title, settings=as_json(dict(asked)), versions=versions(), error=str(error))
-    seconds = time.perf_counter() - start
-    frame = result.frame()
-    outcome = Outcome(
-        name=one.name, title=result.title, settings=as_json(result.settings), findings=findings, notes=result.notes,
-        summary=result.summary(), columns=tuple(map(str, frame.columns)),
-        rows=tuple(tuple(as_json(value) for value in row) for row in frame.itertuples(index=False, name=None)),
-        pictures=tuple(_draw(result, one.name, folder)), seconds=round(seconds, 2), versions=versions(),
-    )  # fmt: skip
     write_json(folder / f"{one.name}.json", {"format": _FORMAT, "key": key, **outcome.record()})
     return outcome
+
+
+def _outcome(result: Experiment, one: Entry, folder: Path, start: float) -> Outcome:
+    seconds, frame = round(time.perf_counter() - start, 2), result.frame()
+    return Outcome(
+        name=one.name, title=result.title, settings=as_json(result.settings), findings=result.findings(),
+        notes=result.notes, summary=result.summary(), columns=tuple(map(str, frame.columns)),
+        rows=tuple(tuple(as_json(value) for value in row) for row in frame.itertuples(index=False, name=None)),
+        pictures=tuple(_draw(result, one.name, folder)), seconds=seconds, versions=versions(),
+    )  # fmt: skip
 
 
 def _draw(result: Experiment, name: str, folder: Path) -> Iterator[str]:

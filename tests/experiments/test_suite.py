@@ -236,6 +236,6 @@ def test_the_papers_tables_stand_beside_experiments_that_there_are() -> None:
 
 
 def test_numbers_are_told_with_few_digits() -> None:
-    assert [digits(value) for value in (0.98765, 1234.5, 0.0, 7, None, "x", [1.0, 2.5])] == [
-        "0.988", "1,234", "0", "7", "", "x", "1, 2.5",
+    assert [digits(value) for value in (0.98765, 1234.5, 0.0, 7, None, "x", [1.0, 2.5], -0.99999, 2e-9, 123.4)] == [
+        "0.988", "1,234", "0", "7", "", "x", "1, 2.50", "-1.00", "2.00e-09", "123",
     ]  # fmt: skip
