@@ -432,7 +432,7 @@ def text_shift(
     ids = encode_prompts(backend, given, prepend_bos=prepend_bos)
     ArmRows(backend, ids, [()] * len(ids), found, position)  # do they fit?
     arms: list[Arm] = [(), found, *null_arms(model, found, nulls, null_kind, seed)]
-    seen = _read_texts(backend, ids, arms, found, position, batch_size, progress)
+    seen = read_occurrences(backend, ids, arms, found, position, batch_size, progress)
     if not len(seen.tokens):
         raise SettingError("Every prediction is made from an injected position: use longer texts, or fewer rows.")
     return TextShift(
@@ -444,7 +444,7 @@ def text_shift(
 
 
 @dataclass(frozen=True, eq=False)
-class _Occurrences:
+class Occurrences:
     """Every prediction that counts.
 
     Attributes:
@@ -470,7 +470,7 @@ class _Occurrences:
         return paired_effect(means[1, :, None], means[0, :, None]).with_nulls((means[2:] - means[0]).mean(axis=1))
 
 
-def _read_texts(
+def read_occurrences(
     backend: Backend,
     texts: Sequence[Sequence[int]],
     arms: Sequence[Arm],
@@ -478,7 +478,7 @@ def _read_texts(
     position: Position,
     batch_size: int,
     progress: bool,
-) -> _Occurrences:
+) -> Occurrences:
     """Log-probabilities of the texts' own tokens under each arm; texts of like length share passes."""
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     step = max(1, batch_size // len(arms))
@@ -497,10 +497,10 @@ def _read_texts(
                 tokens.append(rows.tokens[: len(members), 1:][counted].cpu().numpy())
                 places.append(np.asarray(members)[counted.nonzero()[:, 0].cpu().numpy()])
         table.append(np.concatenate(logs))
-    return _Occurrences(np.concatenate(tokens), np.concatenate(places), np.concatenate(table, axis=1))
+    return Occurrences(np.concatenate(tokens), np.concatenate(places), np.concatenate(table, axis=1))
 
 
-def _text_tokens(backend: Backend, seen: _Occurrences, least_count: int) -> tuple[TextToken, ...]:
+def _text_tokens(backend: Backend, seen: Occurrences, least_count: int) -> tuple[TextToken, ...]:
     """Mean change of each token, the largest rise first."""
     which, place, counts = np.unique(seen.tokens, return_inverse=True, return_counts=True)
     means = np.stack([np.bincount(place, weights=arm, minlength=len(which)) / counts for arm in seen.changes])
@@ -521,7 +521,7 @@ def _text_tokens(backend: Backend, seen: _Occurrences, least_count: int) -> tupl
 
 
 def _intervals(
-    seen: _Occurrences, place: Int[np.ndarray, " occurrences"], count: int
+    seen: Occurrences, place: Int[np.ndarray, " occurrences"], count: int
 ) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
     """Bootstrap intervals of each token's mean change: over texts where there are ten, else over its occurrences."""
     random = np.random.default_rng(0)

@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from actadd_lens import storybook
-from actadd_lens.analysis.shift import NextTokenShift, next_token_shift
-from actadd_lens.analysis.shift import _read_texts as read_texts
+from actadd_lens.analysis.shift import NextTokenShift, next_token_shift, read_occurrences
 from actadd_lens.compute import compute_steering_vector
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled
@@ -316,7 +315,7 @@ def _shift_over_texts(
     progress: bool,
 ) -> dict[str, Any]:
     """Mean change of each token's log-probability over the texts, and the shape of their distribution."""
-    found = read_texts(backend, rows, [(), *arms], arms[0], "front", batch_size, progress)
+    found = read_occurrences(backend, rows, [(), *arms], arms[0], "front", batch_size, progress)
     which, token, counts = np.unique(found.tokens, return_inverse=True, return_counts=True)
     often = counts >= least_count
     if often.sum() < 3:
