@@ -287,12 +287,18 @@ class Tried:
     ratios: Float[np.ndarray, "pairs layers coefficients"]
 
     def told(self, place: tuple[int, int, int], most: float, what: str) -> str:
-        """How a cell was chosen, in words."""
-        return (
-            f"chosen on one half of the prompts among {self.gains.size} cells by {what} (wanted change "
-            f"there {self.gains[place]:.3f}), with a perplexity ratio of at most {most:.3g} "
-            f"(there {self.ratios[place]:.2f})"
-        )
+        """How a cell was chosen, in words.
+
+        >>> tried = Tried(np.array([[[0.1, 0.4]]]), np.array([[[2.0, 3.0]]]))
+        >>> tried.told((0, 0, 0), 1.7, "the share")
+        'chosen on one half of the prompts among 2 cells as the most fluent, for none kept to a perplexity ratio of 1.7
+        (there 2.00; wanted change of the share +0.100)'
+        """
+        ratio, gain = self.ratios[place], f"wanted change of {what} {self.gains[place]:+.3f}"
+        rule = f"by {what}, with a perplexity ratio of at most {most:.3g}"
+        if ratio > most:
+            rule = f"as the most fluent, for none kept to a perplexity ratio of {most:.3g}"
+        return f"chosen on one half of the prompts among {self.gains.size} cells {rule} (there {ratio:.2f}; {gain})"
 
     def best(self, most: float) -> tuple[int, int, int]:
         """The cell of the largest gain among those whose ratio is at most so large; if there is none, the most fluent.

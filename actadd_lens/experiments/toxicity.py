@@ -104,7 +104,7 @@ class Toxicity(Experiment):
         """What was done and what came out."""
         told = "; ".join(f"{score.name} {score.told()} (change {score.change()})" for score in self.scores)
         return (
-            f"{len(self.arms.prompts)} hostile prompts continued on {self.model} with {self.settings['cell']}, "
+            f"{len(self.arms.prompts)} prompts continued on {self.model} with {self.settings['cell']}, "
             f"{self.settings['choice']}: {told}; perplexity × {self.disfluency.change().value:.2f}."
         )
 
