@@ -1,6 +1,7 @@
 """Null vectors and controls: what a steering vector has to beat."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -183,23 +184,31 @@ class _Phrases:
             raise SettingError("Phrases for null vectors need two texts or more.")
 
     def draw_two(self, random: np.random.Generator) -> tuple[str, str]:
-        """Two phrases from different texts whose first tokens differ, so that no row is zero."""
-        for _ in range(_MOST_DRAWS):
-            first, second = random.choice(len(self._words), size=2, replace=False)
-            phrases = [self._cut(self._words[index], random) for index in (first, second)]
-            if None in phrases:
-                continue
-            ids = [self._backend.encode(phrase or "", prepend_bos=False) for phrase in phrases]
-            if ids[0][0] != ids[1][0]:
-                return str(phrases[0]), str(phrases[1])
+        """Two phrases from different texts whose first tokens differ, so that no row is zero.
+
+        Where no text is long enough, a phrase runs on into the texts that follow.
+        """
+        for runs_on in (False, True):
+            for _ in range(_MOST_DRAWS):
+                first, second = random.choice(len(self._words), size=2, replace=False)
+                phrases = [self._cut(int(index), random, runs_on=runs_on) for index in (first, second)]
+                if None in phrases:
+                    continue
+                ids = [self._backend.encode(phrase or "", prepend_bos=False) for phrase in phrases]
+                if ids[0][0] != ids[1][0]:
+                    return str(phrases[0]), str(phrases[1])
         raise SettingError(
             f"No two phrases of {self._tokens} tokens were found for null vectors: pass longer or more varied texts=."
         )
 
-    def _cut(self, words: Sequence[str], random: np.random.Generator) -> str | None:
+    def _cut(self, text: int, random: np.random.Generator, *, runs_on: bool) -> str | None:
         """So many tokens from a random word on, as a text; None where there are fewer, or they split badly."""
-        start = int(random.integers(len(words)))
-        tokens = self._backend.encode(self._lead + " ".join(words[start:]), prepend_bos=False)[: self._tokens]
+        start = int(random.integers(len(self._words[text])))
+        words = self._words[text][start:]
+        if runs_on:  # a word is a token at least
+            following = itertools.chain.from_iterable([*self._words[text + 1 :], *self._words[:text]])
+            words = [*words, *itertools.islice(following, self._tokens)]
+        tokens = self._backend.encode(self._lead + " ".join(words), prepend_bos=False)[: self._tokens]
         if len(tokens) < self._tokens:
             return None
         phrase = self._backend.decode(tokens)

@@ -154,6 +154,16 @@ def test_nulls_are_seeded(small: Any) -> None:
         assert not torch.equal(first[0].activations, other[0].activations)
 
 
+def test_a_pair_longer_than_any_text_has_nulls_too(small: Any) -> None:
+    long = " ".join(al.storybook.neutral_prompts()[:3])
+    vector = al.compute_steering_vector(small, (long, "She said " + long), layer=2)
+    first, second = al.null_vectors(small, vector, n=2)
+    for null in (first, second):
+        torch.testing.assert_close(null.norms, vector.norms)
+        assert bool((null.norms[1:] > 0).all())
+    assert not torch.equal(first.activations, second.activations)
+
+
 def test_nulls_of_unrelated_pairs_are_differences_that_the_model_made(small: Any) -> None:
     texts = ["alpha beta gamma delta epsilon", "one two three four five six"]
     vector = vector_of(small, PAIRS[3], 2)

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from actadd_lens import storybook
 from actadd_lens.compute import compute_steering_vector
 from actadd_lens.errors import PositionError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding
 from actadd_lens.generation import Cell, Continuation, DecodeSettings, decode_cells, encode_prompts
-from actadd_lens.measuring import measure_arms
+from actadd_lens.measuring import measure_arms, null_arms
 from actadd_lens.metrics import kl_divergence
 from actadd_lens.models import LensModel, backend_of
-from actadd_lens.nulls import null_vectors
 from actadd_lens.positions import start_of
 from actadd_lens.prompts import PromptPair
 from actadd_lens.sampling import Sampling, is_whole, require
@@ -270,23 +268,9 @@ def _divergence(
 ) -> Estimate:
     """KL divergence of the next token; of one prompt, so without an interval."""
     backend = backend_of(model)
-    arms = [(), vectors, *_null_arms(model, vectors, nulls, seed)]
+    arms = [(), vectors, *null_arms(model, vectors, nulls, "unrelated_pairs", seed)]
     values = measure_arms(
         backend, encode_prompts(backend, [example.prompt]), arms, kl_divergence(), measured=vectors, position="front",
         progress=False,
     )[:, 0]  # fmt: skip
     return Estimate(float(values[1]), float("nan"), float("nan"), 1, "prompts", tuple(map(float, values[2:])))
-
-
-def _null_arms(
-    model: LensModel, vectors: Sequence[SteeringVector], nulls: int, seed: int
-) -> list[tuple[SteeringVector, ...]]:
-    """A null for every vector in each arm; pairs here are long, so phrases are cut from several neutral prompts."""
-    if not nulls:
-        return []
-    neutral = storybook.neutral_prompts()
-    texts = [" ".join(neutral[first : first + 8]) for first in range(0, len(neutral), 8)]
-    drawn = [
-        null_vectors(model, vector, n=nulls, seed=seed + index, texts=texts) for index, vector in enumerate(vectors)
-    ]
-    return list(zip(*drawn, strict=True))
