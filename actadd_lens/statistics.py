@@ -202,7 +202,8 @@ def monte_carlo_p(observed: float, nulls: Float[np.ndarray, " nulls"], alternati
     if values.ndim != 1 or not len(values):
         raise SettingError("A p-value needs nulls: run with nulls=20 or more.")
     directed, values = _directed(np.asarray(observed, dtype=float), values, alternative)
-    return float((1 + np.sum(values >= directed)) / (1 + len(values)))
+    # What is not smaller counts, so that a null without a value never speaks for the effect.
+    return float((1 + np.sum(~(values < directed))) / (1 + len(values)))
 
 
 def max_t_p(
@@ -225,7 +226,7 @@ def max_t_p(
         raise SettingError(f"Nulls of shape {values.shape} do not go with cells of shape {np.shape(observed)}.")
     directed, values = _directed(np.asarray(observed, dtype=float), values, alternative)
     largest = values.max(axis=1)
-    return np.asarray((1 + (largest[:, None] >= directed[None]).sum(axis=0)) / (1 + len(values)))
+    return np.asarray((1 + (~(largest[:, None] < directed[None])).sum(axis=0)) / (1 + len(values)))
 
 
 def _directed(observed: np.ndarray, nulls: np.ndarray, alternative: Alternative) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from actadd_lens.errors import SettingError
-from actadd_lens.statistics import Effect, monte_carlo_p
+from actadd_lens.statistics import FEWEST_PROMPTS, Effect, monte_carlo_p
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,6 +148,10 @@ class Finding:
     paper: str = ""
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        if self.verdict == "not testable here" and not self.reason and self.estimate is not None:
+            object.__setattr__(self, "reason", _undecided(self.estimate))
+
     def record(self) -> dict[str, Any]:
         """For JSON."""
         estimate = None if self.estimate is None else self.estimate.record()
@@ -164,26 +168,31 @@ class Finding:
 
 
 def moves(estimate: Estimate, side: Side) -> Verdict:
-    """The verdict on a claim that a number moves to one side.
+    """The verdict on a claim that a number moves to one side; under 10 units none is given.
 
     >>> moves(Estimate(0.9, 0.85, 0.95, 40, "texts", neutral=1.0), "less")
     'same direction'
     >>> moves(Estimate(0.9, 0.75, 1.05, 40, "texts", neutral=1.0), "less")
     'no effect'
     """
+    if estimate.n < FEWEST_PROMPTS:
+        return "not testable here"
     if estimate.beyond(side):
         return "same direction"
     return "opposite" if estimate.beyond("less" if side == "greater" else "greater") else "no effect"
 
 
-def stays(estimate: Estimate, margin: float) -> Verdict:
+def stays(estimate: Estimate, margin: float, *, against: Side | None = None) -> Verdict:
     """The verdict on a claim that a number hardly moves: an interval inside the margin says so, one outside denies it.
 
-    An interval across the margin's edge decides nothing: `not testable here`, for want of data.
+    An interval across the margin's edge decides nothing: `not testable here`, for want of data; as do fewer than 10
+    units. Where nothing varied, the interval is empty and says too much: then the rule of three stands in for it (up to
+    3 / n of all cases may be otherwise, with 95 % confidence).
 
     Args:
         estimate: The number.
         margin: Largest distance from the neutral value that counts as staying.
+        against: The side that speaks against the claim, where the other one does not: a cost that falls is no cost.
 
     >>> stays(Estimate(1.002, 0.995, 1.009, 40, "texts", neutral=1.0), margin=0.01)
     'same direction'
@@ -191,9 +200,22 @@ def stays(estimate: Estimate, margin: float) -> Verdict:
     'not testable here'
     """
     low, high = estimate.low - estimate.neutral, estimate.high - estimate.neutral
-    if -margin <= low and high <= margin:
-        return "same direction"
-    return "opposite" if low > margin or high < -margin else "not testable here"
+    if estimate.n < FEWEST_PROMPTS or not (math.isfinite(low) and math.isfinite(high)):
+        return "not testable here"
+    if low == high:
+        low, high = low - 3 / estimate.n, high + 3 / estimate.n
+    if (against != "less" and low > margin) or (against != "greater" and high < -margin):
+        return "opposite"
+    inside = (against == "greater" or -margin <= low) and (against == "less" or high <= margin)
+    return "same direction" if inside else "not testable here"
+
+
+def _undecided(estimate: Estimate) -> str:
+    if estimate.n < FEWEST_PROMPTS:
+        return f"{estimate.n} {estimate.of} are too few: a verdict takes {FEWEST_PROMPTS}"
+    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+        return "there is no interval"
+    return "the interval is too wide to tell"
 
 
 # -- results ---------------------------------------------------------------------------------------------------

@@ -49,7 +49,30 @@ def test_a_number_moves_when_interval_and_nulls_say_so(found: Estimate, side: st
 
 def test_an_estimate_without_interval_decides_nothing() -> None:
     found = Estimate(5.0, math.nan, math.nan, 1, "texts")
-    assert (moves(found, "greater"), stays(found, 9.0)) == ("no effect", "not testable here")
+    assert (moves(found, "greater"), stays(found, 9.0)) == ("not testable here", "not testable here")
+
+
+def test_a_few_units_decide_nothing_and_the_finding_says_so() -> None:
+    few = Estimate(0.15, 0.1, 0.2, 9, "prompts")
+    assert (moves(few, "greater"), stays(few, 1.0)) == ("not testable here", "not testable here")
+    assert "9 prompts are too few" in Finding(1, "a number", moves(few, "greater"), few).reason
+    assert moves(Estimate(0.15, 0.1, 0.2, 10, "prompts"), "greater") == "same direction"
+
+
+def test_a_null_without_a_value_speaks_against_the_effect() -> None:
+    assert moves(estimate(2.0, 0.5, nulls=(math.nan,) * 19), "greater") == "no effect"
+    assert estimate(2.0, 0.5, nulls=(0.0, math.nan, 1.0)).p_value("greater") == 0.5
+
+
+def test_where_nothing_varied_the_rule_of_three_stands_in_for_the_interval() -> None:
+    still = {n: Estimate(0.0, 0.0, 0.0, n, "facts") for n in (50, 299, 300)}
+    assert [stays(still[n], 0.01) for n in still] == ["not testable here", "not testable here", "same direction"]
+
+
+def test_a_cost_that_falls_is_no_cost() -> None:
+    cheaper, dearer = estimate(0.6, 0.05, neutral=1), estimate(1.4, 0.05, neutral=1)
+    assert (stays(cheaper, 0.1), stays(cheaper, 0.1, against="greater")) == ("opposite", "same direction")
+    assert (stays(dearer, 0.1, against="greater"), stays(dearer, 0.1, against="less")) == ("opposite", "same direction")
 
 
 @pytest.mark.parametrize(
