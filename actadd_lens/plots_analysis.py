@@ -65,8 +65,8 @@ def plot_similarity(similarity: "CosineSimilarity", *, ax: "Axes | None" = None)
         limit=1.0,
     )
     told = "* outside 95 % of unrelated pairs" if similarity.nulls and few else ""
-    compared = {"rows": "row with row", "aligned": "vectors, row by row", "pooled": "vectors, rows pooled"}[similarity.by]
-    ax.set_title(compared + (f"; {told}" if told else ""), fontsize=9)
+    compared = {"rows": "row with row", "aligned": "vectors, row by row", "pooled": "vectors, rows pooled"}
+    ax.set_title(compared[similarity.by] + (f"; {told}" if told else ""), fontsize=9)
     return ax
 
 
