@@ -49,11 +49,6 @@ class Entry:
         """The class of its results."""
         return cast("type[Experiment]", inspect.signature(self.runs).return_annotation)
 
-    @property
-    def source(self) -> str:
-        """Source of its module."""
-        return inspect.getsource(importlib.import_module(self.runs.__module__))
-
     def told(self) -> str:
         """Name, claims, what it is about, and what it takes from files."""
         bears = f"claim{'s' * (len(self.claims) > 1)} {', '.join(map(str, self.claims))}" if self.claims else ""

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -297,8 +298,15 @@ def _draw(result: Experiment, name: str, folder: Path) -> Iterator[str]:
 
 
 def _key(backend: Backend, one: Entry, asked: Mapping[str, Any]) -> str:
-    """Everything an outcome depends on: model, experiment and its source, settings and data, version."""
-    return digest((_FORMAT, model_key(backend), one.name, one.source, dict(asked), __version__)).hex()
+    """Everything an outcome depends on: model, experiment, settings and data, version, and how verdicts are made."""
+    return digest((_FORMAT, model_key(backend), one.name, _sources(), dict(asked), __version__)).hex()
+
+
+@cache
+def _sources() -> bytes:
+    """The experiments' own code, read once: an outcome of other code is not this one's, whatever the version says."""
+    folder = Path(__file__).parent
+    return digest([(path.name, path.read_bytes()) for path in sorted(folder.glob("*.py"))])
 
 
 def _kept(folder: Path, one: Entry, key: str) -> Outcome | None:
