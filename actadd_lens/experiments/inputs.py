@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from actadd_lens import storybook
 from actadd_lens.errors import SettingError
+from actadd_lens.prompts import as_pair
 from actadd_lens.sampling import is_count, require
+from actadd_lens.storybook import Topic
+from actadd_lens.vectors import SteeringVector
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +85,35 @@ def read_labelled(
     """
     table = read_table(path, columns={"text": column, "label": label})
     return {str(name): tuple(map(str, rows["text"])) for name, rows in table.groupby("label", sort=False)}
+
+
+def topic_of(pair: Any, words: Sequence[str] | None) -> Topic:
+    """The topic that a prompt pair is about: the words given, or that of the package which its positive prompt names.
+
+    Args:
+        pair: The prompt pair, or a vector read from one; not looked at where words are given.
+        words: Words of the topic; they win, and bring no sentences.
+
+    Raises:
+        SettingError: Words are no list, or none are given and the pair is about no topic of the package, or several.
+
+    >>> topic_of((" wedding", ""), None).name, topic_of((" dog", ""), ["dog", "puppy"]).words
+    ('weddings', ('dog', 'puppy'))
+    """
+    if words is not None:
+        require(not isinstance(words, str), "words", words, "a list of words")
+        return Topic("given words", tuple(words), ())
+    known = storybook.topics()
+    positive = (pair.provenance.positive or "") if isinstance(pair, SteeringVector) else as_pair(pair).positive
+    said = set(re.findall(r"[a-z']+", positive.lower()))
+    found = [topic for topic in known.values() if said & set(topic.words)]
+    if len(found) != 1:
+        about = " and ".join(topic.name for topic in found) or "no topic of the package"
+        raise SettingError(
+            f"The positive prompt {positive!r} is about {about}, and one of {', '.join(known)} was expected: give the "
+            "topic's words as words=, and its texts as on_topic= where there is such an argument."
+        )
+    return found[0]
 
 
 # -- what an experiment takes from files -----------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 import actadd_lens as al
 from actadd_lens.errors import LayerError, PromptError, SettingError
 from actadd_lens.experiments.direction import NullComparison, nulls_against
+from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.experiments.knowledge import Knowledge, knowledge, read_lama
 from actadd_lens.experiments.norms import Norms, norms
 from actadd_lens.experiments.overhead import Overhead, Timing, overhead
@@ -100,6 +101,15 @@ def test_every_number_has_its_nulls_and_its_interval(perplexity: Any, shift: Any
         assert len(estimate.nulls) == 2
         assert estimate.low <= estimate.value <= estimate.high
     assert len(compared.on_target("gaussian", coefficient=3.0).nulls) == 3
+
+
+def test_a_topic_is_that_of_the_words_given_or_of_the_pairs_own_words(embedded: Any) -> None:
+    assert topic_of(("He sailed his boat", "He sat"), None).name == "sea"
+    assert topic_of(al.compute_steering_vector(embedded, PAIR, layer=1), None).name == "weddings"
+    assert topic_of((" dog", ""), ["dog", "puppy"]).words == ("dog", "puppy")
+    for pair in ((" dog", ""), ("The bride sailed", " "), ("weddingish", "")):
+        with pytest.raises(SettingError, match="give the topic's words as words="):
+            topic_of(pair, None)
 
 
 # -- perplexity ------------------------------------------------------------------------------------------------
@@ -207,7 +217,7 @@ def test_running_text_is_cut_into_sentences() -> None:
         ({"on_topic": "one text"}, PromptError, "no list of texts"),
         ({"on_topic": ON[:4]}, SettingError, "has 4 sentences"),
         ({"on_topic": ["Yes"]}, PromptError, "more tokens than"),
-        ({"words": "wedding"}, SettingError, "no list of words"),
+        ({"words": "wedding"}, SettingError, "words is 'wedding'"),
         ({"bins": (0.2, 0.1)}, SettingError, "ascending"),
         ({"layers": [99]}, LayerError, "Layer 99"),
         ({"n": 0}, SettingError, "n is 0"),
