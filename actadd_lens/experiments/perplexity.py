@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,6 +16,7 @@ from torch import Tensor
 from actadd_lens import storybook
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
+from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.metrics import Metric, Reading, token_nll
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind
@@ -23,6 +24,7 @@ from actadd_lens.prompts import PromptPair, as_pair
 from actadd_lens.sampling import is_count, require
 from actadd_lens.scorers import Scorer, word_share
 from actadd_lens.statistics import FEWEST_TO_SPLIT, split_prompts
+from actadd_lens.sweep_store import digest
 from actadd_lens.sweeps import sweep
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ Texts = Sequence[str | Sequence[str]]
 
 MARGIN = 0.01
 """How far the perplexity of unrelated text may move and still stay: the paper's "about a percent"."""
+
+_EARLY = 4 / 48
+"""Depth up to which the paper's vector does harm to other text: 1.125 at layer 4 of 48."""
 
 _SENTENCE_END = re.compile(r"(?<=\w\w[.!?])\s+|(?<=[.!?][\"'”’)])\s+|\s*\n\s*")
 
@@ -137,13 +142,16 @@ class PerplexityOnTopic(Experiment):
         return [self._choice(change) for change in self.change]
 
     def _choice(self, change: Float[np.ndarray, "layers coefficients units"]) -> tuple[int, int]:
-        """Lowest on-topic ratio where other text stays within the margin; if nowhere, where it moves least."""
+        """Lowest on-topic ratio where other text stays within the margin; if nowhere, where it moves least.
+
+        A cell without a number is not chosen.
+        """
         choose = self.halves[0]
         on, off = (
             (change[..., kept].sum(axis=-1) / self.predictions[kept].sum())
             for kept in (choose & (self.set_of == 0), choose & (self.set_of > 0))
         )
-        moved = np.abs(np.exp(off) - 1)
+        moved = np.where(np.isfinite(on) & np.isfinite(off), np.abs(np.exp(off) - 1), np.inf)
         score = np.where(moved <= MARGIN, on, np.inf) if (moved <= MARGIN).any() else moved
         layer, coefficient = np.unravel_index(int(score.argmin()), score.shape)
         return int(layer), int(coefficient)
@@ -289,29 +297,38 @@ class PerplexityOnTopic(Experiment):
         return (*found, Finding(1, about, "not testable here", reason=reason))
 
     def _about_layers(self) -> tuple[Finding, ...]:
-        n_layers, last, first = self.settings["n_layers"], max(self.layers), min(self.layers)
+        n_layers, last = self.settings["n_layers"], max(self.layers)
         if last != n_layers - 1 or len(self.layers) < 2:
             reason = f"the last layer, {n_layers - 1}, or any other beside it was not measured"
             return (Finding(2, "perplexity ratio by layer", "not testable here", reason=reason),)
         at_last, beside = self._last_layer()
-        found = [
+        gone, reason = stays(at_last, MARGIN), ""
+        if moves(self.on_topic, "less") != "same direction" or self.on_topic.value >= 1 - MARGIN:
+            gone, reason = "not testable here", f"no fall above {MARGIN:.0%} at the chosen layer that could be gone"
+        return (
             Finding(2, f"log ratio of on-topic text, {self._at}, minus that at the last layer, {last}",
                     moves(beside, "less"), beside, "strongest early to middle: .8793 at layer 4 of 48, .9993 at 47"),
             Finding(2, f"perplexity ratio of on-topic text at the last layer, {last}; gone means within {MARGIN:.0%}",
-                    stays(at_last, MARGIN), at_last, ".9993 at layer 47 of 48"),
-        ]  # fmt: skip
-        _, coefficient = self.chosen
-        harm = self.ratio_off(layer=first, coefficient=coefficient)
-        told = f"; nulls of equal row norms there: {np.mean(harm.nulls):.3g}" if harm.nulls else ""
-        alone = Estimate(harm.value, harm.low, harm.high, harm.n, harm.of, neutral=1)
-        about = f"perplexity ratio of other text at layer {first}, coefficient {coefficient:g}{told}"
-        reason = "judged by its interval alone: that any vector does harm there is part of the claim"
-        return (*found, Finding(2, about, moves(alone, "greater"), alone, "1.167 at layer 0, 1.256 at layer 1", reason))
+                    gone, at_last, ".9993 at layer 47 of 48", reason),
+            self._about_first(),
+        )  # fmt: skip
 
-    def ratio_off(self, *, layer: int, coefficient: float) -> Estimate:
-        """The perplexity ratio of all other text in one cell, over all of its units, beside its nulls."""
-        place = self.layers.index(layer), self.coefficients.index(coefficient)
-        return self._ratio(self.set_of > 0, [place] * len(self.change))
+    def _about_first(self) -> Finding:
+        """That injection too early harms other text; on the half that the coefficient was not chosen on."""
+        first, n_layers, coefficient = min(self.layers), self.settings["n_layers"], self.chosen[1]
+        place = self.layers.index(first), self.coefficients.index(coefficient)
+        harm = self._ratio(self.halves[1] & (self.set_of > 0), [place] * len(self.change))
+        told = f"; nulls of equal row norms there: {np.mean(harm.nulls):.3g}" if harm.nulls else ""
+        alone = replace(harm, nulls=())
+        about = f"perplexity ratio of other text at layer {first}, coefficient {coefficient:g}{told}"
+        verdict = moves(alone, "greater")
+        reason = "judged by its interval alone: that any vector does harm there is part of the claim"
+        if first > round(_EARLY * n_layers):
+            verdict = "not testable here"
+            reason = f"layer {first} of {n_layers} is not as early as the layers that do harm in the paper"
+        elif verdict == "not testable here":
+            reason = ""
+        return Finding(2, about, verdict, alone, "1.167 at layer 0, 1.256 at layer 1, 1.125 at layer 4 of 48", reason)
 
     @property
     def _at(self) -> str:
@@ -363,8 +380,9 @@ def perplexity_on_topic(
     Args:
         model: The model.
         pair: Prompt pair of the topic.
-        words: Topic words; those of weddings by default.
-        on_topic: Texts on the topic, or {name: texts}; the package's wedding sentences by default.
+        words: Topic words; by default those of the package's topic that the pair names.
+        on_topic: Texts on the topic, or {name: texts}; by default the package's sentences on the topic that the pair
+            names, unless words are given.
         off_topic: Texts off it, or {name: texts} with any number of sets; the package's other topics by default.
         layers: Injection layers; all by default.
         coefficients: Injection coefficients.
@@ -379,13 +397,14 @@ def perplexity_on_topic(
 
     Raises:
         PromptError: A text or the pair cannot be used.
-        SettingError: A set is too small to choose and report on, or another setting is out of its range.
+        SettingError: A set is too small to choose and report on, the pair is about no topic of the package and words or
+            texts are not given, or another setting is out of its range.
         LayerError: A layer does not exist.
     """
-    backend, checked, weddings = backend_of(model), as_pair(pair), storybook.topics()["weddings"]
+    backend, checked, topic = backend_of(model), as_pair(pair), topic_of(pair, words)
     require(is_count(n), "n", n, "an integer from 1")
-    scorer = word_share(weddings.words if words is None else words)
-    sets = _sets(weddings.sentences if on_topic is None else on_topic, off_topic, scorer)
+    scorer = word_share(topic.words)
+    sets = _sets(topic_of(pair, None).sentences if on_topic is None else on_topic, off_topic, scorer)
     units = _Units(backend, sets, len(checked.tokens(model).positive), n)
     grid_layers = tuple(range(backend.n_layers) if layers is None else layers)
     scales = tuple(coefficients)
@@ -405,9 +424,10 @@ def perplexity_on_topic(
         unsteered=units.totals(unsteered[0]), change=units.totals(arms - unsteered[0]), edges=edges,
         settings={
             "pair": checked.label, "layers": list(found.grid.layers), "coefficients": list(found.grid.coefficients),
-            "n_layers": backend.n_layers, "words": list(weddings.words if words is None else words),
+            "n_layers": backend.n_layers, "words": list(topic.words), "n": n,
             "texts": {name: int((units.set_of == index).sum()) for index, name in enumerate(sets)},
-            "unit": units.of, "nulls": nulls, "null kind": null_kind, "seed": seed, "bins": list(edges),
+            "texts hash": digest(units.sentences).hex(), "unit": units.of, "bins": list(edges),
+            "nulls": nulls, "null_kind": null_kind, "seed": seed,
             "choice": "lowest on-topic ratio where other text stays within a percent, on one half of the texts",
         },
         notes=units.notes,

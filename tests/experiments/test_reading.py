@@ -1,5 +1,6 @@
 """The reading experiments against sums by hand, on the embedded model and on tables made up for the purpose."""
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -140,15 +141,15 @@ def test_a_perplexity_ratio_is_that_of_all_predictions_not_made_from_injected_po
 
 
 def made_up(change: np.ndarray, share: np.ndarray | None = None, **settings: Any) -> PerplexityOnTopic:
-    """Sixteen units on the topic and sixteen off it, ten predictions each; `change` is per prediction."""
-    per_unit = np.broadcast_to(10 * change[..., None], (*change.shape, 16))
+    """Twenty-four units on the topic and as many off it, ten predictions each; `change` is per prediction."""
+    per_unit = 10 * change[..., None] + 1e-7 * (np.arange(24) % 2)
     arms = np.concatenate([per_unit[:, :, :, 0], per_unit[:, :, :, 1]], axis=-1)
     layers = tuple(range(arms.shape[1]))
-    share = np.repeat([0.1, 0.0], 16) if share is None else share
+    share = np.repeat([0.1, 0.0], 24) if share is None else share
     told = {"pair": "p", "n_layers": len(layers), "seed": 0, **settings}
     return PerplexityOnTopic(
         model="made up", sets=("on", "off"), layers=layers, coefficients=(1.0,), of="sentences",
-        set_of=np.repeat([0, 1], 16), share=share, predictions=np.full(32, 10.0), unsteered=np.full(32, 30.0),
+        set_of=np.repeat([0, 1], 24), share=share, predictions=np.full(48, 10.0), unsteered=np.full(48, 30.0),
         change=arms, edges=(0.1,), settings=told,
     )  # fmt: skip
 
@@ -163,7 +164,7 @@ def test_the_layer_is_the_lowest_on_topic_of_those_that_leave_other_text_within_
     assert found.chosen == (1, 1.0)
     assert found.on_topic.value == pytest.approx(math.exp(-0.1))
     assert found.off_topic.value == pytest.approx(math.exp(0.002))
-    assert found.on_topic.n == 8
+    assert found.on_topic.n == 12
     harmful = np.array([[[[-0.3, 0.5]], [[-0.1, 0.2]]]])
     assert made_up(harmful).chosen == (1, 1.0)
 
@@ -180,17 +181,37 @@ def test_findings_on_perplexity_go_the_papers_way_where_the_numbers_do_and_the_o
     assert verdicts[5] == "opposite"
 
 
+def test_layers_are_judged_where_there_is_a_fall_early_enough_and_on_the_half_that_chose_nothing() -> None:
+    nothing = np.zeros((19, 4, 1, 2))
+    idle = made_up(np.concatenate([1e-4 * LAYERS[None, :, None], nothing])).findings()
+    assert [idle[5].verdict, idle[5].reason] == [
+        "not testable here", "no fall above 1% at the chosen layer that could be gone",
+    ]  # fmt: skip
+    found = made_up(np.concatenate([LAYERS[None, :, None], nothing]))
+    assert found.findings()[6].estimate.n == 12  # type: ignore[union-attr]
+    late = dataclasses.replace(found, layers=(4, 5, 6, 7), settings={**found.settings, "n_layers": 8})
+    assert [finding.verdict for finding in late.findings()][4:] == ["same direction"] * 2 + ["not testable here"]
+    assert "not as early" in late.findings()[6].reason
+
+
+def test_a_cell_without_a_number_is_not_chosen() -> None:
+    for broken in ([math.nan, 0.0], [-0.5, math.nan], [math.nan, math.nan]):
+        change = np.array([[[broken], [[-0.1, 0.002]], [[-0.05, 0.001]]]])
+        assert made_up(change).chosen == (1, 1.0)
+        assert made_up(change + np.array([0.0, 0.5])).chosen == (2, 1.0)
+
+
 def test_the_slope_is_percent_per_percentage_point_and_untestable_where_all_shares_are_one() -> None:
     change = np.array([[[[-0.1, 0.0]]]])
     assert made_up(change).slope.value == pytest.approx(-1.0)
-    verdict = made_up(change, share=np.full(32, 0.1)).findings()[3]
+    verdict = made_up(change, share=np.full(48, 0.1)).findings()[3]
     assert verdict.verdict == "not testable here"
     assert "same share" in verdict.reason
 
 
 def test_bins_hold_the_units_of_their_share() -> None:
     found = made_up(np.array([[[[-0.1, 0.0]]]]))
-    assert [(share, ratio.n) for share, ratio in found.by_share] == [(0.0, 16), (pytest.approx(0.1), 16)]
+    assert [(share, ratio.n) for share, ratio in found.by_share] == [(0.0, 24), (pytest.approx(0.1), 24)]
     assert found.by_share[1][1].value == pytest.approx(math.exp(-0.1))
 
 
@@ -221,13 +242,15 @@ def test_running_text_is_cut_into_sentences() -> None:
         ({"bins": (0.2, 0.1)}, SettingError, "ascending"),
         ({"layers": [99]}, LayerError, "Layer 99"),
         ({"n": 0}, SettingError, "n is 0"),
+        ({"pair": (" dog", "")}, SettingError, "no topic of the package"),
+        ({"pair": (" dog", ""), "words": ["dog"]}, SettingError, "its texts as on_topic="),
     ],
 )
 def test_wrong_input_for_perplexity_is_told(
     embedded: Any, unchecked: None, settings: dict[str, Any], error: type[Exception], match: str
 ) -> None:
     with pytest.raises(error, match=match):
-        perplexity_on_topic(embedded, PAIR, **{"off_topic": OFF, **settings}, progress=False)
+        perplexity_on_topic(embedded, **{"pair": PAIR, "off_topic": OFF, **settings}, progress=False)
 
 
 # -- tokens ----------------------------------------------------------------------------------------------------
