@@ -216,7 +216,7 @@ def nulls_against(
         settings={
             "pair": checked.label, "metric": target.name, "layer": any_sweep.grid.layers[0], "seed": seed,
             "n_layers": backend.n_layers, "coefficients": list(any_sweep.grid.coefficients), "nulls": nulls,
-            "kinds": list(asked), "prompts": len(texts),
+            "kinds": list(asked), "prompts": list(texts),
         },
         notes=("KL / entropy is KL(steered || unsteered) over the unsteered entropy, of the next token, in nats.",),
     )  # fmt: skip

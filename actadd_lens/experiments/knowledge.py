@@ -22,6 +22,7 @@ from actadd_lens.nulls import NullKind
 from actadd_lens.prompts import PromptPair, as_pair
 from actadd_lens.sampling import is_count
 from actadd_lens.storybook import ClozeFact
+from actadd_lens.sweep_store import digest
 from actadd_lens.sweeps import sweep
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARGIN = 0.01
-"""How far P@K may move and still stay; the paper's own shifts are .002 to .006."""
+"""How far P@K may move and still stay: ours, above the paper's own shifts of .002 to .006."""
 
 JUDGED_K = (1, 10, 100)
 """The K that the paper gives."""
@@ -235,7 +236,8 @@ def knowledge(
         ranks=np.concatenate([found.steered[0, 0, :, 0, 0, :, 0], found.nulls[0, :, 0, 0, 0, 0, :]]),
         settings={
             "pair": checked.label, "layer": vector.layer, "n_layers": backend.n_layers, "coefficient": coefficient,
-            "facts": len(chosen), "ks": list(wanted), "nulls": nulls, "null kind": null_kind, "seed": seed,
+            "facts": len(chosen), "facts hash": digest([(fact.prompt, fact.answer) for fact in chosen]).hex(),
+            "ks": list(wanted), "nulls": nulls, "null_kind": null_kind, "seed": seed,
         },
         notes=notes,
     )  # fmt: skip
@@ -243,6 +245,8 @@ def knowledge(
 
 def answer_rank(answers: dict[str, str]) -> Metric:
     """Rank of the first token of each prompt's right answer, 1 for the likeliest; equals count before it.
+
+    Where a logit is NaN the rank is infinite: a model that broke knows nothing.
 
     Args:
         answers: The right answer of each prompt, with the space that it starts with.
@@ -257,7 +261,8 @@ def answer_rank(answers: dict[str, str]) -> Metric:
             rows = zip(reading.tokens.tolist(), reading.lengths.tolist(), strict=True)
             wanted = torch.tensor([right[tuple(row[:length])] for row, length in rows], device=reading.logits.device)
             mine = reading.logits.gather(1, wanted[:, None])
-            return (reading.logits >= mine).sum(dim=1).float()
+            rank = (reading.logits >= mine).sum(dim=1).float()
+            return torch.where(reading.logits.isnan().any(dim=1), torch.inf, rank)
 
         return rank
 
@@ -295,15 +300,15 @@ def _facts(backend: Backend, facts: Any, rows: int) -> tuple[tuple[ClozeFact, ..
         if tokens in seen:
             raise PromptError(f"The prompt {fact.prompt!r} is asked twice: keep one of its answers.")
         seen[tokens] = fact.answer
-    long_enough = tuple(fact for fact, tokens in zip(chosen, seen, strict=True) if len(tokens) >= rows)
+    long_enough = tuple(fact for fact, tokens in zip(chosen, seen, strict=True) if len(tokens) > rows)
     kept = tuple(fact for fact in long_enough if _is_asked(backend, fact))
     if not kept:
         raise PromptError(
-            f"No fact can be asked of {backend.name}: prompts take {rows} tokens or more, the rows of the vector, and "
+            f"No fact can be asked of {backend.name}: prompts take more tokens than the {rows} rows of the vector, and "
             "answers a first token that is no bare space."
         )
     for count, reason in (
-        (len(chosen) - len(long_enough), f"their prompt has fewer tokens than the {rows} rows of the vector"),
+        (len(chosen) - len(long_enough), f"their prompt has no token behind the {rows} rows of the vector"),
         (len(long_enough) - len(kept), "their answer begins with a bare space"),
     ):
         notes += (f"{count} facts were left out because {reason}.",) if count else ()

@@ -181,7 +181,7 @@ def norms(
         stream=np.stack([profile.stream_norms[:, int(has_bos) :].mean(axis=1) for profile in profiles], axis=-1),
         settings={
             "pair": checked.label, "layers": list(wanted), "n_layers": backend.n_layers, "prompts": len(texts),
-            "coefficient": 1.0, "nulls": nulls, "null kind": "unrelated_pairs, not rescaled", "seed": seed,
+            "coefficient": 1.0, "nulls": nulls, "null_kind": "unrelated_pairs, not rescaled", "seed": seed,
         },
     )  # fmt: skip
 

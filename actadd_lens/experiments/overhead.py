@@ -116,10 +116,14 @@ class Overhead(Experiment):
 
     def _findings(self, what: What) -> tuple[Finding, Finding]:
         largest = self.of(what)[-1]
-        about = f"time premium of a steered {what} on the largest model, {largest.model}; next to nothing means within "
+        about = (
+            f"time premium of a steered {what} on the largest model, {largest.model}; next to nothing means at most "
+        )
         paper = "0 to 0.4 %"
         reason = f"two unsteered runs differ by {largest.premium.nulls[0]:+.2%} in the same way"
-        cost = Finding(9, f"{about}{MARGIN:.1%}", stays(largest.premium, MARGIN), largest.premium, paper, reason)
+        cost = Finding(
+            9, f"{about}{MARGIN:.1%}", stays(largest.premium, MARGIN, against="greater"), largest.premium, paper, reason
+        )
         about, paper = (
             f"premium of a {what} on the largest model minus that on the smallest",
             "flat or falling with size",

@@ -157,7 +157,7 @@ REGISTRY: tuple[Entry, ...] = (
     Entry("toxicity", (6, 7), "toxicity", "toxicity", _few_hostile, _PROMPTS, pair="pairs"),
     Entry("knowledge", (8,), "knowledge", "knowledge", lambda: {"nulls": 3}, _FACTS),
     Entry("overhead", (9,), "overhead", "overhead", lambda: {"sizes": ((4, 128),), "repeats": 5}),
-    Entry("norms", (10,), "norms", "norms", _few_neutral, _PROMPTS),
+    Entry("norms", (), "norms", "norms", _few_neutral, _PROMPTS),
     Entry("nulls", (10,), "direction", "nulls_against", _few_neutral, _PROMPTS),
     Entry("prompting", (11,), "prompting", "prompting", _few_rivals, _PLAIN_TOPIC | _WORDS | _PROMPTS),
     Entry("dimensions", (12,), "parts", "dimensions", _few_short, _PROMPTS | _WORDS),

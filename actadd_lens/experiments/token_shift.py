@@ -16,6 +16,7 @@ from actadd_lens.analysis.shift import NextTokenShift, next_token_shift, read_oc
 from actadd_lens.compute import compute_steering_vector
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled
+from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.generation import encode_prompts
 from actadd_lens.measuring import Arm, null_arms
 from actadd_lens.metrics import Metric, Reading, kl_divergence, token_id, token_set_logprob
@@ -24,6 +25,7 @@ from actadd_lens.naming import visible
 from actadd_lens.nulls import NullKind
 from actadd_lens.prompts import PromptPair, as_pair, as_texts
 from actadd_lens.sampling import is_count, require
+from actadd_lens.sweep_store import digest
 from actadd_lens.sweeps import sweep
 
 if TYPE_CHECKING:
@@ -100,9 +102,9 @@ class TokenShift(Experiment):
         return (
             Finding(4, f"log-probability of the topic's tokens after prompts, {at}", moves(self.rise, "greater"),
                     self.rise, "' wedding' times 12.6, ' br' times 13.95, which is 2.5 and 2.6 nats"),
-            Finding(4, f"share of the vocabulary that rises less than a topic token, {at}; .5 for no order",
-                    moves(self.place, "greater"), self.place, "topic tokens lead the rises",
-                    f"{self.among_top} of the {_TOP} largest rises are topic tokens"),
+            Finding(4, f"share of the vocabulary that rises less than a topic token, {at}; .5 for no order; among "
+                    f"the {_TOP} largest rises are {self.among_top} topic tokens",
+                    moves(self.place, "greater"), self.place, "topic tokens lead the rises"),
             Finding(4, f"part of KL(steered || unsteered) of topic tokens, {at}", moves(self.kl_share, "greater"),
                     self.kl_share, "' wedding' alone .78 nats, the next token .024"),
             Finding(4, f"skewness of the tokens' mean changes over texts, {at}", moves(self.skewness, "greater"),
@@ -152,7 +154,8 @@ def token_shift(
     Args:
         model: The model.
         pair: Prompt pair of the topic.
-        words: Topic words, those of weddings by default; the ones that are a single token count.
+        words: Topic words, by default those of the package's topic that the pair names; the ones that are a single
+            token count.
         tokens: Topic tokens instead, as texts of one token or ids.
         prompts: Prompts to look behind; the package's neutral ones by default.
         texts: Texts to look through; the package's sentences about all topics by default.
@@ -170,19 +173,25 @@ def token_shift(
 
     Raises:
         PromptError: A text cannot be used, or a topic token is not one.
-        SettingError: No topic word is a single token, or a setting is out of its range.
+        SettingError: The pair is about no topic of the package and neither words nor tokens are given, no topic word is
+            a single token, or a setting is out of its range.
         LayerError: There is no such layer.
     """
     backend, checked = backend_of(model), as_pair(pair)
     require(is_count(least_count), "least_count", least_count, "an integer from 1")
     wanted = round(backend.n_layers / 3) if layer is None else layer
     vector = coefficient * compute_steering_vector(model, checked, layer=wanted)
-    ids = _topic_tokens(backend, words, tokens)
+    ids = _topic_tokens(backend, checked, words, tokens)
     after = as_texts(storybook.neutral_prompts() if prompts is None else prompts)
     over = as_texts(_all_sentences() if texts is None else texts)
-    rows = [row for row in encode_prompts(backend, over) if len(row) >= vector.rows]
+    rows = [row for row in encode_prompts(backend, over) if len(row) > vector.rows + 1]
     short = len(over) - len(rows)
-    require(bool(rows), "texts", list(over), f"texts of {vector.rows} tokens or more, the rows of the vector")
+    require(
+        bool(rows),
+        "texts",
+        list(over),
+        f"texts of {vector.rows + 2} tokens or more: a prediction not made where the vector lands",
+    )
     after_prompts = next_token_shift(
         model, after, vector, k=k, least=least, tokens=ids, nulls=nulls, null_kind=null_kind, seed=seed,
         batch_size=batch_size, progress=progress,
@@ -208,24 +217,27 @@ def token_shift(
         kl_share=_over_prompts(_ratio, arms[2], arms[1]), **shift,
         settings={
             "pair": checked.label, "layer": vector.layer, "n_layers": backend.n_layers, "coefficient": coefficient,
-            "tokens": backend.token_strings(ids), "prompts": len(after), "texts": len(rows), "nulls": nulls,
-            "null kind": null_kind, "seed": seed, "least": least, "least count": least_count,
+            "tokens": backend.token_strings(ids), "prompts": list(after), "texts": len(rows),
+            "texts hash": digest(rows).hex(), "nulls": nulls, "null_kind": null_kind, "seed": seed, "k": k,
+            "least": least, "least count": least_count,
         },
-        notes=(f"{short} texts were left out: they are shorter than the vector.",) if short else (),
+        notes=(f"{short} texts were left out: all their predictions are made from injected positions.",) * (short > 0),
     )  # fmt: skip
 
 
 # -- topic tokens ----------------------------------------------------------------------------------------------
 
 
-def _topic_tokens(backend: Backend, words: Sequence[str] | None, tokens: Sequence[str | int] | None) -> list[int]:
+def _topic_tokens(
+    backend: Backend, pair: PromptPair, words: Sequence[str] | None, tokens: Sequence[str | int] | None
+) -> list[int]:
     """Ids of the topic's tokens, each once."""
     for name, value in (("words", words), ("tokens", tokens)):
         require(not isinstance(value, str), name, value, "a list")
     if tokens is not None:
         require(bool(tokens), "tokens", tokens, "one token or more")
         return list(dict.fromkeys(token_id(backend, token) for token in tokens))
-    chosen = storybook.topics()["weddings"].words if words is None else words
+    chosen = topic_of(pair, words).words
     found = [token for word in chosen if (token := single_token(backend, word)) is not None]
     if not found:
         raise SettingError(f"None of the words {list(chosen)} is a single token for {backend.name}: pass tokens=.")

@@ -14,12 +14,14 @@ import actadd_lens as al
 from actadd_lens.errors import LayerError, PromptError, SettingError
 from actadd_lens.experiments.direction import NullComparison, nulls_against
 from actadd_lens.experiments.inputs import topic_of
-from actadd_lens.experiments.knowledge import Knowledge, knowledge, read_lama
+from actadd_lens.experiments.knowledge import Knowledge, answer_rank, knowledge, read_lama
 from actadd_lens.experiments.norms import Norms, norms
 from actadd_lens.experiments.overhead import Overhead, Timing, overhead
 from actadd_lens.experiments.perplexity import PerplexityOnTopic, perplexity_on_topic, sentences_of
 from actadd_lens.experiments.timing import Measured
 from actadd_lens.experiments.token_shift import TokenShift, token_shift
+from actadd_lens.metrics import Reading
+from actadd_lens.models import backend_of
 from actadd_lens.storybook import ClozeFact
 from tests.support import plain_hooks
 
@@ -290,13 +292,15 @@ def test_the_tokens_of_the_texts_are_those_of_text_shift(embedded: Any, shift: T
         ({"words": "wedding"}, "words is"),
         ({"tokens": []}, "tokens is"),
         ({"texts": ["The dog was good."]}, "occur 5 times"),
+        ({"texts": ["The", "Yes"]}, "texts of 4 tokens or more"),
+        ({"pair": (" dog", "")}, "no topic of the package"),
     ],
 )
 def test_wrong_input_for_the_shift_is_told(
     embedded: Any, unchecked: None, settings: dict[str, Any], match: str
 ) -> None:
     with pytest.raises(SettingError, match=match):
-        token_shift(embedded, PAIR, prompts=PROMPTS[:1], nulls=0, progress=False, **settings)
+        token_shift(embedded, **{"pair": PAIR, **settings}, prompts=PROMPTS[:1], nulls=0, progress=False)
 
 
 # -- knowledge -------------------------------------------------------------------------------------------------
@@ -323,7 +327,7 @@ def facts_with(unsteered: list[float], steered: list[float]) -> Knowledge:
 
 def test_knowledge_stays_falls_or_cannot_be_told() -> None:
     ranks = [1.0, 20.0] * 30
-    assert facts_with(ranks, ranks).findings()[0].verdict == "same direction"
+    assert facts_with(5 * ranks, 5 * ranks).findings()[0].verdict == "same direction"
     assert facts_with(ranks, [20.0] * 60).findings()[0].verdict == "opposite"
     ignorant = facts_with([500.0] * 60, [500.0] * 60).findings()[0]
     assert ignorant.verdict == "not testable here"
@@ -331,6 +335,24 @@ def test_knowledge_stays_falls_or_cannot_be_told() -> None:
     few = facts_with(ranks, [20.0, 20.0, *ranks[2:]]).findings()[0]
     assert few.verdict == "not testable here"
     assert "do not decide" in few.reason
+
+
+def test_a_fact_is_asked_behind_the_rows_of_the_vector_only(embedded: Any) -> None:
+    facts = [("The cat", " sat"), ("The", " cat"), ("The cat sat on the", " mat")]
+    pair = ("The bride", "A dog")  # with BOS three rows, as many as the tokens of the first prompt
+    found = knowledge(embedded, pair, facts=facts, ks=(1,), nulls=0, progress=False)
+    assert [fact.prompt for fact in found.facts] == ["The cat sat on the"]
+    assert found.notes[0].startswith("2 facts")
+
+
+def test_an_answer_among_logits_that_are_no_numbers_is_never_known(embedded: Any) -> None:
+    rank = answer_rank({"The cat": " sat"}).bind(backend_of(embedded))
+    tokens = embedded.to_tokens("The cat", prepend_bos=True)
+    logits = torch.zeros(1, embedded.cfg.d_vocab)
+    reading = Reading(logits, tokens, torch.tensor([3]), torch.zeros_like(tokens, dtype=torch.bool), logits)
+    assert float(rank(reading)) == embedded.cfg.d_vocab
+    logits[0, 0] = math.nan
+    assert float(rank(reading)) == math.inf
 
 
 def test_lama_facts_end_in_their_mask_and_are_asked_once(tmp_path: Any) -> None:
@@ -430,7 +452,7 @@ def test_wrong_input_for_the_comparison_is_told(
 
 def timing(parameters: int, ratio: float, what: Any) -> Timing:
     ones = (1.0,) * 20
-    return Timing("made up", parameters, what, Measured((ratio,) * 20, ones), Measured(ones, ones))
+    return Timing("made up", parameters, what, Measured((ratio, ratio + 1e-8) * 10, ones), Measured(ones, ones))
 
 
 def test_a_premium_is_the_median_ratio_minus_one_and_falls_where_the_largest_has_less() -> None:
@@ -441,6 +463,8 @@ def test_a_premium_is_the_median_ratio_minus_one_and_falls_where_the_largest_has
     assert found.of("forward")[0].premium.value == pytest.approx(0.2)
     assert found.growth("forward").value == pytest.approx(-0.198)
     assert {finding.verdict for finding in found.findings()} == {"same direction"}
+    cheaper = Overhead(model="made up", timings=(timing(9, 0.9, "forward"), timing(9, 0.9, "generation")), settings={})
+    assert cheaper.findings()[0].verdict == "same direction"
     single = Overhead(model="made up", timings=timings[2:], settings={"repeats": 20})
     assert [finding.verdict for finding in single.findings()] == ["same direction", "not testable here"] * 2
 
