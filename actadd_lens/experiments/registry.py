@@ -156,7 +156,7 @@ REGISTRY: tuple[Entry, ...] = (
     Entry("sentiment", (5, 7), "sentiment", "sentiment", _few_moods, _LABELLED, pair="pairs"),
     Entry("toxicity", (6, 7), "toxicity", "toxicity", _few_hostile, _PROMPTS, pair="pairs"),
     Entry("knowledge", (8,), "knowledge", "knowledge", lambda: {"nulls": 3}, _FACTS),
-    Entry("overhead", (9,), "overhead", "overhead", lambda: {"sizes": ((4, 128),), "repeats": 5}),
+    Entry("overhead", (9,), "overhead", "overhead", lambda: {"sizes": ((4, 128),), "repeats": 11, "max_new_tokens": 4}),
     Entry("norms", (), "norms", "norms", _few_neutral, _PROMPTS),
     Entry("nulls", (10,), "direction", "nulls_against", _few_neutral, _PROMPTS),
     Entry("prompting", (11,), "prompting", "prompting", _few_rivals, _PLAIN_TOPIC | _WORDS | _PROMPTS),
