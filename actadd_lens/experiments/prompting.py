@@ -14,17 +14,20 @@ from actadd_lens import storybook
 from actadd_lens.compute import compute_steering_vector, compute_steering_vectors
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
-from actadd_lens.experiments.inputs import evenly
+from actadd_lens.experiments.inputs import evenly, topic_of
 from actadd_lens.generation import encode_prompts
-from actadd_lens.measuring import Arm, ArmRows, measure_arms, null_arms
+from actadd_lens.measuring import Arm, ArmRows, measure_arms
 from actadd_lens.metrics import Metric, Reading, token_nll, token_set_logprob
 from actadd_lens.models import Backend, LensModel, backend_of
+from actadd_lens.nulls import null_table
 from actadd_lens.prompts import PromptPair, as_pair, as_texts
-from actadd_lens.sampling import is_count, require
+from actadd_lens.sampling import is_count, is_whole, require
+from actadd_lens.scorers import word_share
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweep_results import Sweep
+from actadd_lens.sweep_store import digest
 from actadd_lens.sweeps import plan_sweep
-from actadd_lens.vectors import check_coefficient
+from actadd_lens.vectors import SteeringVector, check_coefficient
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,14 +145,20 @@ class Prompting(Experiment):
             "on-topic": ".8749 against .8904, a ratio of .983",
             "off-topic": ".9942 against 1.1322, a ratio of .878",
         }
+        verdict = moves(replace(found, nulls=()), "less")
         reason = "judged by the interval alone; the nulls are null vectors against unrelated words"
         if texts == "on-topic":
             reason += "; the claim itself speaks of unrelated text"
+        if moves(own := self.injection["on-topic"], "less") != "same direction":
+            verdict = "not testable here"
+            reason = f"the injection is not seen to do anything on the topic, where it has {own}"
+        elif verdict == "not testable here":
+            reason = ""
         return Finding(
             11,
             f"perplexity of {texts} text under {self.coefficient:g} × ({self.pair.label}) at layer {self.layer}, "
             "divided by that with the words put before it",
-            moves(replace(found, nulls=()), "less"), found, paper[texts], reason,
+            verdict, found, paper[texts], reason,
         )  # fmt: skip
 
     def _moved(self, layer: int) -> Finding:
@@ -159,11 +168,13 @@ class Prompting(Experiment):
             f"log-prob of topic words: read at layer 0 and added at {layer}, minus read and added at {layer}, in nats"
         )
         paper = "20 → 20 strong, 0 → 20 almost nothing"
-        if not home.beyond("greater"):
-            return Finding(
-                11, about, "not testable here", found, paper, f"read where it is added it does nothing: {home}"
-            )
-        return Finding(11, about, moves(found, "less"), found, paper, f"read where it is added: {home}")
+        verdict = moves(home, "greater")
+        if verdict == "same direction":
+            return Finding(11, about, moves(found, "less"), found, paper, f"read where it is added: {home}")
+        reason = f"read where it is added it is not seen to raise them: {home}"
+        if verdict == "not testable here":
+            reason = f"{home.n} prompts are too few to tell what it does read where it is added: {home.value:.3g}"
+        return Finding(11, about, "not testable here", found, paper, reason)
 
     def summary(self) -> str:
         """What was done and what came out."""
@@ -205,15 +216,16 @@ def prompting(
 
     Layer and coefficient are those with the largest fall of on-topic perplexity on one half of the texts among those
     that raise off-topic perplexity there by a percent at most, or else with the smallest rise; what is reported is
-    the other half's. Unsteered, steered and prompted texts are compared over the same predictions: those made behind
-    the rows of the vector.
+    the other half's. Every null chooses by the same rule on the same half. Unsteered, steered and prompted texts are
+    compared over the same predictions: those made behind the rows of the vector.
 
     Args:
         model: The model.
         pair: The prompt pair; its negative may be empty, not missing. Its positive is what the prompt says.
-        words: The topic's words, for the transplant; those that are one token count. By default those of weddings.
-        on_topic: Texts on the topic, by default the package's about weddings.
-        off_topic: Texts off the topic, by default the package's on its other topics.
+        words: The topic's words, for the transplant; those that are one token count. By default those of
+            the package's topic that the pair names.
+        on_topic: Texts on the topic, by default the package's on the topic that the pair names.
+        off_topic: Texts off the topic, by default the package's on its other topics without any of the words.
         prompts: Prompts of the transplant, by default the package's neutral ones.
         layers: Injection layers to choose from; by default all but layer 0, where injection is prompting.
         coefficients: Coefficients to choose from.
@@ -227,19 +239,17 @@ def prompting(
 
     Raises:
         PromptError: The pair is unpaired, a text is none, or no word is one token.
-        SettingError: There are too few texts to choose on one half and report on the other, or a setting is out of its
-            range.
+        SettingError: There are too few texts to choose on one half and report on the other, the pair is about no topic
+            of the package and words or texts are not given, or a setting is out of its range.
         LayerError: A layer does not exist.
     """
-    backend, chosen_pair = backend_of(model), as_pair(pair)
-    topic = storybook.topics()["weddings"]
+    backend, chosen_pair = backend_of(model), _two_sided(pair)
+    topic = topic_of(pair, words)
     require(is_count(n), "n", n, "an integer from 1")
-    others = [text for name, found in storybook.topics().items() if name != topic.name for text in found.sentences]
-    texts = {
-        "on-topic": evenly(as_texts(topic.sentences if on_topic is None else on_topic), n),
-        "off-topic": evenly(as_texts(others if off_topic is None else off_topic), n),
-    }
-    single = _single_tokens(backend, topic.words if words is None else words)
+    on = as_texts(topic_of(pair, None).sentences if on_topic is None else on_topic)
+    off = _others(topic.words, on) if off_topic is None else as_texts(off_topic)
+    texts = {"on-topic": evenly(on, n), "off-topic": evenly(off, n)}
+    single = _single_tokens(backend, topic.words)
     metric = replace(token_set_logprob(single), name="log-prob of topic words")
     choices, depths = _choices(backend, layers, coefficients), _depths(backend, transplant_layers)
     rivals = _Rivals(model, backend, chosen_pair, texts, seed, progress)
@@ -249,15 +259,18 @@ def prompting(
         model, vectors, layers=depths, coefficients=transplant_coefficient, prompts=asked, metric=metric, nulls=nulls,
         seed=seed, path=path,
     )  # fmt: skip
-    layer, coefficient = rivals.choose(choices)
-    injection, prompt, against = rivals.report(layer, coefficient, nulls)
+    chosen = rivals.choose(choices, nulls)
+    layer, coefficient = choices[chosen[0]]
+    injection, prompt, against = rivals.report([choices[cell] for cell in chosen])
     settings = {
         "pair": [chosen_pair.positive, chosen_pair.negative], "layers": sorted({layer for layer, _ in choices}),
         "coefficients": list(coefficients), "layer": layer, "coefficient": coefficient,
-        "chosen": "on one half of the texts: largest fall on-topic with at most 1 % rise off-topic",
-        "texts": {name: len(found) for name, found in texts.items()}, "prompts": len(asked),
+        "chosen": "on one half of the texts: largest fall on-topic with at most 1 % rise off-topic; so is each null's",
+        "n": n, "texts": {name: len(found) for name, found in texts.items()},
+        "texts hash": {name: digest(found).hex() for name, found in texts.items()}, "prompts": list(asked),
         "transplant layers": list(depths), "transplant coefficient": transplant_coefficient,
-        "words": backend.token_strings(single), "nulls": nulls, "seed": seed,
+        "words": list(topic.words), "tokens": backend.token_strings(single), "nulls": nulls,
+        "null_kind": "unrelated_pairs", "seed": seed,
     }  # fmt: skip
     return Prompting(
         model=backend.name, settings=settings, notes=rivals.notes, pair=chosen_pair, layer=layer,
@@ -278,16 +291,13 @@ class _Rivals:
         seed: int,
         progress: bool,
     ) -> None:
-        if pair.negative is None or not pair.positive:
-            raise PromptError(
-                f"The pair {pair.label} has no {'negative' if pair.negative is None else 'positive'}: prompting puts "
-                'the positive before a text, and layer 0 is compared over the negative; "" means spaces.'
-            )
         self._model, self._backend, self._pair, self._seed, self._progress = model, backend, pair, seed, progress
         self._padded = pair.tokens(model)
-        self._prefix = backend.encode(pair.positive, prepend_bos=pair.prepend_bos)
+        self._said = backend.encode(pair.positive, prepend_bos=False)
         self._rows = len(self._padded.positive)
+        self._arms: dict[int, tuple[SteeringVector, ...]] = {}
         encoded = {name: encode_prompts(backend, found, room=self._rows) for name, found in texts.items()}
+        self._bos = int(encoded["on-topic"][0][0] == backend.bos_token_id)
         self._texts = {name: [row for row in rows if len(row) > self._rows + 1] for name, rows in encoded.items()}
         self._halves = {name: split_prompts(len(rows), seed=seed) for name, rows in self._texts.items()}
         left_out = {name: len(texts[name]) - len(rows) for name, rows in self._texts.items()}
@@ -296,24 +306,35 @@ class _Rivals:
             *(f"{count} {name} texts were too short and left out." for name, count in left_out.items() if count),
         )
 
-    def choose(self, choices: Sequence[tuple[int, float]]) -> tuple[int, float]:
-        """Layer and coefficient with the largest fall on-topic that leaves other text alone, on one half."""
-        found = compute_steering_vectors(self._model, [self._pair], layers=sorted({layer for layer, _ in choices}))
-        arms: list[Arm] = [(), *((coefficient * found[0, layer],) for layer, coefficient in choices)]
-        on, off = (self._log_ratios(self._half(name, 0), arms) for name in ("on-topic", "off-topic"))
-        harmless = off <= np.log(1 + HARMLESS)
-        best = np.where(harmless, on, np.inf).argmin() if harmless.any() else off.argmin()
-        return choices[int(best)]
+    def choose(self, choices: Sequence[tuple[int, float]], nulls: int) -> list[int]:
+        """The choice of the steering vector, and of each null, on one half of the texts."""
+        layers = sorted({layer for layer, _ in choices})
+        found = compute_steering_vectors(self._model, [self._pair], layers=layers)
+        vectors = [found[0, layer] for layer in layers]
+        require(is_whole(nulls), "nulls", nulls, "an integer from 0")
+        drawn = null_table(self._model, vectors, n=nulls, seed=self._seed) if nulls else [()] * len(layers)
+        self._arms = {layer: (own, *none) for layer, own, none in zip(layers, vectors, drawn, strict=True)}
+        cells: list[Arm] = [
+            (coefficient * self._arms[layer][arm],) for arm in range(1 + nulls) for layer, coefficient in choices
+        ]
+        on, off = (
+            self._log_ratios(self._half(name, 0), [(), *cells]).reshape(1 + nulls, len(choices))
+            for name in ("on-topic", "off-topic")
+        )
+        return [harmless_choice(*ratios) for ratios in zip(on, off, strict=True)]
 
-    def report(self, layer: int, coefficient: float, nulls: int) -> tuple[dict[str, Estimate], ...]:
-        """Ratios of injection to unsteered, of prompt to unsteered, and of injection to prompt, on the other half."""
-        vector = coefficient * compute_steering_vector(self._model, self._pair, layer=layer)
-        arms = [(), (vector,), *null_arms(self._model, (vector,), nulls, "unrelated_pairs", self._seed)]
+    def report(self, chosen: Sequence[tuple[int, float]]) -> tuple[dict[str, Estimate], ...]:
+        """Ratios of injection to unsteered, of prompt to unsteered, and of injection to prompt, on the other half.
+
+        Args:
+            chosen: Layer and coefficient of the steering vector, and of each null.
+        """
+        arms: list[Arm] = [(), *((c * self._arms[layer][arm],) for arm, (layer, c) in enumerate(chosen))]
         found: tuple[dict[str, Estimate], ...] = ({}, {}, {})
         for name in self._texts:
             rows = self._half(name, 1)
             plain, *steered = self._summed(rows, arms)
-            prompted = self._prompted(rows, nulls)
+            prompted = self._prompted(rows, len(chosen) - 1)
             count = np.array([self._predictions(row) for row in rows], dtype=float)
             unsteered = [plain] * len(steered)
             found[0][name] = _ratio(steered, unsteered, count)
@@ -328,7 +349,7 @@ class _Rivals:
         rows = [row for found in self._texts.values() for row in found[: most // 2]]
         gaps = []
         for row in rows:
-            added, said = ([*side, *row[1:]] for side in (self._padded.negative or (), self._padded.positive))
+            added, said = ([*side, *row[self._bos :]] for side in (self._padded.negative or (), self._padded.positive))
             steered = ArmRows(self._backend, [added], [(vector,)], (vector,), "front").logits()
             prompted = ArmRows(self._backend, [said], [()], (), "front").logits()
             # A column that differs in its own token may well predict the same: all columns are compared.
@@ -353,25 +374,45 @@ class _Rivals:
 
     def _prompted(self, rows: Sequence[tuple[int, ...]], nulls: int) -> Float[np.ndarray, "prefixes texts"]:
         """Summed NLL behind the pair's words, and behind each of as many unrelated pieces of text."""
-        prefixes = [self._prefix, *self._pieces(nulls)]
-        texts = [(*prefix, *row[1:]) for prefix in prefixes for row in rows]
-        metric = summed_nll(self._rows + len(self._prefix) - 1)
+        texts = [self._behind(words, row) for words in (self._said, *self._pieces(nulls)) for row in rows]
+        metric = summed_nll(self._rows + len(self._said))
         (values,) = measure_arms(
             self._backend, texts, [()], metric, measured=(), position="front", progress=self._progress
         )
-        return np.asarray(values.reshape(len(prefixes), len(rows)))
+        return np.asarray(values.reshape(1 + nulls, len(rows)))
+
+    def _behind(self, words: Sequence[int], row: Sequence[int]) -> tuple[int, ...]:
+        """A text with words before its own tokens, behind BOS where the model has one."""
+        return (*row[: self._bos], *words, *row[self._bos :])
 
     def _pieces(self, count: int) -> list[list[int]]:
-        """BOS and as many tokens as the words have, from random places of neutral texts."""
-        random, wanted = np.random.default_rng(self._seed), len(self._prefix) - 1
+        """As many tokens as the words have, from random places of neutral texts."""
+        random, wanted = np.random.default_rng(self._seed), len(self._said)
         texts = [self._backend.encode(text, prepend_bos=False) for text in storybook.sentiment_sentences()["neutral"]]
         texts = [tokens for tokens in texts if len(tokens) > wanted]
         pieces = []
         for _ in range(count):
             tokens = texts[random.integers(len(texts))]
             start = int(random.integers(len(tokens) - wanted + 1))
-            pieces.append([*self._prefix[:1], *tokens[start : start + wanted]])
+            pieces.append(tokens[start : start + wanted])
         return pieces
+
+
+def harmless_choice(on: Float[np.ndarray, " cells"], off: Float[np.ndarray, " cells"]) -> int:
+    """The cell with the lowest ratio on the topic among those that leave other text alone, or else the least harmful.
+
+    A cell without a number is not chosen.
+
+    Args:
+        on: Log of the perplexity ratio on the topic, by cell.
+        off: The same off the topic.
+
+    >>> harmless_choice(np.array([-0.3, -0.1, np.nan]), np.array([0.2, 0.0, 0.0]))
+    1
+    """
+    off = np.where(np.isfinite(on) & np.isfinite(off), off, np.inf)
+    harmless = off <= np.log(1 + HARMLESS)
+    return int(np.where(harmless, on, np.inf).argmin() if harmless.any() else off.argmin())
 
 
 def summed_nll(skipped: int) -> Metric:
@@ -408,6 +449,23 @@ def _cells(found: Estimate) -> dict[str, Any]:
     ends = (min(found.nulls), max(found.nulls)) if found.nulls else (np.nan, np.nan)
     cells = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
     return {**cells, "lowest null": ends[0], "highest null": ends[1]}
+
+
+def _two_sided(pair: Any) -> PromptPair:
+    """A pair whose positive a prompt can say, and whose negative is there to compare with."""
+    found = as_pair(pair)
+    if found.negative is None or not found.positive:
+        raise PromptError(
+            f"The pair {found.label} has no {'negative' if found.negative is None else 'positive'}: prompting puts "
+            'the positive before a text, and layer 0 is compared over the negative; "" means spaces.'
+        )
+    return found
+
+
+def _others(words: Sequence[str], on_topic: Sequence[str]) -> tuple[str, ...]:
+    """The package's sentences that have none of the words and are not among the texts on the topic."""
+    found = [text for topic in storybook.topics().values() for text in topic.sentences if text not in set(on_topic)]
+    return tuple(text for text, share in zip(found, word_share(words)(found), strict=True) if not share)
 
 
 def _single_tokens(backend: Backend, words: Sequence[str]) -> list[int]:

@@ -1,5 +1,6 @@
 """Injection against prompting, against passes written out by hand."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 import actadd_lens as al
 from actadd_lens.errors import LayerError, PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate
-from actadd_lens.experiments.prompting import Prompting, prompting
+from actadd_lens.experiments.prompting import Prompting, _Rivals, prompting
+from actadd_lens.nulls import null_table
 from actadd_lens.statistics import split_prompts
 from tests.support import plain_hooks, tokens_of
 
@@ -105,14 +107,67 @@ def test_the_table_holds_ratios_and_transplants(found: Prompting) -> None:
     assert str(found.layer) in found.summary()
 
 
-def constructed(found: Prompting, off: tuple[float, float], gap: float) -> Prompting:
-    import dataclasses
-
+def constructed(
+    found: Prompting, off: tuple[float, float], gap: float, injection: tuple[float, float] = (0.6, 0.7)
+) -> Prompting:
     low, high = off
     ratio = Estimate((low + high) / 2, low, high, 20, "texts", (0.5, 0.6), 1.0)
+    own = Estimate(sum(injection) / 2, *injection, 20, "texts", (1.0, 1.1), 1.0)
     return dataclasses.replace(
-        found, against={"on-topic": ratio, "off-topic": ratio}, identity=Estimate(gap, 0.0, gap, 16, "texts")
-    )
+        found, against={"on-topic": ratio, "off-topic": ratio}, identity=Estimate(gap, 0.0, gap, 16, "texts"),
+        injection={"on-topic": own, "off-topic": own},
+    )  # fmt: skip
+
+
+def test_a_transplant_that_cannot_be_told_is_not_said_to_do_nothing(
+    found: Prompting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reason(home: Estimate) -> str:
+        monkeypatch.setattr(Prompting, "at_home", lambda *_: home)
+        finding = found.findings()[3]
+        assert finding.verdict == "not testable here"
+        return finding.reason
+
+    assert "8 prompts are too few" in reason(Estimate(3.16, np.nan, np.nan, 8, "prompts"))
+    assert "not seen to raise them" in reason(Estimate(0.0, -0.1, 0.1, 20, "prompts"))
+
+
+def test_every_null_is_reported_from_the_cell_that_it_chose_itself(
+    embedded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_then_off = [np.array([[-0.2, -0.1], [-0.1, -0.2], [-0.2, -0.1]]), np.zeros((3, 2))]  # vector and nulls; layers
+
+    def ratios(rivals: Any, rows: Any, arms: Any) -> np.ndarray:
+        assert len(arms) == 1 + 3 * 2
+        return on_then_off.pop(0).ravel()
+
+    monkeypatch.setattr(_Rivals, "_log_ratios", ratios)
+    found = prompting(embedded, PAIR, **SMALL)
+    vectors = [al.compute_steering_vector(embedded, PAIR, layer=layer) for layer in (2, 4)]
+    drawn = null_table(embedded, vectors, n=2, seed=0)
+    steered, plain, count = np.zeros(2), 0.0, 0
+    for index in split_prompts(10)[1]:
+        tokens = tokens_of(embedded, ON[index])
+        one, number = nll(embedded, tokens, vectors[0].rows)
+        plain, count = plain + one, count + number
+        steered += [
+            nll(embedded, tokens, vectors[0].rows, plain_hooks(null, 0))[0] for null in (drawn[1][0], drawn[0][1])
+        ]
+    assert found.layer == 2
+    assert found.injection["on-topic"].nulls == pytest.approx(np.exp((steered - plain) / count), rel=1e-4)
+
+
+def test_the_words_stand_behind_bos_where_the_pair_was_read_without_it(embedded: Any, found: Prompting) -> None:
+    bare = prompting(embedded, al.PromptPair(*PAIR, prepend_bos=False), **SMALL)
+    said = embedded.to_tokens(PAIR[0], prepend_bos=True)
+    prompted, plain, count = 0.0, 0.0, 0
+    for index in split_prompts(10)[1]:
+        tokens = tokens_of(embedded, OFF[index])
+        one, number = nll(embedded, tokens, 1)
+        behind = torch.cat([said, tokens[:, 1:]], dim=1)
+        prompted, plain, count = prompted + nll(embedded, behind, said.shape[1])[0], plain + one, count + number
+    assert bare.prompt["off-topic"].value == pytest.approx(np.exp((prompted - plain) / count), rel=1e-4)
+    assert bare.identity.value < 1e-3
 
 
 def test_verdicts_follow_from_the_numbers(found: Prompting) -> None:
@@ -120,6 +175,9 @@ def test_verdicts_follow_from_the_numbers(found: Prompting) -> None:
     assert verdicts == ["same direction"] * 3
     verdicts = [finding.verdict for finding in constructed(found, (1.05, 1.2), 0.5).findings()[:2]]
     assert verdicts == ["not testable here", "opposite"]
+    idle = constructed(found, (0.8, 0.9), 1e-5, injection=(0.999, 1.001)).findings()
+    assert [finding.verdict for finding in idle[1:3]] == ["not testable here"] * 2
+    assert "not seen to do anything on the topic" in idle[1].reason
     assert {finding.claim for finding in found.findings()} == {11}
 
 
@@ -143,6 +201,8 @@ def test_pictures_are_drawn(found: Prompting) -> None:
         (PAIR, {"on_topic": ON[:4]}, SettingError, "too few"),
         (PAIR, {"words": ("unpronounceability",)}, PromptError, "is one token"),
         (PAIR, {"prompts": ()}, PromptError, "No prompt"),
+        ((" dog", ""), {}, SettingError, "no topic of the package"),
+        ((" dog", ""), {"words": ["dog"], "on_topic": None}, SettingError, "its texts as on_topic="),
     ],
 )
 def test_wrong_input_is_told(
