@@ -187,10 +187,7 @@ def token_shift(
     rows = [row for row in encode_prompts(backend, over) if len(row) > vector.rows + 1]
     short = len(over) - len(rows)
     require(
-        bool(rows),
-        "texts",
-        list(over),
-        f"texts of {vector.rows + 2} tokens or more: a prediction not made where the vector lands",
+        bool(rows), "texts", list(over), f"texts of {vector.rows + 2} tokens or more, two more than the vector has rows"
     )
     after_prompts = next_token_shift(
         model, after, vector, k=k, least=least, tokens=ids, nulls=nulls, null_kind=null_kind, seed=seed,
@@ -203,14 +200,8 @@ def token_shift(
     )  # fmt: skip
     arms = np.concatenate([measured.steered[:, None, 0, 0, 0, 0, :, 0], measured.nulls[:, :, 0, 0, 0, 0, :]], axis=1)
     plain = measured.unsteered[:, 0, 0, :, 0]
-    shift = _shift_over_texts(
-        backend,
-        rows,
-        [(vector,), *null_arms(model, (vector,), nulls, null_kind, seed)],
-        least_count,
-        batch_size,
-        progress,
-    )
+    drawn = null_arms(model, (vector,), nulls, null_kind, seed)
+    shift = _shift_over_texts(backend, rows, [(vector,), *drawn], least_count, batch_size, progress)
     return TokenShift(
         model=backend.name, tokens=tuple(backend.token_strings(ids)), token_ids=tuple(ids), after_prompts=after_prompts,
         rise=_over_prompts(_mean, arms[0] - plain[0]), place=_over_prompts(_mean, arms[3], neutral=0.5),
