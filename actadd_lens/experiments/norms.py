@@ -180,7 +180,7 @@ def norms(
         bos=np.mean([profile.stream_norms[:, 0] if has_bos else _nowhere(profile) for profile in profiles], axis=0),
         stream=np.stack([profile.stream_norms[:, int(has_bos) :].mean(axis=1) for profile in profiles], axis=-1),
         settings={
-            "pair": checked.label, "layers": list(wanted), "n_layers": backend.n_layers, "prompts": len(texts),
+            "pair": checked.label, "layers": list(wanted), "n_layers": backend.n_layers, "prompts": list(texts),
             "coefficient": 1.0, "nulls": nulls, "null_kind": "unrelated_pairs, not rescaled", "seed": seed,
         },
     )  # fmt: skip
