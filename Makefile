@@ -35,7 +35,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.sweeps
 
 notebooks: $(STAMP)
-	$(BIN)/python -m pytest $(PARALLEL) --nbmake notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --nbmake notebooks
 
 notebooks-refresh: $(STAMP)
 	$(BIN)/python docs/refresh_notebooks.py
