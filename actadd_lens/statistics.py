@@ -250,7 +250,8 @@ def standardised_effect(observed: float, nulls: Float[np.ndarray, " nulls"]) -> 
     if values.ndim != 1 or len(values) < 2:
         raise SettingError("A standardised effect needs two nulls or more.")
     spread = float(values.std(ddof=1))
-    return float((observed - values.mean()) / spread) if spread > 0 else float("nan")
+    # Nulls that are one number but for rounding have no spread.
+    return float((observed - values.mean()) / spread) if spread > 1e-12 * np.abs(values).max() else float("nan")
 
 
 def split_prompts(count: int, *, seed: int = 0) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -18,6 +18,7 @@ from actadd_lens.statistics import (
     max_t_p,
     paired_effect,
     split_prompts,
+    standardised_effect,
 )
 from actadd_lens.sweep_grid import Grid
 from actadd_lens.vectors import SteeringVector
@@ -280,9 +281,12 @@ class Sweep:
             row |= {"unsteered": float(plain[place[0], place[3]]), "effect": effect}
             row |= {"low": float(low[place]), "high": float(high[place])}
             if len(null):
-                spread = float(null.std(ddof=1)) if len(null) > 1 else float("nan")
-                row |= {"null mean": float(null.mean()), "null sd": spread}
-                row["standardised"] = (effect - float(null.mean())) / spread if spread > 0 else float("nan")
+                several = len(null) > 1
+                row |= {
+                    "null mean": float(null.mean()),
+                    "null sd": float(null.std(ddof=1)) if several else float("nan"),
+                    "standardised": standardised_effect(effect, null) if several else float("nan"),
+                }
                 row["adjusted p"] = float(p_values[place])
             yield {**row, "stands": bool(stands[place])}
 
@@ -482,7 +486,8 @@ def _standardised(values: Float[np.ndarray, "arms cells"]) -> Float[np.ndarray, 
     """Each cell on one scale; a cell in which nothing differs is zero."""
     spread = values.std(axis=0, ddof=1)
     centred = values - values.mean(axis=0)
-    return np.asarray(np.where(spread > 0, centred / np.where(spread > 0, spread, 1.0), 0.0))
+    varies = spread > 1e-12 * np.abs(values).max(axis=0)
+    return np.asarray(np.where(varies, centred / np.where(varies, spread, 1.0), 0.0))
 
 
 def _directed(values: np.ndarray, alternative: Alternative) -> np.ndarray:

@@ -105,6 +105,12 @@ def test_max_t_rejects_a_true_null_grid_about_as_often_as_it_should() -> None:
     assert np.mean(np.array(smallest) <= 0.05) == pytest.approx(0.05, abs=0.03)
 
 
+def test_nulls_that_differ_by_rounding_only_have_no_spread() -> None:
+    same = np.array([0.1 + 0.2, 0.3, 0.3])
+    assert same.std() > 0
+    assert np.isnan(standardised_effect(1.0, same))
+
+
 def test_standardised_effects_by_hand() -> None:
     assert standardised_effect(7.0, np.array([1.0, 3.0, 5.0])) == pytest.approx((7 - 3) / 2)
     effect = paired_effect(np.full((3, 2), 7.0), np.zeros((3, 2))).with_nulls(np.array([1.0, 3.0, 5.0]))
