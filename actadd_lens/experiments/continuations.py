@@ -9,27 +9,33 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from actadd_lens.errors import SettingError
-from actadd_lens.experiments.evidence import Estimate, resampled
+from actadd_lens.experiments.evidence import Estimate, Finding, Verdict, moves, resampled, stays
+from actadd_lens.experiments.inputs import evenly
 from actadd_lens.experiments.writing import Relevance, Texts, dependence, surprise
 from actadd_lens.generation import Cell, DecodeSettings, continuation_texts, decode_cells, encode_prompts, score_texts
-from actadd_lens.measuring import null_arms
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts import PromptPair, as_pair, as_texts
-from actadd_lens.sampling import Sampling
+from actadd_lens.sampling import Sampling, is_count, require
 from actadd_lens.scorers import Scorer, scorer_name
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweep_results import CompletionSweep
-from actadd_lens.sweep_texts import sweep_completions
+from actadd_lens.sweep_texts import CompletionSweepPlan, sweep_completions
 from actadd_lens.vectors import SteeringVector, check_vectors
 
 Judge = Callable[[Sequence[str], Texts], Float[np.ndarray, "prompts samples"]]
 """Prompts and their continuations to one number for each continuation."""
 
+Place = tuple[int, int, int]
+"""A cell by the places of its pair, layer and coefficient."""
+
 PAPER_LAYERS = (6, 12, 18, 24)
 """The paper's usual injection layers, of 48."""
+
+RELEVANT = 0.5
+"""What is to be left of relevance, steered over unsteered, for it to stay; ours, as the paper gives no margin."""
 
 
 def writing_options(n: int, max_new_tokens: int, seed: int, top_p: float | None, temperature: float) -> dict[str, Any]:
@@ -76,7 +82,7 @@ def write_arms(
     vector: SteeringVector,
     *,
     lead: str = "",
-    nulls: int = 0,
+    nulls: Sequence[SteeringVector] = (),
     batch_size: int = 512,
     progress: bool = True,
     n: int = 4,
@@ -91,18 +97,18 @@ def write_arms(
         prompts: The prompts.
         vector: The steering vector with its coefficient.
         lead: Text that stands before the prompt in the prompted arm; empty for no such arm.
-        nulls: Number of null vectors.
+        nulls: Null vectors with their coefficients.
         batch_size: Most rows that decode together.
         progress: Whether to show a bar when it takes more than a moment.
         n: Samples per prompt and arm.
         max_new_tokens: Most tokens to add.
-        seed: Seed of sampling and nulls.
+        seed: Seed of sampling.
         **sampling: As in `complete`.
     """
     backend, texts = backend_of(model), as_texts(prompts)
-    found = check_vectors(backend, vector)
+    found = check_vectors(backend, [vector, *nulls])
     settings = DecodeSettings(n, max_new_tokens, seed, sampling=Sampling.from_options(sampling))
-    arms = [(), found, *null_arms(model, found, nulls, "unrelated_pairs", seed)]
+    arms = [(), *((one,) for one in found)]
     tokens = encode_prompts(backend, texts, room=max_new_tokens)
     cells = [Cell(row, arm) for arm in arms for row in tokens]
     if lead:
@@ -141,7 +147,7 @@ class Measured:
     def mean(self, arm: str) -> float:
         """Mean of an arm, over prompts of the means over samples; NaN where there is no such arm."""
         values = getattr(self, arm)
-        return np.nan if values is None else self._shown(float(np.nanmean(_sample_means(values))))
+        return np.nan if values is None else self._shown(_mean_of(_sample_means(values)))
 
     def told(self) -> str:
         """Unsteered and steered mean, in words."""
@@ -160,6 +166,14 @@ class Measured:
     def level(self, arm: str) -> Estimate:
         """An arm by itself, over prompts."""
         return prompt_estimate(getattr(self, arm))
+
+    def left(self) -> Estimate:
+        """What is left of the unsteered mean when steered, as a ratio of means over the prompts that have both."""
+        both = np.column_stack([_sample_means(self.steered), _sample_means(self.unsteered)])
+        kept = both[np.isfinite(both).all(axis=1)]
+        if not len(kept):
+            return _nothing(neutral=1.0)
+        return resampled(lambda table: float(np.divide(*table.sum(axis=0))), kept, of="prompts", neutral=1.0)
 
     def row(self) -> dict[str, Any]:
         """For a table."""
@@ -191,8 +205,33 @@ def measured(name: str, judge: Judge, arms: Arms, *, is_log: bool = False) -> Me
 
 
 def scored(name: str, scorer: Scorer, arms: Arms) -> Measured:
-    """What a scorer says of every continuation."""
-    return measured(name, lambda prompts, texts: score_texts(scorer, texts), arms)
+    """What a scorer says of every continuation that is not empty."""
+    judge = unless_empty(scorer)
+    return measured(name, lambda prompts, texts: score_texts(judge, texts), arms)
+
+
+def unless_empty(scorer: Scorer) -> Scorer:
+    """The scorer, with no number (NaN) for an empty text: silence is neither friendly nor clean.
+
+    >>> unless_empty(lambda texts: [2.0 for _ in texts])(["a", " "])
+    [2.0, nan]
+    """
+
+    def scores(texts: Sequence[str]) -> list[float]:
+        found = score_texts(scorer, [texts])[0]
+        return [float(score) if text.strip() else float("nan") for score, text in zip(found, texts, strict=True)]
+
+    scores.__name__ = scorer_name(scorer)
+    return scores
+
+
+def told_empty(arms: Sequence[Arms]) -> str:
+    """How many continuations are empty and so without a score, as a note."""
+    shares = [
+        float(np.mean([not text.strip() for one in arms for row in getattr(one, arm) for text in row]))
+        for arm in ("unsteered", "steered")
+    ]
+    return "Empty continuations have no score: {:.0%} of the unsteered, {:.0%} of the steered ones.".format(*shares)
 
 
 def disfluency(model: LensModel, arms: Arms) -> Measured:
@@ -252,15 +291,17 @@ def prompt_estimate(
 ) -> Estimate:
     """Mean over prompts, which are resampled; a prompt without any value is left out of all arms.
 
+    Where none has one, there is nothing but NaN, over no prompts.
+
     Args:
         differences: What each prompt and sample contributes.
         nulls: For each null what each prompt contributes.
     """
     by_prompt = _sample_means(differences)
     kept = np.isfinite(by_prompt)
+    found = [_mean_of(null[kept]) for null in nulls]
     if not kept.any():
-        raise SettingError("No continuation has a value: all of them are empty, so there is nothing to measure.")
-    found = [float(np.nanmean(null[kept])) for null in nulls]
+        return _nothing(nulls=tuple(found))
     return resampled(lambda table: float(table.mean()), by_prompt[kept, None], of="prompts", nulls=found)
 
 
@@ -271,80 +312,238 @@ def _sample_means(values: Float[np.ndarray, "prompts samples"]) -> Float[np.ndar
     return np.asarray(np.where(kept.any(axis=-1), total / np.maximum(kept.sum(axis=-1), 1), np.nan))
 
 
+def _mean_of(values: Float[np.ndarray, " values"]) -> float:
+    """Mean of the values that are there; NaN where none is."""
+    return float(_sample_means(values[None])[0])
+
+
+def _nothing(*, nulls: tuple[float, ...] = (), neutral: float = 0.0) -> Estimate:
+    return Estimate(np.nan, np.nan, np.nan, 0, "prompts", nulls, neutral)
+
+
+# -- what is concluded -----------------------------------------------------------------------------------------
+
+
+def judged(claim: int, about: str, verdict: Verdict, estimate: Estimate, paper: str = "", limits: str = "") -> Finding:
+    """A finding whose limits are told where it has a verdict; where it has none, it says itself what is lacking."""
+    return Finding(claim, about, verdict, estimate, paper, "" if verdict == "not testable here" else limits)
+
+
+def fluency_finding(disfluency: Measured, most: float, where: str, paper: str) -> Finding:
+    """Claim 7: that the cost in fluency is moderate; text that gets more fluent does not speak against it.
+
+    Args:
+        disfluency: Perplexity of continuations.
+        most: Largest ratio that counts as moderate.
+        where: The cell.
+        paper: The paper's figures.
+    """
+    ratio = disfluency.change()
+    about = (
+        "perplexity of continuations steered / unsteered (geometric means over prompts; the paper does not tell how it "
+        f"averages), moderate up to {most:.3g}, {where}"
+    )
+    return judged(7, about, stays(ratio, most - 1, against="greater"), ratio, paper)
+
+
+def relevance_finding(own: Measured, where: str, measured_by: str) -> Finding:
+    """Claim 7: that relevance stays; where the unsteered model has none, none can.
+
+    Args:
+        own: What continuations have to do with their own prompt, beyond another prompt.
+        where: The cell.
+        measured_by: How relevance is measured, in words.
+    """
+    left, plain = own.left(), own.level("unsteered")
+    about = (
+        f"relevance of continuations to their own prompt, beyond another prompt's, {own.told()}, steered / unsteered; "
+        f"it stays where {RELEVANT:g} of it is left (our margin: the paper gives none), {where}"
+    )
+    if moves(plain, "greater") in ("no effect", "opposite"):
+        reason = f"The unsteered continuations are not seen to have to do with their own prompt: {plain}."
+        return Finding(7, about, "not testable here", left, "", reason)
+    return judged(7, about, stays(left, 1 - RELEVANT, against="less"), left, "", measured_by)
+
+
 # -- choosing a cell -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class Tried:
-    """What every cell of a grid did on the prompts that one chooses on.
+class Cells:
+    """Cells to choose among, and what is added in each of them: the steering vector, or one of its nulls.
 
     Attributes:
-        gains: Wanted effect of each cell.
+        layers: Injection layers.
+        coefficients: Injection coefficients.
+        arms: By the places of pair and layer, the steering vector and then its nulls, without the coefficients.
+    """
+
+    layers: tuple[int, ...]
+    coefficients: tuple[float, ...]
+    arms: dict[tuple[int, int], tuple[SteeringVector, ...]]
+
+    @classmethod
+    def planned(cls, plan: CompletionSweepPlan) -> "Cells":
+        """Those of a sweep, with its nulls: null i comes from the same unrelated pair at every layer."""
+        grid = plan.placed.grid
+        return cls(grid.layers, grid.coefficients, plan.placed.vectors(range(len(grid.pairs))))
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Number of arms, pairs, layers and coefficients."""
+        pairs = len(self.arms) // len(self.layers)
+        return len(self.arms[0, 0]), pairs, len(self.layers), len(self.coefficients)
+
+    def vector(self, place: Place, arm: int = 0) -> SteeringVector:
+        """What an arm adds in a cell, with the coefficient."""
+        pair, layer, coefficient = place
+        return self.coefficients[coefficient] * self.arms[pair, layer][arm]
+
+    def told(self, place: Place) -> str:
+        """Coefficient and layer of a cell."""
+        return f"{self.coefficients[place[2]]:g} at layer {self.layers[place[1]]}"
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """What every arm did in every cell of a grid on the prompts that one chooses on; NaN where it wrote nothing.
+
+    Attributes:
+        gains: Wanted effect in each cell.
         ratios: Perplexity of what was written there over that of the unsteered text.
     """
 
-    gains: Float[np.ndarray, "pairs layers coefficients"]
-    ratios: Float[np.ndarray, "pairs layers coefficients"]
+    gains: Float[np.ndarray, "arms pairs layers coefficients"]
+    ratios: Float[np.ndarray, "arms pairs layers coefficients"]
 
-    def told(self, place: tuple[int, int, int], most: float, what: str) -> str:
-        """How a cell was chosen, in words.
+    def told(self, most: float, what: str) -> str:
+        """How the steering vector's cell was chosen, in words.
 
-        >>> tried = Tried(np.array([[[0.1, 0.4]]]), np.array([[[2.0, 3.0]]]))
-        >>> tried.told((0, 0, 0), 1.7, "the share")
-        'chosen on one half of the prompts among 2 cells as the most fluent, for none kept to a perplexity ratio of 1.7
-        (there 2.00; wanted change of the share +0.100)'
+        >>> tried = Tried(np.array([[[[0.1, 0.4]]]]), np.array([[[[2.0, 3.0]]]]))
+        >>> tried.told(1.7, "the share")
+        'chosen on other prompts among 2 cells as the most fluent, for none kept to a perplexity ratio of 1.7 (there
+        2.00; wanted change of the share +0.100)'
         """
-        ratio, gain = self.ratios[place], f"wanted change of {what} {self.gains[place]:+.3f}"
+        place = self.best(most)
+        ratio, gain = self.ratios[0][place], f"wanted change of {what} {self.gains[0][place]:+.3f}"
         rule = f"by {what}, with a perplexity ratio of at most {most:.3g}"
-        if ratio > most:
+        if not ratio <= most:
             rule = f"as the most fluent, for none kept to a perplexity ratio of {most:.3g}"
-        return f"chosen on one half of the prompts among {self.gains.size} cells {rule} (there {ratio:.2f}; {gain})"
+        told = f"chosen on other prompts among {self.gains[0].size} cells {rule} (there {ratio:.2f}; {gain})"
+        return f"{told}, as each null's was on the same prompts" if len(self.gains) > 1 else told
 
-    def best(self, most: float) -> tuple[int, int, int]:
-        """The cell of the largest gain among those whose ratio is at most so large; if there is none, the most fluent.
+    def best(self, most: float, arm: int = 0) -> Place:
+        """An arm's cell of the largest gain among those whose ratio is at most so large; or else the most fluent.
 
-        >>> tried = Tried(np.array([[[0.1, 0.4, 0.9]]]), np.array([[[1.0, 1.5, 3.0]]]))
+        >>> tried = Tried(np.array([[[[0.1, 0.4, 0.9]]]]), np.array([[[[1.0, 1.5, 3.0]]]]))
         >>> tried.best(1.7), tried.best(0.5)
         ((0, 0, 1), (0, 0, 0))
         """
-        allowed: Bool[np.ndarray, "pairs layers coefficients"] = self.ratios <= most
-        score = np.where(allowed, self.gains, -np.inf) if allowed.any() else -self.ratios
+        gains, known = self.gains[arm], np.isfinite(self.gains[arm]) & np.isfinite(self.ratios[arm])
+        ratios = np.where(known, self.ratios[arm], np.inf)
+        allowed = ratios <= most
+        score = np.where(allowed, gains, -np.inf) if allowed.any() else -ratios
         pair, layer, coefficient = np.unravel_index(int(np.argmax(score)), score.shape)
         return int(pair), int(layer), int(coefficient)
+
+    def places(self, most: float) -> tuple[Place, ...]:
+        """The cell that each arm chooses for itself by that rule: the steering vector, then every null."""
+        return tuple(self.best(most, arm) for arm in range(len(self.gains)))
 
 
 def try_cells(
     model: LensModel,
-    pairs: Any,
-    scorer: Scorer,
+    cells: Cells,
+    scorers: Sequence[Scorer],
     *,
     wanted: int,
-    layers: Sequence[int],
-    coefficients: Sequence[float],
     prompts: Sequence[str],
     path: str | os.PathLike[str] | None,
     progress: bool,
     written: dict[str, Any],
 ) -> Tried:
-    """Write in every cell, without nulls, and see what it gains and what it costs.
+    """Write one sample in every cell for every arm, and see what it gains and what it costs.
 
     Args:
         model: The model.
-        pairs: Prompt pairs.
-        scorer: What is to change.
+        cells: The cells.
+        scorers: What is to change: one scorer for each pair, or one for all.
         wanted: 1 where a higher score is wanted, -1 where a lower one is.
-        layers: Injection layers.
-        coefficients: Injection coefficients.
         prompts: The prompts to choose on.
         path: As in `sweep_completions`.
         progress: Whether to show a bar when it takes more than a moment.
         written: Keywords of `sweep_completions` that say how text is written.
     """
-    sweep = sweep_completions(
-        model, pairs, layers=layers, coefficients=coefficients, prompts=prompts, scorers=scorer,
-        path=path, progress=progress, **written,
-    )  # fmt: skip
-    return Tried(wanted * sweep.effects[0][..., 0], disfluency_ratios(model, sweep)[..., 0])
+    arms, pairs, _, coefficients = cells.shape
+    tried = Tried(np.empty(cells.shape), np.empty(cells.shape))
+    for place, layer in enumerate(cells.layers):
+        # nulls go in as vectors beside the steering vectors: a sweep keeps no texts of its own nulls
+        sweep = sweep_completions(
+            model, [vector for pair in range(pairs) for vector in cells.arms[pair, place]], layers=layer,
+            coefficients=cells.coefficients, prompts=prompts, scorers=scorers, path=path, progress=progress,
+            **{**written, "n": 1},
+        )  # fmt: skip
+        effects = sweep.effects[..., 0, :, 0].reshape(len(scorers), pairs, arms, coefficients)
+        ratios = disfluency_ratios(model, sweep)[:, 0, :, 0].reshape(pairs, arms, coefficients)
+        for pair in range(pairs):
+            tried.gains[:, pair, place] = wanted * effects[pair % len(scorers), pair]
+            tried.ratios[:, pair, place] = ratios[pair]
+    return tried
+
+
+def choice_settings(cells: Cells, tried: Tried, most: float, what: str) -> dict[str, Any]:
+    """What was chosen among what, by the steering vector and by its nulls.
+
+    Args:
+        cells: The cells.
+        tried: What came out in them.
+        most: Largest ratio of perplexities that was allowed.
+        what: What was to change, in words.
+    """
+    own, *nulls = tried.places(most)
+    vector = cells.vector(own)
+    labels = [cells.arms[pair, 0][0].label for pair in range(cells.shape[1])]
+    return {
+        "cell": f"{vector.coefficient:g} × ({vector.label}) at layer {vector.layer}", "choice": tried.told(most, what),
+        "pair": vector.label, "layer": vector.layer, "coefficient": vector.coefficient,
+        "pairs": labels, "layers": list(cells.layers),
+        "coefficients": list(cells.coefficients), "most_disfluency": most,
+        "null cells": [f"{cells.told(null)}, for {labels[null[0]]}" for null in nulls],
+    }  # fmt: skip
+
+
+def beside_nulls(
+    model: LensModel,
+    sweep: CompletionSweep,
+    nulls: Sequence[Sequence[SteeringVector]],
+    *,
+    scorers: Sequence[Scorer],
+    path: str | os.PathLike[str] | None,
+    progress: bool,
+    written: dict[str, Any],
+) -> CompletionSweep:
+    """A sweep of one layer and coefficient, beside nulls that are each written in a cell of their own.
+
+    Args:
+        model: The model.
+        sweep: The sweep, without nulls.
+        nulls: Each null's vector in place of each pair of the sweep, with its coefficient.
+        scorers: The sweep's scorers.
+        path: As in `sweep_completions`.
+        progress: Whether to show a bar when it takes more than a moment.
+        written: Keywords of `sweep_completions` that say how text is written.
+    """
+    grid, flat = sweep.grid, [vector for row in nulls for vector in row]
+    scores = np.full((len(scorers), len(flat), len(grid.positions), len(grid.prompts)), np.nan)
+    for layer in sorted({vector.layer for vector in flat}):
+        members = [index for index, vector in enumerate(flat) if vector.layer == layer]
+        found = sweep_completions(
+            model, [flat[index] for index in members], layers=layer, coefficients=1.0, positions=grid.positions,
+            prompts=grid.prompts, scorers=scorers, path=path, progress=progress, **written,
+        )  # fmt: skip
+        scores[:, members] = found.steered[:, :, 0, 0].mean(axis=-1)
+    shape = (len(scorers), len(nulls), *grid.shape, len(grid.prompts))
+    return replace(sweep, grid=replace(grid, nulls=len(nulls)), nulls=scores.reshape(shape))
 
 
 def disfluency_ratios(
@@ -360,7 +559,7 @@ def disfluency_ratios(
     cells = sweep.texts.reshape(-1, *samples)
     rows = [list(row) for table in (sweep.unsteered_texts, *cells) for row in table]
     values = surprise(model, prompts * (1 + len(cells)), rows).reshape(1 + len(cells), *samples)
-    changes = [np.nanmean(_sample_means(cell - values[0])) for cell in values[1:]]
+    changes = [_mean_of(_sample_means(cell - values[0])) for cell in values[1:]]
     return np.asarray(np.exp(changes)).reshape(sweep.grid.shape)
 
 
@@ -374,7 +573,8 @@ def as_pairs(pairs: Any) -> list[PromptPair]:
     return [as_pair(pair) for pair in ([pairs] if is_one else pairs)]
 
 
-def halves(prompts: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
-    """Two random halves: prompts to choose on, and prompts to report on."""
+def halves(prompts: Sequence[str], seed: int, choose_on: int) -> tuple[list[str], list[str]]:
+    """Two random halves: prompts to choose on, so many at most, and prompts to report on."""
+    require(is_count(choose_on), "choose_on", choose_on, "an integer from 1")
     choose, report = split_prompts(len(prompts), seed=seed)
-    return [prompts[index] for index in choose], [prompts[index] for index in report]
+    return [prompts[index] for index in evenly(choose, choose_on)], [prompts[index] for index in report]

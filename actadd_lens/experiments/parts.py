@@ -8,25 +8,33 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from actadd_lens import scorers, storybook
-from actadd_lens.compute import compute_steering_vector
+from actadd_lens.compute import compute_steering_vectors
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.continuations import (
-    Tried,
+    Cells,
+    Place,
+    beside_nulls,
+    choice_settings,
     disfluency_ratios,
     early_to_middle,
     halves,
+    judged,
     prompt_estimate,
+    try_cells,
     writing_options,
 )
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves
+from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.experiments.topic_words import cell_estimate
-from actadd_lens.experiments.topics import MOST_DISFLUENCY, try_topics
+from actadd_lens.experiments.topics import MOST_DISFLUENCY
 from actadd_lens.models import LensModel, backend_of
+from actadd_lens.nulls import null_table
 from actadd_lens.positions import Position
 from actadd_lens.prompts import PromptPair, as_pair, as_texts
 from actadd_lens.sampling import require
 from actadd_lens.sweep_results import CompletionSweep
 from actadd_lens.sweep_texts import plan_sweep_completions, sweep_completions
+from actadd_lens.vectors import SteeringVector
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +53,7 @@ class Parts(Experiment):
 
     Attributes:
         parts: The fractions of dimensions, or the positions.
-        sweep: What was written with each, on prompts that nothing was chosen on.
+        sweep: What was written with each, on prompts that nothing was chosen on; each null in the cell that it chose.
         ratios: Perplexity of what was written with each over that of the unsteered text.
     """
 
@@ -123,9 +131,8 @@ class Dimensions(Parts):
                 f"{effect.value / whole.value:.0%} of the whole" if whole.beyond("greater") else "the whole has none"
             )
             about = f"topic words per completion with the first {part:.0%} of dimensions, {self.settings['cell']}"
-            found.append(
-                Finding(12, about, moves(effect, "greater"), effect, "most of the effect by .3 to .7", f"{share}.")
-            )
+            verdict = moves(effect, "greater")
+            found.append(judged(12, about, verdict, effect, "most of the effect by .3 to .7", f"{share}."))
         about = f"growth of topic words from no dimension to all, {self.settings['cell']}"
         return (*found, Finding(12, about, moves(slope, "greater"), slope, "the effect grows with the fraction"))
 
@@ -146,7 +153,7 @@ class Positions(Parts):
             effect = self.effect(part)
             about = f"topic words per completion at position {part}, {self.settings['cell']}"
             told = f"Perplexity of the completions is {ratio:.2f} times that of the unsteered ones."
-            found.append(Finding(12, about, moves(effect, "greater"), effect, paper.get(str(part), ""), told))
+            found.append(judged(12, about, moves(effect, "greater"), effect, paper.get(str(part), ""), told))
         return tuple(found)
 
 
@@ -160,6 +167,7 @@ def dimensions(
     layers: Sequence[int] | None = None,
     coefficients: Sequence[float] = (2.0, 4.0),
     most_disfluency: float = MOST_DISFLUENCY,
+    choose_on: int = 20,
     n: int = 2,
     max_new_tokens: int = 40,
     nulls: int = 19,
@@ -171,18 +179,20 @@ def dimensions(
 ) -> Dimensions:
     """Add only the first fraction of the residual dimensions, and count topic words.
 
-    Layer and coefficient are chosen with the whole vector on one half of the prompts; the other half reports. The null
-    vectors of a part have its row norms, in all dimensions.
+    Layer and coefficient are chosen with the whole vector on one half of the prompts; the other half reports. Each null
+    chooses its own by the same rule on the same prompts. The null vectors of a part have its row norms, in all
+    dimensions.
 
     Args:
         model: The model.
         pair: Prompt pair.
         fractions: Fractions of the residual dimensions, counted from the first; two or more.
-        words: The topic's words; by default the paper's nine of weddings.
+        words: The topic's words; by default those of the package's topic that the pair names.
         prompts: 8 or more; by default neutral prompts of the package.
         layers: Layers to choose among; by default those as deep as the paper's.
         coefficients: Coefficients to choose among.
-        most_disfluency: Largest ratio of perplexities that a chosen cell may have, on the half that it is chosen on.
+        most_disfluency: Largest ratio of perplexities that a chosen cell may have, where it is chosen.
+        choose_on: Most prompts of the one half that the choice is made on, with one sample each.
         n: Samples per prompt.
         max_new_tokens: Most tokens to add.
         nulls: Null vectors of each part.
@@ -193,8 +203,8 @@ def dimensions(
         progress: Whether to show bars.
 
     Raises:
-        SettingError: A setting is out of its range, or there are fewer than 8 prompts; else the errors of
-            `sweep_completions`.
+        SettingError: A setting is out of its range, there are fewer than 8 prompts, or the pair is about no topic of
+            the package and words are not given; else the errors of `sweep_completions`.
     """
     for fraction in fractions:
         is_number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
@@ -202,17 +212,16 @@ def dimensions(
     if len(set(fractions)) < max(2, len(fractions)):
         raise SettingError(f"fractions is {fractions!r}: give two or more, each once.")
     written = writing_options(n, max_new_tokens, seed, top_p, temperature)
-    setup = _Setup(model, as_pair(pair), _words(words), _prompts(prompts), _layers(model, layers), tuple(coefficients),
-                   nulls, written, path, progress)  # fmt: skip
-    setup.check(POSITIONS[:1])
-    layer, coefficient, settings = setup.choice(most_disfluency)
-    whole = compute_steering_vector(model, setup.pair, layer=layer)
-    some = [whole.keep_dimensions(slice(0, round(fraction * whole.d_model))) for fraction in fractions]
-    sweep = setup.report(some, layer, coefficient, POSITIONS[:1])
+    setup = _Setup(
+        model, as_pair(pair), topic_of(pair, words).words, _prompts(prompts), _layers(model, layers),
+        tuple(coefficients), choose_on, nulls, written, path, progress,
+    )  # fmt: skip
+    choice = setup.choice(setup.cells(POSITIONS[:1]), most_disfluency)
+    sweep = setup.report(setup.first_dimensions(fractions), choice, POSITIONS[:1])
     ratios = tuple(float(value) for value in disfluency_ratios(model, sweep)[:, 0, 0, 0])
     return Dimensions(
-        model=backend_of(model).name, settings={**settings, "fractions": list(fractions)}, parts=tuple(fractions),
-        sweep=sweep, ratios=ratios,
+        model=backend_of(model).name, settings={**setup.settings(choice), "fractions": list(fractions)},
+        parts=tuple(fractions), sweep=sweep, ratios=ratios,
     )  # fmt: skip
 
 
@@ -226,6 +235,7 @@ def positions(
     layers: Sequence[int] | None = None,
     coefficients: Sequence[float] = (2.0, 4.0),
     most_disfluency: float = MOST_DISFLUENCY,
+    choose_on: int = 20,
     n: int = 2,
     max_new_tokens: int = 40,
     nulls: int = 19,
@@ -237,17 +247,19 @@ def positions(
 ) -> Positions:
     """Add the vector at other tokens of the prompt, and count topic words.
 
-    Layer and coefficient are chosen at the front on one half of the prompts; the other half reports.
+    Layer and coefficient are chosen at the front on one half of the prompts; the other half reports. Each null chooses
+    its own by the same rule on the same prompts.
 
     Args:
         model: The model.
         pair: Prompt pair.
         positions: Prompt tokens that receive row 0.
-        words: The topic's words; by default the paper's nine of weddings.
+        words: The topic's words; by default those of the package's topic that the pair names.
         prompts: 8 or more; by default neutral prompts of the package.
         layers: Layers to choose among; by default those as deep as the paper's.
         coefficients: Coefficients to choose among.
-        most_disfluency: Largest ratio of perplexities that a chosen cell may have, on the half that it is chosen on.
+        most_disfluency: Largest ratio of perplexities that a chosen cell may have, where it is chosen.
+        choose_on: Most prompts of the one half that the choice is made on, with one sample each.
         n: Samples per prompt.
         max_new_tokens: Most tokens to add.
         nulls: Null vectors.
@@ -258,20 +270,31 @@ def positions(
         progress: Whether to show bars.
 
     Raises:
-        SettingError: A setting is out of its range, or there are fewer than 8 prompts; else the errors of
-            `sweep_completions`.
+        SettingError: A setting is out of its range, there are fewer than 8 prompts, or the pair is about no topic of
+            the package and words are not given; else the errors of `sweep_completions`.
     """
     written = writing_options(n, max_new_tokens, seed, top_p, temperature)
-    setup = _Setup(model, as_pair(pair), _words(words), _prompts(prompts), _layers(model, layers), tuple(coefficients),
-                   nulls, written, path, progress)  # fmt: skip
-    setup.check(positions)
-    layer, coefficient, settings = setup.choice(most_disfluency)
-    sweep = setup.report([setup.pair], layer, coefficient, positions)
+    setup = _Setup(
+        model, as_pair(pair), topic_of(pair, words).words, _prompts(prompts), _layers(model, layers),
+        tuple(coefficients), choose_on, nulls, written, path, progress,
+    )  # fmt: skip
+    choice = setup.choice(setup.cells(positions), most_disfluency)
+    sweep = setup.report(choice.cells, choice, positions)
     ratios = tuple(float(value) for value in disfluency_ratios(model, sweep)[0, 0, 0])
     return Positions(
-        model=backend_of(model).name, settings={**settings, "positions": list(positions)}, parts=sweep.grid.positions,
-        sweep=sweep, ratios=ratios,
+        model=backend_of(model).name, settings={**setup.settings(choice), "positions": list(positions)},
+        parts=sweep.grid.positions, sweep=sweep, ratios=ratios,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """The cell that was chosen with the whole vector at the front, and those that the nulls chose."""
+
+    cells: Cells
+    own: Place
+    nulls: tuple[Place, ...]
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,55 +307,74 @@ class _Setup:
     prompts: tuple[str, ...]
     layers: tuple[int, ...]
     coefficients: tuple[float, ...]
+    choose_on: int
     nulls: int
     written: dict[str, Any]
     path: str | os.PathLike[str] | None
     progress: bool
 
-    def check(self, positions: Sequence[Position]) -> None:
-        """Everything that can be wrong, before anything runs."""
-        halves(self.prompts, self.written["seed"])
-        plan_sweep_completions(
+    def cells(self, positions: Sequence[Position]) -> Cells:
+        """What there is to choose among, once all that can be wrong is known to be right."""
+        self._halves()
+        plan = plan_sweep_completions(
             self.model, [self.pair], layers=self.layers, coefficients=self.coefficients, positions=positions,
             prompts=self.prompts, scorers=self._scorers, nulls=self.nulls, **self.written,
         )  # fmt: skip
+        return Cells.planned(plan)
+
+    def _halves(self) -> tuple[list[str], list[str]]:
+        return halves(self.prompts, self.written["seed"], self.choose_on)
 
     @property
     def _scorers(self) -> list[scorers.Scorer]:
         return [scorers.word_count(self.words), scorers.contains_word(self.words)]
 
-    def choice(self, most_disfluency: float) -> tuple[int, float, dict[str, Any]]:
-        """Layer and coefficient, and the settings that tell of them."""
-        choose, _ = halves(self.prompts, self.written["seed"])
-        tried: Tried = try_topics(
-            self.model, [self.pair], [self.words], layers=self.layers, coefficients=self.coefficients, prompts=choose,
-            path=self.path, progress=self.progress, written=self.written,
+    @property
+    def _run(self) -> dict[str, Any]:
+        return {"path": self.path, "progress": self.progress, "written": self.written}
+
+    def choice(self, cells: Cells, most_disfluency: float) -> _Choice:
+        """Layer and coefficient, of the vector and of each null."""
+        tried = try_cells(self.model, cells, self._scorers[SHARE:], wanted=1, prompts=self._halves()[0], **self._run)
+        what = "the share of completions with a topic word"
+        own, *nulls = tried.places(most_disfluency)
+        return _Choice(cells, own, tuple(nulls), choice_settings(cells, tried, most_disfluency, what))
+
+    def first_dimensions(self, fractions: Sequence[float]) -> Cells:
+        """The first dimensions of the vector in place of pairs, at every layer, with nulls of their row norms."""
+        whole = compute_steering_vectors(self.model, [self.pair], layers=self.layers)
+        found = {
+            (part, place): whole[0, layer].keep_dimensions(slice(0, round(fraction * whole[0, layer].d_model)))
+            for part, fraction in enumerate(fractions)
+            for place, layer in enumerate(self.layers)
+        }
+        vectors = list(found.values())
+        drawn: Sequence[tuple[SteeringVector, ...]] = [()] * len(vectors)
+        if self.nulls:
+            drawn = null_table(self.model, vectors, n=self.nulls, seed=self.written["seed"])
+        arms = {key: (own, *nulls) for (key, own), nulls in zip(found.items(), drawn, strict=True)}
+        return Cells(self.layers, self.coefficients, arms)
+
+    def report(self, parts: Cells, choice: _Choice, positions: Sequence[Position]) -> CompletionSweep:
+        """The sweep on the half that nothing was chosen on; parts stand in place of pairs."""
+        count, (_, layer, coefficient) = parts.shape[1], choice.own
+        sweep = sweep_completions(
+            self.model, [parts.arms[part, layer][0] for part in range(count)], layers=parts.layers[layer],
+            coefficients=parts.coefficients[coefficient], positions=positions, prompts=self._halves()[1],
+            scorers=self._scorers, path=self.path, progress=self.progress, **self.written,
         )  # fmt: skip
-        place = tried.best(most_disfluency)
-        layer, coefficient = self.layers[place[1]], float(self.coefficients[place[2]])
-        settings = {
-            "cell": f"{coefficient:g} × ({self.pair.label}) at layer {layer}",
-            "choice": tried.told(place, most_disfluency, "the share of completions with a topic word"),
-            "pair": self.pair.label, "layer": layer, "coefficient": coefficient, "layers": list(self.layers),
-            "coefficients": list(map(float, self.coefficients)), "most_disfluency": most_disfluency,
-            "words": list(self.words), **self.written, "nulls": self.nulls, "null_kind": "unrelated_pairs",
-            "prompts": list(self.prompts),
+        nulls = [
+            [parts.vector((part, *place[1:]), arm) for part in range(count)]
+            for arm, place in enumerate(choice.nulls, 1)
+        ]
+        return beside_nulls(self.model, sweep, nulls, scorers=self._scorers, **self._run)
+
+    def settings(self, choice: _Choice) -> dict[str, Any]:
+        """What the numbers depend on."""
+        return {
+            **choice.settings, "choose_on": self.choose_on, "words": list(self.words), **self.written,
+            "nulls": self.nulls, "null_kind": "unrelated_pairs", "prompts": list(self.prompts),
         }  # fmt: skip
-        return layer, coefficient, settings
-
-    def report(
-        self, sources: Sequence[Any], layer: int, coefficient: float, positions: Sequence[Position]
-    ) -> CompletionSweep:
-        """The sweep on the half that nothing was chosen on."""
-        _, report = halves(self.prompts, self.written["seed"])
-        return sweep_completions(
-            self.model, sources, layers=layer, coefficients=coefficient, positions=positions, prompts=report,
-            scorers=self._scorers, nulls=self.nulls, path=self.path, progress=self.progress, **self.written,
-        )  # fmt: skip
-
-
-def _words(words: Sequence[str] | None) -> tuple[str, ...]:
-    return storybook.topics()["weddings"].words if words is None else tuple(words)
 
 
 def _prompts(prompts: Sequence[str] | None) -> tuple[str, ...]:

@@ -8,30 +8,38 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from actadd_lens import scorers, storybook
-from actadd_lens.compute import compute_steering_vector
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.continuations import (
     Arms,
+    Cells,
     Measured,
     Tried,
     as_pairs,
     check_relevance,
+    choice_settings,
     disfluency,
     early_to_middle,
+    fluency_finding,
     halves,
+    judged,
     own_relevance,
+    relevance_finding,
     relevance_name,
     relevance_of,
     scored,
+    told_empty,
     try_cells,
+    unless_empty,
     write_arms,
     writing_options,
 )
-from actadd_lens.experiments.evidence import Experiment, Finding, Side, moves, stays
+from actadd_lens.experiments.evidence import Experiment, Finding, Side, moves
 from actadd_lens.experiments.writing import Relevance
 from actadd_lens.generation import encode_prompts
 from actadd_lens.models import LensModel, backend_of
+from actadd_lens.prompts import PromptPair
 from actadd_lens.sweep_texts import plan_sweep_completions
+from actadd_lens.vectors import SteeringVector
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,18 +129,14 @@ class Sentiment(Experiment):
         success, told = _PAPER.get((shift.source, shift.target), ("", ""))
         lexicon = "VADER, a lexicon, decides; in the paper a classifier does."
         change, compound = shift.success.change(), shift.compound.change()
-        ratio, own = shift.disfluency.change(), shift.own_relevance.level("steered")
         where = f"{shift.label}; {self.settings['cell']}"
+        share = f"share of {shift.target} continuations, {shift.success.told()}, {where}"
         return [
-            Finding(5, f"share of {shift.target} continuations, {shift.success.told()}, {where}",
-                    moves(change, "greater"), change, success, lexicon),
-            Finding(5, f"mean compound score, {shift.compound.told()}, {where}", moves(compound, side), compound, "",
-                    lexicon),
-            Finding(7, f"perplexity of continuations steered / unsteered, moderate up to {MOST_DISFLUENCY:g}, {where}",
-                    stays(ratio, MOST_DISFLUENCY - 1), ratio, told),
-            Finding(7, f"relevance of steered continuations to their own prompt, beyond another prompt's, "
-                    f"{shift.own_relevance.told()}, {where}", moves(own, "greater"), own, "",
-                    self.settings["relevance"]),
+            judged(5, share, moves(change, "greater"), change, success, lexicon),
+            judged(5, f"mean compound score, {shift.compound.told()}, {where}", moves(compound, side), compound, "",
+                   lexicon),
+            fluency_finding(shift.disfluency, MOST_DISFLUENCY, where, told),
+            relevance_finding(shift.own_relevance, where, self.settings["relevance"]),
         ]  # fmt: skip
 
     def summary(self) -> str:
@@ -156,8 +160,9 @@ def sentiment(
     *,
     prompts: Mapping[str, Sequence[str]] | None = None,
     layers: Sequence[int] | None = None,
-    coefficients: Sequence[float] = (1.0, 2.0, 4.0),
+    coefficients: Sequence[float] = (2.0, 4.0),
     most_disfluency: float = MOST_DISFLUENCY,
+    choose_on: int = 8,
     n: int = 2,
     max_new_tokens: int = 30,
     nulls: int = 19,
@@ -172,8 +177,9 @@ def sentiment(
     """Continue texts of one sentiment in the other, both ways, beside prompting for it.
 
     Pair, layer and coefficient are one choice for all directions, made on one half of each sentiment's prompts; what is
-    reported comes from the other half. Towards the negative the vector is subtracted. In the prompted arm the text of
-    the pair on the wanted side stands before the prompt, and nothing is added.
+    reported comes from the other half. Each null makes a choice of its own by the same rule on the same prompts.
+    Towards the negative the vector is subtracted. In the prompted arm the text of the pair on the wanted side stands
+    before the prompt, and nothing is added. Empty continuations have no score.
 
     Args:
         model: The model.
@@ -182,7 +188,8 @@ def sentiment(
             more of each. By default beginnings of the package's sentences.
         layers: Layers to choose among; by default those as deep as the paper's.
         coefficients: Coefficients to choose among, as sizes.
-        most_disfluency: Largest ratio of perplexities that a chosen cell may have, on the half that it is chosen on.
+        most_disfluency: Largest ratio of perplexities that a chosen cell may have, where it is chosen.
+        choose_on: Most prompts of each sentiment's one half that the choice is made on, with one sample each.
         n: Samples per prompt and arm.
         max_new_tokens: Most tokens to add.
         nulls: Null vectors.
@@ -202,18 +209,21 @@ def sentiment(
     given = _default_prompts() if prompts is None else {label: tuple(texts) for label, texts in prompts.items()}
     chosen = early_to_middle(model) if layers is None else tuple(layers)
     written = writing_options(n, max_new_tokens, seed, top_p, temperature)
-    setup = _Setup(model, as_pairs(pairs), given, chosen, tuple(coefficients), nulls, written, judge, relevance)
-    setup.check()
-    tried = setup.tried(path=path, progress=progress)
-    pair, layer, coefficient = tried.best(most_disfluency)
-    cell = (setup.pairs[pair], chosen[layer], float(coefficients[coefficient]))
-    shifts = tuple(setup.shift(source, target, cell, progress=progress) for source, target in setup.directions)
+    setup = _Setup(
+        model, as_pairs(pairs), given, chosen, tuple(coefficients), choose_on, nulls, written, judge, relevance
+    )
+    cells = setup.cells()
+    tried = setup.tried(cells, path=path, progress=progress)
+    arms = [cells.vector(place, arm) for arm, place in enumerate(tried.places(most_disfluency))]
+    leads = setup.pairs[tried.best(most_disfluency)[0]]
+    shifts = tuple(setup.shift(*direction, arms, leads, progress=progress) for direction in setup.directions)
     return Sentiment(
         model=backend_of(model).name,
-        settings=setup.settings(cell, most_disfluency, tried, (pair, layer, coefficient)),
-        notes=("The prompted arm has random numbers of its own; its difference from the others is not paired.",),
+        settings={**choice_settings(cells, tried, most_disfluency, "the compound score"), **setup.settings()},
+        notes=("The prompted arm has random numbers of its own; its difference from the others is not paired.",
+               told_empty([shift.arms for shift in shifts])),
         shifts=shifts,
-    )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,10 +231,11 @@ class _Setup:
     """What all directions share."""
 
     model: LensModel
-    pairs: list[Any]
+    pairs: list[PromptPair]
     prompts: dict[str, tuple[str, ...]]
     layers: tuple[int, ...]
     coefficients: tuple[float, ...]
+    choose_on: int
     nulls: int
     written: dict[str, Any]
     judge: LensModel | None
@@ -234,72 +245,70 @@ class _Setup:
     def directions(self) -> list[tuple[str, str]]:
         return [(source, target) for source, target in _DIRECTIONS if source in self.prompts]
 
-    def check(self) -> None:
-        """Everything that can be wrong, before anything runs."""
+    def halves(self, source: str) -> tuple[list[str], list[str]]:
+        """Prompts of a sentiment to choose on, and to report on."""
+        return halves(self.prompts[source], self.written["seed"], self.choose_on)
+
+    def cells(self) -> Cells:
+        """What there is to choose among, once all that can be wrong is known to be right."""
         known = {source for source, _ in _DIRECTIONS}
         if not self.prompts or not set(self.prompts) <= known:
             raise SettingError(f"The prompts are of {sorted(self.prompts)}: expected some of {sorted(known)}.")
         backend = backend_of(self.model)
-        for texts in self.prompts.values():
-            halves(texts, self.written["seed"])
-            plan_sweep_completions(
+        for source, texts in self.prompts.items():
+            self.halves(source)
+            plan = plan_sweep_completions(
                 self.model, self.pairs, layers=self.layers, coefficients=self.coefficients, prompts=texts,
                 scorers=scorers.sentiment(), nulls=self.nulls, **self.written,
             )  # fmt: skip
             for lead in (text for pair in self.pairs for text in (pair.positive, pair.negative) if text):
                 encode_prompts(backend, [f"{lead} {text}" for text in texts], room=self.written["max_new_tokens"])
         check_relevance(self.model, self.relevance)
+        return Cells.planned(plan)
 
-    def tried(self, *, path: str | os.PathLike[str] | None, progress: bool) -> Tried:
+    def tried(self, cells: Cells, *, path: str | os.PathLike[str] | None, progress: bool) -> Tried:
         """All cells in every direction: the mean of what they gain, the largest of what they cost."""
         found = []
         for source, target in self.directions:
             sign = 1 if target == "positive" else -1
-            choose, _ = halves(self.prompts[source], self.written["seed"])
+            towards = replace(cells, coefficients=tuple(sign * size for size in cells.coefficients))
             found.append(
                 try_cells(
-                    self.model, self.pairs, scorers.sentiment(), wanted=sign, layers=self.layers,
-                    coefficients=[sign * item for item in self.coefficients], prompts=choose, path=path,
-                    progress=progress, written=self.written,
+                    self.model, towards, [unless_empty(scorers.sentiment())], wanted=sign, path=path,
+                    prompts=self.halves(source)[0], progress=progress, written=self.written,
                 )
             )  # fmt: skip
         return Tried(np.mean([one.gains for one in found], axis=0), np.max([one.ratios for one in found], axis=0))
 
-    def shift(self, source: str, target: str, cell: tuple[Any, int, float], *, progress: bool) -> Shift:
-        """One direction, on the half that nothing was chosen on."""
-        pair, layer, coefficient = cell
+    def shift(
+        self, source: str, target: str, arms: Sequence[SteeringVector], leads: PromptPair, *, progress: bool
+    ) -> Shift:
+        """One direction, on the half that nothing was chosen on; the first arm is the steering vector's."""
         sign = 1 if target == "positive" else -1
-        _, report = halves(self.prompts[source], self.written["seed"])
-        vector = sign * coefficient * compute_steering_vector(self.model, pair, layer=layer)
-        lead = (pair.positive if sign > 0 else pair.negative) or ""
-        arms = write_arms(self.model, report, vector, lead=lead, nulls=self.nulls, progress=progress, **self.written)
-        compound = scored("compound", scorers.sentiment(), arms)
+        vector, *nulls = [sign * arm for arm in arms]
+        lead = (leads.positive if sign > 0 else leads.negative) or ""
+        found = write_arms(
+            self.model, self.halves(source)[1], vector, lead=lead, nulls=nulls, progress=progress, **self.written
+        )
+        compound = scored("compound", scorers.sentiment(), found)
         return Shift(
-            source, target, arms, _success(compound, sign), compound, disfluency(self.judge or self.model, arms),
-            relevance_of(self.model, arms, self.relevance), own_relevance(self.model, arms, self.relevance),
+            source, target, found, _success(compound, sign), compound, disfluency(self.judge or self.model, found),
+            relevance_of(self.model, found, self.relevance), own_relevance(self.model, found, self.relevance),
         )  # fmt: skip
 
-    def settings(
-        self, cell: tuple[Any, int, float], most_disfluency: float, tried: Tried, place: tuple[int, int, int]
-    ) -> dict[str, Any]:
-        """What the numbers depend on."""
-        pair, layer, coefficient = cell
+    def settings(self) -> dict[str, Any]:
+        """What the numbers depend on, beside the choice."""
         return {
-            "cell": f"{coefficient:g} × ({pair.label}) at layer {layer}",
-            "choice": tried.told(place, most_disfluency, "the compound score"),
-            "pair": pair.label, "layer": layer, "coefficient": coefficient,
-            "pairs": [item.label for item in self.pairs], "layers": list(self.layers),
-            "coefficients": list(self.coefficients), "most_disfluency": most_disfluency, **self.written,
-            "nulls": self.nulls, "null_kind": "unrelated_pairs",
-            "prompts": {label: len(texts) for label, texts in self.prompts.items()},
+            "choose_on": self.choose_on, **self.written, "nulls": self.nulls, "null_kind": "unrelated_pairs",
+            "prompts": {label: list(texts) for label, texts in self.prompts.items()},
             "judge": backend_of(self.judge or self.model).name, "relevance": relevance_name(self.relevance),
         }  # fmt: skip
 
 
 def _success(compound: Measured, sign: int) -> Measured:
-    """Whether each score is beyond zero on the wanted side."""
-    arms = {
-        name: (sign * values > 0).astype(float)
+    """Whether each score is beyond zero on the wanted side; without a score there is no answer."""
+    arms: dict[str, Any] = {
+        name: np.where(np.isnan(values), np.nan, sign * values > 0)
         for name in ("unsteered", "steered", "nulls", "prompted")
         if (values := getattr(compound, name)) is not None
     }

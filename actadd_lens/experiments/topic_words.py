@@ -1,7 +1,7 @@
 """Topic words in completions, by layer (section 2b of the paper)."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +10,7 @@ import numpy as np
 from actadd_lens import scorers, storybook
 from actadd_lens.experiments.continuations import prompt_estimate, writing_options
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
+from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts import as_texts
 from actadd_lens.statistics import split_prompts
@@ -17,8 +18,6 @@ from actadd_lens.sweep_results import BestCell, CompletionSweep
 from actadd_lens.sweep_texts import sweep_completions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import pandas as pd
     from matplotlib.axes import Axes
 
@@ -26,7 +25,7 @@ SHARE, COUNT = 0, 1
 """Places of the two scorers in the sweep."""
 
 _GONE = 0.1
-"""Words per completion: the paper's own distance from unsteered at layer 30 of 48, where it calls the effect gone."""
+"""Share of the effect at the chosen layer that may be left where it counts as gone; ours, as the paper gives none."""
 
 Place = tuple[int, int, int, int]
 
@@ -82,27 +81,41 @@ class TopicWords(Experiment):
 
     @property
     def words(self) -> Estimate:
-        """Topic words per completion in the same cell, on the same half."""
-        return cell_estimate(self.sweep, COUNT, self._place(self.best.layer), self.report)
+        """Topic words per completion in the same cell, on the same half; each null in the cell that it chose."""
+        return self._estimate(lambda table, place: table[place])
 
     @property
     def last(self) -> Estimate:
-        """Topic words per completion at the last layer measured, on the same half."""
-        return cell_estimate(self.sweep, COUNT, self._place(self._last_layer), self.report)
+        """Topic words per completion at the last layer measured, with the same coefficient, on the same half."""
+        return self._estimate(lambda table, place: table[self._at_last(place)])
 
     @property
     def beyond_last(self) -> Estimate:
         """How many more there are at the chosen layer than at the last one."""
-        best, last = self._place(self.best.layer), self._place(self._last_layer)
-        return cell_estimate(self.sweep, COUNT, best, self.report, minus=last)
+        return self._estimate(lambda table, place: table[place] - table[self._at_last(place)])
+
+    def _estimate(self, take: "Callable[[np.ndarray, Place], np.ndarray]") -> Estimate:
+        """What is taken of the table of an arm's words, by cell and prompt, given the cell that the arm chose."""
+        report, grid = list(self.report), self.sweep.grid
+        chosen = (0, grid.layers.index(self.best.layer), grid.coefficients.index(self.best.coefficient), 0)
+        own = take(self.sweep.by_prompt[COUNT], chosen)[report]
+        tables = zip(self.sweep.null_by_prompt[COUNT], self._null_places(), strict=True)
+        return prompt_estimate(own[:, None], [take(table, place)[report] for table, place in tables])
+
+    def _null_places(self) -> list[Place]:
+        """The cell that each null chooses by its share on the half that the vector's was chosen on."""
+        choose = [index for index in range(len(self.sweep.grid.prompts)) if index not in self.report]
+        shares = self.sweep.null_by_prompt[SHARE][..., choose].mean(axis=-1)
+        places = [np.unravel_index(int(np.argmax(share)), share.shape) for share in shares]
+        return [(int(pair), int(layer), int(scale), int(position)) for pair, layer, scale, position in places]
 
     @property
     def _last_layer(self) -> int:
         return max(self.sweep.grid.layers)
 
-    def _place(self, layer: int) -> Place:
-        grid = self.sweep.grid
-        return 0, grid.layers.index(layer), grid.coefficients.index(self.best.coefficient), 0
+    def _at_last(self, place: Place) -> Place:
+        pair, _, coefficient, position = place
+        return pair, self.sweep.grid.layers.index(self._last_layer), coefficient, position
 
     def findings(self) -> tuple[Finding, ...]:
         """Claims 2 and 3."""
@@ -123,7 +136,8 @@ class TopicWords(Experiment):
         best, last = self.best.layer, self._last_layer
         about = (
             f"topic words per completion at layer {best} − at layer {last}",
-            f"topic words per completion, steered − unsteered, {self._where(last)}, gone within {_GONE:g}",
+            f"topic words per completion, steered − unsteered, {self._where(last)}, gone where "
+            f"{_GONE:.0%} of the effect at layer {best} is left at most (our margin)",
         )
         paper = ("1.77 at layer 5 of 48, about .02 from layer 40", "about .02 from layer 40 of 48, .025 unsteered")
         estimates, reason = (self.beyond_last, self.last), ""
@@ -131,7 +145,7 @@ class TopicWords(Experiment):
             reason = "There is no effect at the chosen layer that could be gone at the last."
         elif last < round(40 / 48 * self.n_layers) and last < self.n_layers - 1:
             reason = f"The last layer measured is {last} of {self.n_layers}: too early to be among the last."
-        verdicts = (moves(estimates[0], "greater"), stays(estimates[1], _GONE))
+        verdicts = (moves(estimates[0], "greater"), stays(estimates[1], _GONE * self.words.value))
         first, second = (
             Finding(2, told, "not testable here" if reason else verdict, estimate, figure, reason)
             for told, verdict, estimate, figure in zip(about, verdicts, estimates, paper, strict=True)
@@ -174,7 +188,8 @@ def topic_words(
     Args:
         model: The model.
         pair: Prompt pair, or a vector.
-        words: The topic's words, whole and in small letters; by default the paper's nine of weddings.
+        words: The topic's words, whole and in small letters; by default those of the package's topic that the pair
+            names.
         prompts: 8 or more; by default neutral prompts of the package.
         layers: Injection layers; by default all.
         coefficients: Injection coefficients.
@@ -188,11 +203,11 @@ def topic_words(
         progress: Whether to show a bar.
 
     Raises:
-        SettingError: A setting is out of its range, or there are fewer than 8 prompts; else the errors of
-            `sweep_completions`.
+        SettingError: A setting is out of its range, there are fewer than 8 prompts, or the pair is about no topic of
+            the package and words are not given; else the errors of `sweep_completions`.
     """
-    texts = storybook.neutral_prompts()[:24] if prompts is None else as_texts(prompts)
-    chosen = storybook.topics()["weddings"].words if words is None else tuple(words)
+    texts = storybook.neutral_prompts()[:40] if prompts is None else as_texts(prompts)
+    chosen = topic_of(pair, words).words
     n_layers = backend_of(model).n_layers
     _, report = split_prompts(len(texts), seed=seed)
     written = writing_options(n, max_new_tokens, seed, top_p, temperature)
@@ -206,7 +221,7 @@ def topic_words(
         "pair": grid.labels[0], "words": list(chosen), "layers": list(grid.layers),
         "coefficients": list(grid.coefficients), "layer": best.layer, "coefficient": best.coefficient,
         "choice": f"chosen on one half of the prompts among {grid.cells} cells by the share of completions with a "
-        f"topic word (there {best.chosen.mean:+.3f})",
+        f"topic word (there {best.chosen.mean:+.3f}), as each null's was on the same prompts",
         **written, "nulls": nulls, "null_kind": "unrelated_pairs", "prompts": list(texts),
     }  # fmt: skip
     return TopicWords(
@@ -214,22 +229,16 @@ def topic_words(
     )
 
 
-def cell_estimate(
-    sweep: CompletionSweep, metric: int, place: Place, prompts: Sequence[int], *, minus: Place | None = None
-) -> Estimate:
-    """The effect in one cell on some prompts, beside its nulls; or how much larger it is than another cell's.
+def cell_estimate(sweep: CompletionSweep, metric: int, place: Place, prompts: Sequence[int]) -> Estimate:
+    """The effect in one cell on some prompts, beside its nulls.
 
     Args:
         sweep: The sweep.
         metric: The scorer's place.
         place: The cell, by its places on the axes.
         prompts: The prompts, by their places.
-        minus: The other cell.
     """
     some = list(prompts)
-    steered, other = sweep.steered[(metric, *place)], sweep.unsteered[metric, place[0], place[3]]
+    steered, plain = sweep.steered[(metric, *place)], sweep.unsteered[metric, place[0], place[3]]
     nulls = sweep.null_by_prompt[(metric, slice(None), *place)]
-    if minus is not None:
-        other = sweep.steered[(metric, *minus)]
-        nulls = nulls - sweep.null_by_prompt[(metric, slice(None), *minus)]
-    return prompt_estimate((steered - other)[some], list(np.asarray(nulls)[:, some]))
+    return prompt_estimate((steered - plain)[some], list(np.asarray(nulls)[:, some]))

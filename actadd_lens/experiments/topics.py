@@ -12,11 +12,15 @@ from jaxtyping import Float
 from actadd_lens import scorers, storybook
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.continuations import (
+    Cells,
     Tried,
+    beside_nulls,
     disfluency_ratios,
     early_to_middle,
     halves,
+    judged,
     prompt_estimate,
+    try_cells,
     writing_options,
 )
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves
@@ -44,7 +48,7 @@ class Topics(Experiment):
 
     Attributes:
         names: The topics.
-        sweep: One pair and one scorer for each topic, at the chosen layer and coefficient.
+        sweep: One pair and one scorer for each topic, at the chosen layer and coefficient; each null at its own.
         ratios: Perplexity of each topic's completions over that of the unsteered ones.
     """
 
@@ -104,7 +108,7 @@ class Topics(Experiment):
         apart = [name for name in self.names if self.rise(name).beyond("greater")]
         about = f"share of completions with a topic word, mean over {len(self.names)} topics, {self.settings['cell']}"
         told = f"{len(apart)} of {len(self.names)} topics stand apart: {', '.join(apart) or 'none'}."
-        return (Finding(3, f"{about}, points", moves(rise, "greater"), rise, _PAPER, told),)
+        return (judged(3, f"{about}, points", moves(rise, "greater"), rise, _PAPER, told),)
 
     def summary(self) -> str:
         """What was done and what came out."""
@@ -123,8 +127,9 @@ def topics(
     pairs: Mapping[str, Any] | None = None,
     prompts: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
-    coefficients: Sequence[float] = (1.0, 2.0, 4.0),
+    coefficients: Sequence[float] = (2.0, 4.0),
     most_disfluency: float = MOST_DISFLUENCY,
+    choose_on: int = 8,
     n: int = 1,
     max_new_tokens: int = 40,
     nulls: int = 19,
@@ -136,7 +141,8 @@ def topics(
 ) -> Topics:
     """Steer towards several topics, one after another, and count the completions that take each up.
 
-    Layer and coefficient are one choice for all topics, made on one half of the prompts; the other half reports.
+    Layer and coefficient are one choice for all topics, made on one half of the prompts; the other half reports. Each
+    null makes a choice of its own by the same rule on the same prompts.
 
     Args:
         model: The model.
@@ -146,10 +152,11 @@ def topics(
         prompts: 8 or more; by default neutral prompts of the package.
         layers: Layers to choose among; by default those as deep as the paper's.
         coefficients: Coefficients to choose among.
-        most_disfluency: Largest ratio of perplexities that a chosen cell may have, on the half that it is chosen on.
+        most_disfluency: Largest ratio of perplexities that a chosen cell may have, where it is chosen.
+        choose_on: Most prompts of the one half that the choice is made on, with one sample each.
         n: Samples per prompt.
         max_new_tokens: Most tokens to add.
-        nulls: Null vectors of each topic.
+        nulls: Null vectors of each topic; null i of all topics chooses one cell.
         top_p: As in `complete`.
         temperature: As in `complete`.
         seed: Seed of samples, halves and nulls.
@@ -161,68 +168,49 @@ def topics(
             `sweep_completions`.
     """
     texts = storybook.neutral_prompts()[:40] if prompts is None else as_texts(prompts)
-    choose, report = halves(texts, seed)
+    choose, report = halves(texts, seed, choose_on)
     chosen = early_to_middle(model) if layers is None else tuple(layers)
     words = {name: _words_of(topic) for name, topic in (storybook.topics() if topics is None else topics).items()}
-    found = _pairs(model, words, pairs, choose)
+    found, takes_up = _pairs(model, words, pairs, choose), [scorers.contains_word(some) for some in words.values()]
     written = writing_options(n, max_new_tokens, seed, top_p, temperature)
-    plan_sweep_completions(
-        model, found, layers=chosen, coefficients=coefficients, prompts=texts, nulls=nulls,
-        scorers=[scorers.contains_word(some) for some in words.values()], **written,
-    )  # fmt: skip
-    tried = try_topics(
-        model, found, list(words.values()), layers=chosen, coefficients=coefficients, prompts=choose, path=path,
-        progress=progress, written=written,
-    )  # fmt: skip
-    place = tried.best(most_disfluency)
-    layer, coefficient = chosen[place[1]], float(coefficients[place[2]])
+    plan = plan_sweep_completions(
+        model, found, layers=chosen, coefficients=coefficients, prompts=texts, nulls=nulls, scorers=takes_up, **written
+    )
+    cells = Cells.planned(plan)
+    run: dict[str, Any] = {"path": path, "progress": progress, "written": written}
+    tried = over_topics(try_cells(model, cells, takes_up, wanted=1, prompts=choose, **run))
+    (_, layer, coefficient), *of_nulls = tried.places(most_disfluency)
+    chosen_at = cells.layers[layer], cells.coefficients[coefficient]
     sweep = sweep_completions(
-        model, found, layers=layer, coefficients=coefficient, prompts=report, nulls=nulls, path=path, progress=progress,
-        scorers=[scorers.contains_word(some) for some in words.values()], **written,
+        model, found, layers=chosen_at[0], coefficients=chosen_at[1], prompts=report,
+        path=path, progress=progress, scorers=takes_up, **written,
     )  # fmt: skip
+    drawn = [
+        [cells.vector((topic, *place[1:]), arm) for topic in range(len(words))] for arm, place in enumerate(of_nulls, 1)
+    ]
+    sweep = beside_nulls(model, sweep, drawn, scorers=takes_up, **run)
     settings = {
-        "cell": f"coefficient {coefficient:g} at layer {layer}",
-        "choice": tried.told(place, most_disfluency, "the share of completions with a topic word"),
-        "layer": layer, "coefficient": coefficient, "layers": list(chosen),
-        "coefficients": list(map(float, coefficients)), "most_disfluency": most_disfluency,
-        "pairs": {name: pair.label for name, pair in zip(words, found, strict=True)}, **written, "nulls": nulls,
-        "null_kind": "unrelated_pairs", "prompts": list(texts),
+        "cell": f"coefficient {chosen_at[1]:g} at layer {chosen_at[0]}",
+        "choice": tried.told(most_disfluency, "the share of completions with a topic word"),
+        "layer": chosen_at[0], "coefficient": chosen_at[1], "layers": list(cells.layers),
+        "coefficients": list(cells.coefficients), "most_disfluency": most_disfluency, "choose_on": choose_on,
+        "pairs": {name: pair.label for name, pair in zip(words, found, strict=True)},
+        "words": {name: list(some) for name, some in words.items()}, **written, "nulls": nulls,
+        "null_kind": "unrelated_pairs", "null cells": [cells.told(place) for place in of_nulls],
+        "prompts": list(texts),
     }  # fmt: skip
     ratios = tuple(float(value) for value in disfluency_ratios(model, sweep)[:, 0, 0, 0])
     return Topics(model=backend_of(model).name, settings=settings, names=tuple(words), sweep=sweep, ratios=ratios)
 
 
-def try_topics(
-    model: LensModel,
-    pairs: Sequence[PromptPair],
-    words: Sequence[Sequence[str]],
-    *,
-    layers: Sequence[int],
-    coefficients: Sequence[float],
-    prompts: Sequence[str],
-    path: str | os.PathLike[str] | None,
-    progress: bool,
-    written: dict[str, Any],
-) -> Tried:
-    """Every cell for every topic, without nulls: its mean rise over topics, and the largest of their disfluencies.
+def over_topics(tried: Tried) -> Tried:
+    """One choice for all topics: the mean of what a cell gains, the largest of what it costs.
 
-    Args:
-        model: The model.
-        pairs: A pair for each topic.
-        words: The words of each.
-        layers: Injection layers.
-        coefficients: Injection coefficients.
-        prompts: The prompts to choose on.
-        path: As in `sweep_completions`.
-        progress: Whether to show a bar.
-        written: Keywords of `sweep_completions` that say how text is written.
+    >>> both = over_topics(Tried(np.array([[[[0.2]], [[0.4]]]]), np.array([[[[1.0]], [[1.5]]]])))
+    >>> both.gains.item(), both.ratios.item()
+    (0.30000000000000004, 1.5)
     """
-    sweep = sweep_completions(
-        model, pairs, layers=layers, coefficients=coefficients, prompts=prompts, path=path, progress=progress,
-        scorers=[scorers.contains_word(some) for some in words], **written,
-    )  # fmt: skip
-    gains = np.mean([sweep.effects[index, index, :, :, 0] for index in range(len(pairs))], axis=0)
-    return Tried(gains[None], disfluency_ratios(model, sweep)[..., 0].max(axis=0)[None])
+    return Tried(tried.gains.mean(axis=1, keepdims=True), tried.ratios.max(axis=1, keepdims=True))
 
 
 def likeliest_pair(

@@ -6,25 +6,31 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from actadd_lens import scorers, storybook
-from actadd_lens.compute import compute_steering_vector
 from actadd_lens.experiments.continuations import (
     Arms,
+    Cells,
     Measured,
     as_pairs,
     check_relevance,
+    choice_settings,
     disfluency,
     early_to_middle,
+    fluency_finding,
     halves,
+    judged,
     own_relevance,
     prompt_estimate,
+    relevance_finding,
     relevance_name,
     relevance_of,
     scored,
+    told_empty,
     try_cells,
+    unless_empty,
     write_arms,
     writing_options,
 )
-from actadd_lens.experiments.evidence import Experiment, Finding, moves, stays
+from actadd_lens.experiments.evidence import Experiment, Finding, moves
 from actadd_lens.experiments.writing import Relevance
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts import as_texts
@@ -78,19 +84,12 @@ class Toxicity(Experiment):
 
     def findings(self) -> tuple[Finding, ...]:
         """Claim 6 for each scorer, and claim 7."""
-        where, ratio = self.settings["cell"], self.disfluency.change()
-        own = self.own_relevance.level("steered")
+        where = self.settings["cell"]
         return (
             *(self._fall(score) for score in self.scores),
-            Finding(
-                7, f"perplexity of continuations steered / unsteered, moderate up to {MOST_DISFLUENCY:.3g}, {where}",
-                stays(ratio, MOST_DISFLUENCY - 1), ratio, "disfluency 16.0 → 20.4",
-            ),
-            Finding(
-                7, f"relevance of steered continuations to their own prompt, beyond another prompt's, "
-                f"{self.own_relevance.told()}, {where}", moves(own, "greater"), own, "", self.settings["relevance"],
-            ),
-        )  # fmt: skip
+            fluency_finding(self.disfluency, MOST_DISFLUENCY, where, "disfluency 16.0 → 20.4"),
+            relevance_finding(self.own_relevance, where, self.settings["relevance"]),
+        )
 
     def _fall(self, score: Measured) -> Finding:
         """Not testable where even a fall to zero would not stand apart from no fall."""
@@ -98,7 +97,7 @@ class Toxicity(Experiment):
         if not prompt_estimate(-score.unsteered).beyond("less"):
             reason = f"The unsteered rate is {score.mean('unsteered'):.3g}: even a fall to zero would not stand apart."
             return Finding(6, about, "not testable here", change, _PAPER, reason)
-        return Finding(6, about, moves(change, "less"), change, _PAPER, "Scored by a word list or lexicon, not an API.")
+        return judged(6, about, moves(change, "less"), change, _PAPER, "Scored by a word list or lexicon, not an API.")
 
     def summary(self) -> str:
         """What was done and what came out."""
@@ -116,8 +115,9 @@ def toxicity(
     prompts: Sequence[str] | None = None,
     scored_by: Sequence[Scorer] | None = None,
     layers: Sequence[int] | None = None,
-    coefficients: Sequence[float] = (1.0, 2.0, 4.0),
+    coefficients: Sequence[float] = (2.0, 4.0),
     most_disfluency: float = MOST_DISFLUENCY,
+    choose_on: int = 20,
     n: int = 4,
     max_new_tokens: int = 30,
     nulls: int = 19,
@@ -132,7 +132,8 @@ def toxicity(
     """Continue hostile prompts with a vector away from hostility, and score what is written.
 
     Pair, layer and coefficient are chosen on one half of the prompts by the fall of the last scorer; what is reported
-    comes from the other half.
+    comes from the other half. Each null chooses its own by the same rule on the same prompts. Empty continuations have
+    no score.
 
     Args:
         model: The model.
@@ -141,7 +142,8 @@ def toxicity(
         scored_by: Scorers that are to fall; by default profanity and negativity.
         layers: Layers to choose among; by default those as deep as the paper's.
         coefficients: Coefficients to choose among.
-        most_disfluency: Largest ratio of perplexities that a chosen cell may have, on the half that it is chosen on.
+        most_disfluency: Largest ratio of perplexities that a chosen cell may have, where it is chosen.
+        choose_on: Most prompts of the one half that the choice is made on, with one sample each.
         n: Samples per prompt and arm.
         max_new_tokens: Most tokens to add.
         nulls: Null vectors.
@@ -163,34 +165,31 @@ def toxicity(
     chosen = early_to_middle(model) if layers is None else tuple(layers)
     written = writing_options(n, max_new_tokens, seed, top_p, temperature)
     found = as_pairs(pairs)
-    choose, report = halves(texts, seed)
-    plan_sweep_completions(
+    choose, report = halves(texts, seed, choose_on)
+    plan = plan_sweep_completions(
         model, found, layers=chosen, coefficients=coefficients, prompts=texts, scorers=judges, nulls=nulls, **written
     )
     check_relevance(model, relevance)
+    cells = Cells.planned(plan)
     tried = try_cells(
-        model, found, judges[-1], wanted=-1, layers=chosen, coefficients=coefficients, prompts=choose, path=path,
-        progress=progress, written=written,
+        model, cells, [unless_empty(judges[-1])], wanted=-1, prompts=choose, path=path, progress=progress,
+        written=written,
     )  # fmt: skip
-    place = tried.best(most_disfluency)
-    pair, layer, coefficient = found[place[0]], chosen[place[1]], float(coefficients[place[2]])
-    vector = coefficient * compute_steering_vector(model, pair, layer=layer)
-    arms = write_arms(model, report, vector, nulls=nulls, progress=progress, **written)
-    settings = {
-        "cell": f"{coefficient:g} × ({pair.label}) at layer {layer}",
-        "choice": tried.told(place, most_disfluency, scorers.scorer_name(judges[-1])),
-        "pair": pair.label, "layer": layer, "coefficient": coefficient,
-        "pairs": [item.label for item in found], "layers": list(chosen), "coefficients": list(map(float, coefficients)),
-        "most_disfluency": most_disfluency, **written, "nulls": nulls, "null_kind": "unrelated_pairs",
-        "prompts": len(texts), "judge": backend_of(judge or model).name, "relevance": relevance_name(relevance),
-    }  # fmt: skip
+    vector, *drawn = [cells.vector(place, arm) for arm, place in enumerate(tried.places(most_disfluency))]
+    arms = write_arms(model, report, vector, nulls=drawn, progress=progress, **written)
     return Toxicity(
         model=backend_of(model).name,
-        settings=settings,
-        notes=("Profanity is by better-profanity's list, which holds mild words such as “stupid” too.",),
+        settings={
+            **choice_settings(cells, tried, most_disfluency, scorers.scorer_name(judges[-1])), "choose_on": choose_on,
+            **written, "nulls": nulls, "null_kind": "unrelated_pairs", "prompts": list(texts),
+            "scored_by": [scorers.scorer_name(scorer) for scorer in judges],
+            "judge": backend_of(judge or model).name, "relevance": relevance_name(relevance),
+        },
+        notes=("Profanity is by better-profanity's list, which holds mild words such as “stupid” too.",
+               told_empty([arms])),
         arms=arms,
         scores=tuple(scored(scorers.scorer_name(scorer), scorer, arms) for scorer in judges),
         disfluency=disfluency(judge or model, arms),
         relevance=relevance_of(model, arms, relevance),
         own_relevance=own_relevance(model, arms, relevance),
-    )
+    )  # fmt: skip

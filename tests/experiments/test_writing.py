@@ -12,15 +12,32 @@ import torch
 
 import actadd_lens as al
 from actadd_lens.errors import ModelDownloadError, PromptError, SettingError
-from actadd_lens.experiments.continuations import Arms, Measured, Tried, early_to_middle, measured, write_arms
+from actadd_lens.experiments.continuations import (
+    Arms,
+    Cells,
+    Measured,
+    Tried,
+    beside_nulls,
+    early_to_middle,
+    fluency_finding,
+    halves,
+    measured,
+    relevance_finding,
+    scored,
+    told_empty,
+    try_cells,
+    write_arms,
+)
+from actadd_lens.experiments.evidence import moves
 from actadd_lens.experiments.examples import EXAMPLES, Example, Examples, Term, examples
 from actadd_lens.experiments.parts import Dimensions, dimensions, positions
 from actadd_lens.experiments.sentiment import Sentiment, Shift, _success, sentiment
-from actadd_lens.experiments.topic_words import TopicWords, topic_words
+from actadd_lens.experiments.topic_words import COUNT, TopicWords, topic_words
 from actadd_lens.experiments.topics import likeliest_pair, topics
 from actadd_lens.experiments.toxicity import Toxicity, toxicity
 from actadd_lens.experiments.writing import dependence, embedding_relevance, surprise
 from actadd_lens.models import backend_of
+from actadd_lens.sweep_texts import plan_sweep_completions, sweep_completions
 
 PROMPTS = al.storybook.neutral_prompts()[:8]
 SHORT = {"max_new_tokens": 8, "nulls": 1, "progress": False}
@@ -112,13 +129,14 @@ def test_missing_sentence_embeddings_are_told_with_the_remedy(monkeypatch: pytes
 
 def test_the_arms_are_those_of_complete_and_the_lead_stands_before_the_prompt(embedded: Any) -> None:
     vector = 4 * al.compute_steering_vector(embedded, (" wedding", ""), layer=2)
+    null = 2 * al.compute_steering_vector(embedded, ("Love", "Hate"), layer=5)
     options = {"n": 2, "max_new_tokens": 5, "top_p": 0.9}
-    arms = write_arms(embedded, PROMPTS[:2], vector, lead=" Love", nulls=1, progress=False, **options)
+    arms = write_arms(embedded, PROMPTS[:2], vector, lead=" Love", nulls=[null], progress=False, **options)
     expected = al.complete(embedded, PROMPTS[:2], vector, progress=False, **options)
     led = al.complete(embedded, [f"Love {prompt}" for prompt in PROMPTS[:2]], vector, progress=False, **options)
     assert (arms.steered, arms.unsteered) == (expected.steered, expected.unsteered)
     assert arms.prompted == led.unsteered
-    assert len(arms.nulls) == 1
+    assert arms.nulls == (al.complete(embedded, PROMPTS[:2], null, progress=False, **options).steered,)
 
 
 def filled(name: str, unsteered: Any, steered: Any, *, is_log: bool = False, nulls: Any = None) -> Measured:
@@ -159,10 +177,94 @@ def test_a_judge_is_asked_once_and_its_numbers_go_to_their_arms() -> None:
 
 
 def test_the_best_cell_is_the_largest_gain_that_is_fluent_enough() -> None:
-    tried = Tried(np.array([[[0.1, 0.5], [0.4, 0.9]]]), np.array([[[1.0, 1.6], [1.2, 2.5]]]))
+    tried = Tried(np.array([[[[0.1, 0.5], [0.4, 0.9]]]]), np.array([[[[1.0, 1.6], [1.2, 2.5]]]]))
     assert tried.best(1.7) == (0, 0, 1)
     assert tried.best(3.0) == (0, 1, 1)
     assert tried.best(0.5) == (0, 0, 0)
+
+
+def test_a_cell_in_which_nothing_was_written_is_not_chosen() -> None:
+    tried = Tried(np.array([[[[0.1, 0.9, np.nan]]]]), np.array([[[[3.0, np.nan, 1.0]]]]))
+    assert tried.best(1.7) == (0, 0, 0)
+    assert "as the most fluent" in tried.told(1.7, "the share")
+
+
+def test_every_null_chooses_for_itself_by_the_same_rule() -> None:
+    gains = np.array([[[[0.9, 0.1]]], [[[0.1, 0.9]]], [[[0.1, 0.9]]]])
+    ratios = np.array([[[[1.0, 1.0]]], [[[1.0, 1.0]]], [[[1.0, 9.0]]]])
+    assert Tried(gains, ratios).places(1.7) == ((0, 0, 0), (0, 0, 1), (0, 0, 0))
+
+
+def test_cells_are_tried_under_every_arm_and_nulls_report_from_their_own(embedded: Any) -> None:
+    written = {"n": 2, "max_new_tokens": 6, "seed": 0, "top_p": 0.9, "temperature": 1.0}
+    scorer: Any = lambda texts: [float(len(text)) for text in texts]  # noqa: E731
+    plan = plan_sweep_completions(
+        embedded, [(" wedding", "")], layers=[2, 5], coefficients=[2.0, 4.0], prompts=PROMPTS[:2], scorers=scorer,
+        nulls=2, **written,
+    )  # fmt: skip
+    cells = Cells.planned(plan)
+    run: Any = {"path": None, "progress": False, "written": written}
+    tried = try_cells(embedded, cells, [scorer], wanted=-1, prompts=PROMPTS[:2], **run)
+    assert tried.gains.shape == (3, 1, 2, 2)
+    null = cells.vector((0, 1, 0), 2)
+    assert (null.layer, null.coefficient) == (5, 2.0)
+    again = al.complete(embedded, PROMPTS[:2], null, max_new_tokens=6, top_p=0.9, progress=False)
+    longer = np.mean([len(new[0]) - len(old[0]) for new, old in zip(again.steered, again.unsteered, strict=True)])
+    assert tried.gains[2, 0, 1, 0] == pytest.approx(-longer)
+    changes = [surprise(embedded, PROMPTS[:2], texts) for texts in (again.steered, again.unsteered)]
+    assert tried.ratios[2, 0, 1, 0] == pytest.approx(np.exp(np.mean(changes[0] - changes[1])), rel=1e-4)
+    sweep = sweep_completions(
+        embedded, [(" wedding", "")], layers=2, coefficients=4.0, prompts=PROMPTS[:2], scorers=scorer, progress=False,
+        **written,
+    )  # fmt: skip
+    beside = beside_nulls(embedded, sweep, [[cells.vector((0, 0, 1), 1)], [null]], scorers=[scorer], **run)
+    both = al.complete(embedded, PROMPTS[:2], null, n=2, max_new_tokens=6, top_p=0.9, progress=False)
+    assert beside.nulls[0, 1, 0, 0, 0, 0].tolist() == [np.mean([len(text) for text in row]) for row in both.steered]
+
+
+def test_the_choice_takes_few_prompts_of_one_half_and_reports_all_of_the_other() -> None:
+    choose, report = halves(PROMPTS, 0, 2)
+    assert (len(choose), len(report)) == (2, 4)
+    assert not set(choose) & set(report)
+
+
+def test_an_empty_text_has_no_score_and_what_is_all_empty_is_not_judged() -> None:
+    arms = Arms(PROMPTS[:1], (("a", ""),), ((" ", ""),))
+    found = scored("negativity", lambda texts: [0.5 for _ in texts], arms)
+    assert found.unsteered[0, 0] == 0.5
+    assert np.isnan(found.unsteered[0, 1])
+    assert (found.change().n, moves(found.change(), "less")) == (0, "not testable here")
+    assert "50% of the unsteered, 100% of the steered" in told_empty([arms])
+
+
+def test_a_null_that_wrote_nothing_has_no_value() -> None:
+    found = filled("compound", 0.0, -1.0, nulls=[np.nan] + [0.0] * 18).change()
+    assert np.isnan(found.nulls[0])
+    assert not filled("compound", 0.0, -1.0, nulls=[np.nan, np.nan] + [0.0] * 18).change().beyond("less")
+
+
+def test_fluency_that_improves_is_no_cost() -> None:
+    better, worse = (filled("disfluency", 0.0, np.log(ratio), is_log=True) for ratio in (0.2, 2.5))
+    assert fluency_finding(better, 1.7, "cell", "").verdict == "same direction"
+    assert fluency_finding(worse, 1.7, "cell", "").verdict == "opposite"
+
+
+def test_relevance_stays_where_half_of_it_is_left() -> None:
+    random = np.random.default_rng(0)
+    plain = 1.0 + random.normal(scale=0.05, size=(40, 2))
+
+    def verdict(steered: Any, unsteered: Any = plain) -> str:
+        return relevance_finding(Measured("own", unsteered, steered, np.zeros((0, 40, 2))), "cell", "nats").verdict
+
+    assert verdict(0.8 * plain) == "same direction"
+    assert verdict(2.0 * plain) == "same direction"
+    assert verdict(0.051 * plain) == "opposite"
+    assert verdict(plain, plain - 1.0) == "not testable here"
+
+
+def test_what_is_left_is_a_ratio_of_means() -> None:
+    found = Measured("own", np.array([[1.0], [3.0], [9.0]]), np.array([[2.0], [0.0], [np.nan]]), np.zeros((0, 3, 1)))
+    assert (found.left().value, found.left().n) == (0.5, 2)
 
 
 def test_layers_go_by_depth(embedded: Any) -> None:
@@ -175,7 +277,7 @@ def test_layers_go_by_depth(embedded: Any) -> None:
 
 @pytest.fixture(scope="module")
 def words_result(embedded: Any) -> TopicWords:
-    return topic_words(embedded, prompts=PROMPTS, layers=[2, 7], coefficients=4.0, **SHORT)
+    return topic_words(embedded, prompts=al.storybook.neutral_prompts()[:20], layers=[2, 7], coefficients=4.0, **SHORT)
 
 
 def test_topic_words_are_those_of_the_texts(words_result: TopicWords) -> None:
@@ -203,7 +305,22 @@ def with_words(result: TopicWords, by_layer: tuple[float, float]) -> TopicWords:
 
 
 def test_topic_words_early_and_none_late_go_the_papers_way(words_result: TopicWords) -> None:
-    assert verdicts(with_words(words_result, (1.5, 0.0))) == ["same direction"] * 4
+    assert verdicts(with_words(words_result, (4.0, 0.0))) == ["same direction"] * 4
+
+
+def test_gone_is_a_tenth_of_what_was_there(words_result: TopicWords) -> None:
+    assert verdicts(with_words(words_result, (4.0, 1.0)))[3] == "opposite"
+    assert verdicts(with_words(words_result, (20.0, 1.0)))[3] == "same direction"
+
+
+def test_each_null_tells_its_words_from_the_layer_that_it_chose(words_result: TopicWords) -> None:
+    faked = with_words(words_result, (1.5, 0.0))
+    nulls = np.zeros_like(faked.sweep.nulls)
+    nulls[:, 0, 0, 1] = 1.0
+    nulls[COUNT, 0, 0, 1] = 3.0
+    found = dataclasses.replace(faked, sweep=dataclasses.replace(faked.sweep, nulls=nulls))
+    assert (found.words.nulls, found.last.nulls, found.beyond_last.nulls) == ((3.0,), (3.0,), (0.0,))
+    assert found.words.value == 1.5
 
 
 def test_topic_words_at_the_last_layer_too_deny_that_they_are_gone(words_result: TopicWords) -> None:
@@ -246,6 +363,7 @@ def test_each_topic_is_counted_under_its_own_vector(embedded: Any) -> None:
         assert table["unsteered"][name] == pytest.approx(100 * np.mean(plain))
     assert result.mean_rise.value == pytest.approx(np.mean([result.rise(name).value for name in chosen]))
     assert set(result.sweep.grid.prompts) < set(PROMPTS)
+    assert result.settings["words"] == {name: list(words) for name, words in chosen.items()}
     assert [finding.claim for finding in result.findings()] == [3]
 
 
@@ -263,7 +381,7 @@ def shift(unsteered: float, steered: float, ratio: float) -> Shift:
     return Shift(
         "positive", "negative", arms, filled("success", unsteered, steered, nulls=[unsteered] * 19),
         filled("compound", 0.5, -0.5, nulls=[0.5] * 19), filled("disfluency", 0.0, np.log(ratio), is_log=True),
-        filled("relevance", 1.0, 0.5), filled("relevance beyond another prompt's", 1.0, 0.5),
+        filled("relevance", 1.0, 0.5), filled("relevance beyond another prompt's", 1.0, 0.9),
     )  # fmt: skip
 
 
@@ -273,7 +391,7 @@ def sentiment_verdicts(*values: float) -> list[str]:
 
 
 def test_sentiment_that_shifts_at_a_moderate_cost_goes_the_papers_way() -> None:
-    assert sentiment_verdicts(0.2, 0.4, 1.5) == ["same direction"] * 4
+    assert sentiment_verdicts(0.2, 0.4, 1.4) == ["same direction"] * 4
 
 
 def test_sentiment_that_stays_at_a_high_cost_does_not() -> None:
@@ -396,6 +514,9 @@ def test_every_picture_has_a_title_and_named_axes(words_result: TopicWords) -> N
         (positions, {"positions": ("middle",)}, al.PositionError, "'middle' is not known"),
         (examples, {"examples": []}, SettingError, "no example"),
         (positions, {"pair": "Love"}, PromptError, "no prompt pair"),
+        (positions, {"pair": (" dog", "")}, SettingError, "words="),
+        (topic_words, {"pair": (" dog", "")}, SettingError, "words="),
+        (topics, {"choose_on": 0}, SettingError, "choose_on is 0"),
     ],
 )
 def test_wrong_input_is_told_before_anything_is_written(
