@@ -80,7 +80,8 @@ def _counts(run: "Reproduction") -> str:
     told = ", ".join(f"{found.count(verdict)} {verdict}" for verdict in get_args(Verdict))
     quick = " Quick settings, with few prompts and nulls: a first look." if run.quick else ""
     failed = f" {len(run.failed)} failed: {', '.join(run.failed)}." if run.failed else ""
-    return f"{len(run.outcomes)} experiments, {len(found)} findings: {told}.{failed}{quick}"
+    experiments = f"{len(run.outcomes)} experiment{'s' * (len(run.outcomes) != 1)}"
+    return f"{experiments}, {len(found)} findings: {told}.{failed}{quick}"
 
 
 def _by_claim(run: "Reproduction") -> dict[int, list[tuple[str, Finding]]]:
@@ -208,7 +209,10 @@ def markdown_page(run: "Reproduction") -> str:
         run: The run.
     """
     parts = [f"# {_title(run)}", _model_line(run), _counts(run), "## The twelve claims", _READING]
-    for number, found in _by_claim(run).items():
+    by_claim = _by_claim(run)
+    for number, found in by_claim.items():
+        if not found:
+            continue
         parts.append(f"### {number}. {CLAIMS[number]}")
         rows = [
             (f"{finding.about} ([{name}](#{name}))", f"**{finding.verdict}**",
@@ -216,7 +220,10 @@ def markdown_page(run: "Reproduction") -> str:
             for name, finding in found
         ]  # fmt: skip
         names = ("finding", "verdict", "evidence", "in the paper", "remark")
-        parts.append(_markdown_table(names, rows) if rows else "Not measured in this run.")
+        parts.append(_markdown_table(names, rows))
+    missing = [str(number) for number, found in by_claim.items() if not found]
+    if missing:
+        parts.append(f"Not measured in this run: claims {', '.join(missing)}.")
     parts += [_markdown_section(run, outcome) for outcome in run.outcomes]
     return "\n\n".join(parts) + "\n"
 

@@ -173,6 +173,8 @@ def test_the_markdown_stands_beside_its_pictures(embedded: Any, tmp_path: Path) 
     assert "![What is told <here>](told.png)" in text
     assert "(told-again.png)" in text
     assert r"a\|b" in text
+    assert "Not measured in this run: claims " in text
+    assert text.count("\n### ") == 3  # the claims that it bears on
     assert (tmp_path / "told.png").exists()
 
 
