@@ -101,7 +101,7 @@ def plot_sentiment(result: "Sentiment", *, ax: "Axes | None" = None) -> "Axes":
         plain = success.mean("unsteered")
         nulls = plain + np.array(change.nulls)
         ax.scatter(np.full(len(nulls), place - 0.08), nulls, s=14, color=NULL, alpha=0.7, linewidths=0,
-                   label="null vectors" if first else None)  # fmt: skip
+                   label="null vectors, each in\nthe cell that it chose" if first else None)  # fmt: skip
         ax.plot(place - 0.24, plain, "s", color=UNSTEERED, label="unsteered" if first else None)
         ax.plot(place + 0.24, success.mean("prompted"), "^", color="#009E73", label="prompted" if first else None)
         errors = [[change.value - change.low], [change.high - change.value]]
@@ -132,7 +132,15 @@ def plot_parts(result: "Parts", *, ax: "Axes | None" = None) -> "Axes":
     found = [result.effect(part) for part in result.parts]
     nulls = np.array([estimate.nulls for estimate in found]).T
     for index, null in enumerate(nulls):
-        ax.plot(places, null, "o", color=NULL, alpha=0.5, markersize=3.5, label=None if index else "null vectors")
+        ax.plot(
+            places,
+            null,
+            "o",
+            color=NULL,
+            alpha=0.5,
+            markersize=3.5,
+            label=None if index else "null vectors, each in its own cell",
+        )
     values = np.array([estimate.value for estimate in found])
     ends = np.array([(estimate.low, estimate.high) for estimate in found]).T
     errors = np.abs(np.stack([values - ends[0], ends[1] - values]))
@@ -198,12 +206,13 @@ def _estimates(ax: "Axes", estimates: "dict[str, Estimate]") -> None:
     for row, estimate in enumerate(estimates.values()):
         height = len(estimates) - 1 - row
         ax.plot(estimate.nulls, [height - 0.15] * len(estimate.nulls), "o", color=NULL, alpha=0.6, markersize=3.5,
-                label=None if row else "null vectors of equal norms")  # fmt: skip
+                label=None if row else "null vectors of equal norms,\neach in the cell that it chose")  # fmt: skip
         errors = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
         ax.errorbar([estimate.value], [height + 0.1], xerr=errors, fmt="o", color=STEERED, capsize=3,
                     label=None if row else "steering vector (95 %)")  # fmt: skip
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(range(len(estimates)), list(estimates)[::-1])
     ax.set_ylim(-0.6, len(estimates) - 0.4)
+    ax.locator_params(axis="x", nbins=6)
     ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.spines[["top", "right", "left"]].set_visible(False)

@@ -240,8 +240,9 @@ def disfluency(model: LensModel, arms: Arms) -> Measured:
 
 
 def relevance_of(model: LensModel, arms: Arms, relevance: Relevance | None = None) -> Measured:
-    """How much the continuations have to do with their prompts: as told, or their dependence on it."""
-    return measured("relevance", _relevance_judge(model, relevance), arms)
+    """How much the continuations have to do with their prompts: as told, or their dependence on it; no nulls."""
+    # no finding sets it beside its nulls, and reading theirs costs as much as writing them
+    return measured("relevance", _relevance_judge(model, relevance), replace(arms, nulls=()))
 
 
 def own_relevance(model: LensModel, arms: Arms, relevance: Relevance | None = None) -> Measured:
@@ -508,7 +509,7 @@ def choice_settings(cells: Cells, tried: Tried, most: float, what: str) -> dict[
         "pair": vector.label, "layer": vector.layer, "coefficient": vector.coefficient,
         "pairs": labels, "layers": list(cells.layers),
         "coefficients": list(cells.coefficients), "most_disfluency": most,
-        "null cells": [f"{cells.told(null)}, for {labels[null[0]]}" for null in nulls],
+        "null cells": [cells.told(null) + f", for {labels[null[0]]}" * (len(labels) > 1) for null in nulls],
     }  # fmt: skip
 
 

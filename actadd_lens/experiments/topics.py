@@ -129,7 +129,7 @@ def topics(
     layers: Sequence[int] | None = None,
     coefficients: Sequence[float] = (2.0, 4.0),
     most_disfluency: float = MOST_DISFLUENCY,
-    choose_on: int = 8,
+    choose_on: int = 6,
     n: int = 1,
     max_new_tokens: int = 40,
     nulls: int = 19,
