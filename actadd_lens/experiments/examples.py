@@ -216,7 +216,7 @@ def examples(
         raise SettingError("There is no example: pass one or more.")
     require(is_whole(nulls), "nulls", nulls, "an integer from 0")
     sampling = {"temperature": temperature, "top_p": top_p, "frequency_penalty": frequency_penalty}
-    settings = DecodeSettings(n, max_new_tokens, seed, sampling=Sampling(**sampling))  # type: ignore[arg-type]
+    settings = DecodeSettings(n, max_new_tokens, seed, sampling=Sampling.from_options(sampling))
     backend = backend_of(model)
     rows = encode_prompts(backend, [example.prompt for example in examples], room=max_new_tokens)
     arms = [_vectors(model, example) for example in examples]
