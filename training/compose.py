@@ -24,6 +24,8 @@ from training.tokenizer import load_tokenizer, start_id
 
 Record = Mapping[str, Any]
 HEADER_SHARE = 0.4
+STRAY_SHARE = 0.15
+"""Of the headers, those that belong to another text: what a first line says is to be weighed against what follows."""
 HEADER_ROOM = 10  # tokens
 
 
@@ -135,15 +137,19 @@ class Composer:
             if record["kind"] in ("document", "dialogue"):
                 pieces.extend(cut(rng, record, self.context))
         rng.shuffle(pieces)
-        return [self.with_header(rng, piece) for piece in pieces]
+        return [self.opening(rng, piece, pieces) + piece.text for piece in pieces]
 
-    def with_header(self, rng: random.Random, piece: Piece) -> str:
-        """The piece's text, after a header or not; a word that brought sentences together is named most often."""
+    def opening(self, rng: random.Random, piece: Piece, pieces: Sequence[Piece]) -> str:
+        """What stands before a text: mostly nothing, else its own header, now and then that of another text."""
         if rng.random() >= HEADER_SHARE:
-            return piece.text
+            return ""
+        return self.header(rng, rng.choice(pieces) if rng.random() < STRAY_SHARE else piece)
+
+    def header(self, rng: random.Random, piece: Piece) -> str:
+        """A header that is true of the piece; a word that brought its sentences together is named most often."""
         if piece.key and rng.random() < 0.7:
-            return make_header(rng, Wording({piece.key: 1}, 3), piece.text, "", "") + piece.text
-        return make_header(rng, self.wording, piece.text, piece.mood, piece.emotion) + piece.text
+            return make_header(rng, Wording({piece.key: 1}, 3), piece.text, "", "")
+        return make_header(rng, self.wording, piece.text, piece.mood, piece.emotion)
 
     def epoch(self, epoch: int) -> NDArray[np.uint16]:
         """[windows, context] token ids in the order of training."""

@@ -3,8 +3,8 @@
 Why: a model trained on bare text learns that what follows depends on what stands just before it, and seldom
 looks back to the first tokens. Text that opens by naming what is to come, as TinyStories-Instruct does with
 its `Words:`, gives the layers that attend globally a reason to read the first positions throughout, in many
-forms: one word or several, capitalised or not, a list or a sentence. The words are always true of the text
-that follows.
+forms: one word or several, capitalised or not, a list or a sentence. A header is true of the text that it is
+made for; `training.compose` sets a few of them before other texts.
 """
 
 import dataclasses

@@ -21,7 +21,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the embedded model's page and card from its measurements.")
     parser.add_argument("--measured", type=Path, required=True, help="JSON file of training.measure")
     parser.add_argument("--card", type=Path, required=True, help="JSON file of training.card")
-    parser.add_argument("--tokens", type=float, required=True, help="tokens that were trained on")
     parser.add_argument("--page", type=Path, default=Path("docs/storybook.md"))
     parser.add_argument("--model", type=Path, default=Path("actadd_lens/storybook/model"))
     arguments = parser.parse_args()
@@ -30,7 +29,7 @@ def main() -> None:
     topics = {key: value for key, value in measured.items() if key.startswith("topic ")}
     values = {
         "shape": shape(config),
-        "tokens": f"{arguments.tokens / 1e6:.0f} M",
+        "tokens": f"{config['trained_tokens'] / 1e6:.0f} M",
         "bits_per_byte": bits_table(card["bits_per_byte"]),
         "samples": "\n".join(f"{number}. {one_line(text)}" for number, text in enumerate(card["samples"], start=1)),
         "fluency": fluency(measured["fluency"]),

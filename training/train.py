@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from training.compose import Composer
+from training.export import load_exported, read_config
 from training.model import ModelShape, StoryModel
 from training.optimizer import make_optimizers
 
@@ -123,6 +124,12 @@ class Run:
                 result[source] = torch.cat(losses).mean().item()
         return {"mean": sum(result.values()) / len(result), **result}
 
+    def start_from(self, folder: Path) -> None:
+        """Go on from exported weights: what they have seen counts, the optimisers and their warm-up begin anew."""
+        self.model.load_state_dict(load_exported(folder).state_dict())
+        self.average = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.progress.tokens = read_config(folder)["trained_tokens"]
+
     def save(self, path: Path) -> None:
         """Write a checkpoint so that there is a whole one at any moment."""
         state = {
@@ -214,7 +221,8 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the model.")
     parser.add_argument("--data", type=Path, required=True, help="folder written by training.prepare")
     parser.add_argument("--run", type=Path, required=True, help="folder of the checkpoint; a run in it goes on")
-    parser.add_argument("--tokens", type=float, default=60e6)
+    parser.add_argument("--start", type=Path, help="exported folder of the same shape to go on from, in a new run")
+    parser.add_argument("--tokens", type=float, default=60e6, help="in all, with those of --start")
     parser.add_argument("--decay-share", type=float, default=0.2)
     parser.add_argument("--share", nargs="*", default=[], help="SOURCE=TIMES: how often an epoch holds a document")
     parser.add_argument("--layers", type=int, default=8)
@@ -251,6 +259,8 @@ def run_from(arguments: argparse.Namespace) -> None:
     checkpoint = arguments.run / "checkpoint.pt"
     if checkpoint.exists():
         run.load(checkpoint)
+    elif arguments.start is not None:
+        run.start_from(arguments.start)
     facts: dict[str, Any] = {"shape": dataclasses.asdict(shape), "shares": shares, "seed": arguments.seed}
     (arguments.run / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     n_parameters = sum(parameter.numel() for parameter in run.model.parameters())

@@ -50,7 +50,7 @@ def bridge_log_probs(folder: Path, ids: Tensor) -> Tensor:
 
 def rounded_log_probs(checkpoint: Path, weights: str, hf_model: Any, ids: Tensor) -> Tensor:
     """The training form with the exported weights put back into it."""
-    model = load_checkpoint(checkpoint, weights=weights)
+    model, _ = load_checkpoint(checkpoint, weights=weights)
     exported = hf_model.state_dict()
     with torch.no_grad():
         for parameter in model.parameters():

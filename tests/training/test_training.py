@@ -1,6 +1,6 @@
 """The training code on a few made-up texts: seconds, offline."""
 
-import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,8 @@ import torch
 pytest.importorskip("better_profanity", reason="training has its own requirements")
 pytest.importorskip("vaderSentiment", reason="training has its own requirements")
 
-from training.compose import Composer
-from training.export import export, load_checkpoint
+from training.compose import HEADER_SHARE, STRAY_SHARE, Composer, Piece
+from training.export import export, load_checkpoint, load_exported, read_config
 from training.filtering import is_abusive
 from training.model import ModelShape, StoryModel, causal_attention, local_attention
 from training.prepare import main as prepare_main
@@ -168,15 +168,47 @@ def test_the_export_computes_what_was_trained(data: Path, tmp_path: Path) -> Non
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     train(data, tmp_path, 3 * 4 * 64)
-    model = load_checkpoint(tmp_path / "checkpoint.pt")
-    export(model, data, tmp_path / "model")
+    model, trained_tokens = load_checkpoint(tmp_path / "checkpoint.pt")
+    export(model, trained_tokens, data, tmp_path / "model")
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     ids = tokenizer("<|endoftext|>I love the garden.", return_tensors="pt")["input_ids"]
     assert ids[0].tolist().count(exported.config.bos_token_id) == 1
     with torch.no_grad():
         torch.testing.assert_close(model(ids), exported(ids).logits, atol=5e-3, rtol=0)
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["attention_layers"][:3] == ["local"] * 3
+    config = read_config(tmp_path / "model")
+    assert config["attention_layers"][:3] == ["local"] * 3
+    assert config["trained_tokens"] == trained_tokens >= 3 * 4 * 64
+
+    again = load_exported(tmp_path / "model").state_dict()
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(again[name], weight, atol=1e-3, rtol=1e-3)
+
+
+def test_a_run_starts_from_exported_weights_and_counts_what_they_have_seen(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "first", 3 * 4 * 64)
+    model, seen = load_checkpoint(tmp_path / "first" / "checkpoint.pt")
+    export(model, seen, data, tmp_path / "model")
+    words = f"--data {data} --run {tmp_path / 'second'} --start {tmp_path / 'model'} --device cpu"
+    words += " --layers 4 --d-model 32 --heads 2 --context 64 --no-compile"
+    arguments = parse_arguments(words.split())
+    run = Run(load_exported(tmp_path / "model").shape, arguments)
+    run.start_from(tmp_path / "model")
+    assert run.progress == Progress(tokens=seen)
+    embeddings = load_exported(tmp_path / "model").embed.weight
+    assert torch.equal(run.model.embed.weight, embeddings)
+    assert torch.equal(run.average["embed.weight"], embeddings)
+
+
+def test_most_headers_are_true_of_their_text_and_some_belong_to_another(data: Path) -> None:
+    composer = Composer(data, context=64, seed=0, shares={})
+    garden, castle = Piece("He went to the garden.", key="garden"), Piece("She lived in the castle.", key="castle")
+    rng = random.Random(0)
+    openings = [composer.opening(rng, garden, [castle]).lower() for _ in range(4000)]
+    headers = [opening for opening in openings if opening]
+    strays = sum("castle" in header for header in headers) / len(headers)
+    assert len(headers) / len(openings) == pytest.approx(HEADER_SHARE, abs=0.03)
+    assert strays == pytest.approx(STRAY_SHARE, abs=0.03)
 
 
 def test_loss_starts_at_that_of_a_uniform_guess() -> None:
