@@ -1,23 +1,21 @@
 """Writes the measured parts of pages: `python docs/measured_pages.py [--tinytalk FOLDER]`.
 
-They stand between marks in analysis.md and ablation-and-trace.md; everything else there is written by hand.
+They stand between marks; everything else on those pages is written by hand.
 """
 
 import argparse
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import two_vectors
+from page_parts import DOCS, picture, table, write
 
 import actadd_lens as al
 
-HERE = Path(__file__).parent
-PAGES = ("analysis.md", "ablation-and-trace.md")
+PAGES = ("analysis.md", "ablation-and-trace.md", "two-vectors.md")
 COEFFICIENT, LAYER, NULLS = 4.0, 3, 20
 PAIR, SENTENCES = (" happy", " sad"), ("I am so happy today", "I am so sad today")
 # The examples of analysis.md, word for word, are measured with the settings that stand there.
@@ -25,30 +23,23 @@ TOPIC, LOVE, PROMPT = (" weddings", ""), ("Love", "Hate"), "I went up to my frie
 
 
 def main() -> None:
-    """Measure, draw, and write the page anew."""
+    """Measure, draw, and write the pages anew."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tinytalk", type=Path, help="folder of the model tinytalk-3m")
     options = parser.parse_args()
     mpl.use("Agg")
-    (HERE / "images").mkdir(exist_ok=True)
+    (DOCS / "images").mkdir(exist_ok=True)
     model = al.load_model()
     parts = {
         **vectors(model), "shift": shift(model), "texts": texts(model), "linearity": linearity(model),
         "ablation": ablation(model), "trace": trace(model), "layers": layers(model, "layers"),
+        **two_vectors.parts(model, ""),
     }  # fmt: skip
     if options.tinytalk is not None:
-        parts["tinytalk"] = layers(al.load_model(options.tinytalk), "layers-tinytalk")
+        tinytalk = al.load_model(options.tinytalk)
+        parts |= {"tinytalk": layers(tinytalk, "layers-tinytalk"), **two_vectors.parts(tinytalk, "-tinytalk")}
     for page in PAGES:
-        write(HERE / page, parts)
-
-
-def write(page: Path, parts: dict[str, str]) -> None:
-    """Put the parts between their marks."""
-    text = page.read_text(encoding="utf-8")
-    for name, part in parts.items():
-        block = f"<!-- measured: {name} -->\n{part.strip()}\n<!-- end -->"
-        text = re.sub(rf"<!-- measured: {name} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.DOTALL)
-    page.write_text(text, encoding="utf-8")
+        write(DOCS / page, parts)
 
 
 def settings() -> dict[str, Any]:
@@ -161,28 +152,6 @@ def finding(found: Any, frame: pd.DataFrame) -> str:
         f"every layer can read, the injection is {size[0]:.2g} times as large as at layer {best}, and {both} add "
         f"{by_layer[0][readers].sum():+.2f}."
     )
-
-
-def picture(result: Any, name: str) -> str:
-    """Save a result's picture, and the line that shows it."""
-    axes = result.plot()
-    ax = axes[0] if isinstance(axes, Sequence) else axes
-    ax.figure.savefig(HERE / "images" / f"{name}.png", dpi=100)
-    plt.close(ax.figure)
-    return f"![{name}](images/{name}.png)"
-
-
-def table(frame: pd.DataFrame) -> str:
-    """A frame as a Markdown table of three digits."""
-
-    def shown(value: Any) -> str:
-        return (
-            f"{value:.3g}" if isinstance(value, float) and not np.isnan(value) else "" if pd.isna(value) else str(value)
-        )
-
-    lines = [list(frame.columns), ["---"] * len(frame.columns)]
-    lines += [[shown(value) for value in row] for row in frame.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 if __name__ == "__main__":
