@@ -166,8 +166,9 @@ def plot_effects(effects: "dict[str, Effect]", *, unit: str = "", title: str = "
     ax.set_yticks(range(len(effects)), list(effects)[::-1])
     ax.set_ylim(-0.6, len(effects) - 0.4)
     ax.set_xlabel(f"steered − unsteered{f', {unit}' if unit else ''}")
-    ax.set_title(title)
-    ax.legend(frameon=False, loc="best", fontsize="small")
+    # The key stands above the picture, where no null or interval can be.
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2, fontsize="small")
+    ax.set_title(title, pad=22)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
     return ax

@@ -494,7 +494,8 @@ class _Units:
         """What was left out."""
         if not self.left_out:
             return ()
-        return (f"{self.left_out} sentences were left out: all their predictions are made from injected positions.",)
+        left_out = "1 sentence was" if self.left_out == 1 else f"{self.left_out} sentences were"
+        return (f"{left_out} left out: all predictions there are made from injected positions.",)
 
 
 def _fits(backend: Backend, sentence: Any, rows: int) -> bool:
