@@ -190,6 +190,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--family", choices=("hooked", "bridge"), help="HookedTransformer or TransformerBridge")
     group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    group.add_argument("--dtype", help="precision of the weights: float32, bfloat16 or float16 (default: float32)")
 
 
 # -- commands --------------------------------------------------------------------------------------------------
@@ -255,7 +256,7 @@ def _steer(options: argparse.Namespace) -> int:
     from actadd_lens.vectors import SteeringVector
 
     loaded = [SteeringVector.load(path) for path in options.vector]
-    model = load_model(options.model, family=options.family, device=options.device)
+    model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)
     computed = [
         coefficient * compute_steering_vector(model, tuple(pair), layer=layer)
         for pair, layer, coefficient in zip(options.pair, layers, coefficients, strict=True)
@@ -366,7 +367,7 @@ def _plan_sweep(options: argparse.Namespace) -> "SweepPlan":
     from actadd_lens.sweeps import plan_sweep
 
     measured = _sweep_metrics(options)
-    model = load_model(options.model, family=options.family, device=options.device)
+    model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
     return plan_sweep(
@@ -471,7 +472,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     from actadd_lens.models import backend_of, load_model
 
     mpl.use("Agg")
-    model = load_model(options.model, family=options.family, device=options.device)
+    model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)
     if options.layers == "all":
         shared["layers"] = range(backend_of(model).n_layers)
     run = reproduce(

@@ -97,6 +97,10 @@ def compute_steering_vectors(
         LayerError: A layer does not exist, or there is none.
     """
     backend = backend_of(model)
+    if isinstance(pairs, PromptPair) or (isinstance(pairs, tuple) and any(isinstance(text, str) for text in pairs)):
+        raise PromptError(f"{pairs!r} is one prompt pair: pass a list of them, or use compute_steering_vector.")
+    if not isinstance(layers, Iterable):
+        raise LayerError(f"layers is {layers!r}: pass a list, such as [{layers!r}], or use compute_steering_vector.")
     checked_pairs = [as_pair(pair) for pair in pairs]
     checked_layers = [backend.check_layer(layer) for layer in layers]
     if not checked_pairs:

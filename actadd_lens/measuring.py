@@ -30,13 +30,14 @@ from actadd_lens.positions import Position
 from actadd_lens.progress import progress_bar
 from actadd_lens.prompts import as_texts
 from actadd_lens.sampling import Sampling, is_whole, require
-from actadd_lens.scorers import Scorer, scorer_name
+from actadd_lens.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering import Addition, Prompts, additions_by_layer, injected, land, unsteered
 from actadd_lens.vectors import SteeringVector, check_vectors
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 Arm = tuple[SteeringVector, ...]
 
@@ -93,6 +94,12 @@ class Measurement:
         if len(self.nulls):
             columns["null mean"] = (self.nulls - self.unsteered).mean(axis=0)
         return pd.DataFrame(columns)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """The effect with its interval, above the effects of its nulls."""
+        from actadd_lens.plots import plot_measurement
+
+        return plot_measurement(self, ax=ax)
 
     def __repr__(self) -> str:
         return f"Measurement({self.metric.name}: {self.effect})"
@@ -326,6 +333,12 @@ class CompletionMeasurement:
     completions: Completions
     effect: Effect
 
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """The effect with its interval, above the effects of its nulls."""
+        from actadd_lens.plots import plot_measurement
+
+        return plot_measurement(self, ax=ax)
+
     def __repr__(self) -> str:
         return f"CompletionMeasurement({self.scorer}: {self.effect})"
 
@@ -377,9 +390,7 @@ def measure_completions(
     backend = backend_of(model)
     found = check_vectors(backend, vectors)
     texts = as_texts(prompts)
-    chosen = (scorers,) if callable(scorers) else tuple(scorers)
-    if not chosen or not all(callable(scorer) for scorer in chosen):
-        raise SettingError("A scorer is any callable on texts: pass one or more, such as scorers.sentiment().")
+    chosen = as_scorers(scorers)
     settings = DecodeSettings(
         n=n,
         max_new_tokens=max_new_tokens,

@@ -108,6 +108,8 @@ def logit_difference(token: str | int, other: str | int) -> Metric:
 
 def token_set_logprob(tokens: Sequence[str | int]) -> Metric:
     """Log of the summed probability of a set of tokens after the prompt, in nats."""
+    if isinstance(tokens, str):
+        raise SettingError(f"{tokens!r} is no set of tokens: pass a list, such as [{tokens!r}].")
     chosen = tuple(tokens)
     if not chosen:
         raise SettingError("A token set needs a token: pass texts or ids.")
@@ -229,8 +231,8 @@ def token_id(backend: Backend, token: str | int) -> int:
         if len(ids) != 1:
             pieces = backend.token_strings(ids)
             raise PromptError(
-                f"{token!r} is {len(ids)} tokens for {backend.name}: {pieces}. Give a text that is one (often one with "
-                "a leading space), or an id."
+                f"{token!r} is {len(ids)} tokens for {backend.name}: {pieces}. Give a text that is one (with a "
+                "leading space for most tokenizers, without one for Llama's), or an id."
             )
         return ids[0]
     size = len(backend.tokenizer)

@@ -173,6 +173,8 @@ class _Phrases:
     """Phrases of as many tokens as asked for, from random places of texts, cut where a word begins."""
 
     def __init__(self, backend: Backend, texts: Sequence[str] | None, tokens: int) -> None:
+        if isinstance(texts, str):
+            raise SettingError("texts is one text: pass a list of two or more, to cut phrases from.")
         self._backend = backend
         self._tokens = tokens
         self._words = [text.split() for text in (texts if texts is not None else null_texts())]

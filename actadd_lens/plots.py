@@ -10,13 +10,15 @@ import numpy as np
 from jaxtyping import Float
 
 from actadd_lens import naming
+from actadd_lens.errors import SettingError
+from actadd_lens.statistics import Effect
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from actadd_lens.demonstration import Demonstration
+    from actadd_lens.measuring import CompletionMeasurement, Measurement
     from actadd_lens.previews import Preview
-    from actadd_lens.statistics import Effect
     from actadd_lens.vectors import SteeringVector
 
 STEERED = "#D55E00"
@@ -139,7 +141,7 @@ def plot_preview(preview: "Preview", *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def plot_effects(effects: "dict[str, Effect]", *, unit: str = "", title: str = "", ax: "Axes | None" = None) -> "Axes":
+def plot_effects(effects: dict[str, Effect], *, unit: str = "", title: str = "", ax: "Axes | None" = None) -> "Axes":
     """Effects with their intervals, each above the effects of its null vectors.
 
     Args:
@@ -147,7 +149,12 @@ def plot_effects(effects: "dict[str, Effect]", *, unit: str = "", title: str = "
         unit: What was measured.
         title: Title of the picture.
         ax: Where to draw.
+
+    Raises:
+        SettingError: It is no dictionary of effects.
     """
+    if not isinstance(effects, dict) or not all(isinstance(effect, Effect) for effect in effects.values()):
+        raise SettingError("plot_effects takes effects by name, such as {'4 × love': measured.effect}.")
     ax = new_axes(ax, figsize=(6.4, 0.9 + 0.6 * len(effects)))
     spread = np.random.default_rng(0)
     labelled = False
@@ -172,6 +179,17 @@ def plot_effects(effects: "dict[str, Effect]", *, unit: str = "", title: str = "
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
     return ax
+
+
+def plot_measurement(measurement: "Measurement | CompletionMeasurement", *, ax: "Axes | None" = None) -> "Axes":
+    """One effect with its interval, above the effects of its null vectors."""
+    from actadd_lens.measuring import Measurement
+
+    if isinstance(measurement, Measurement):
+        vectors, unit = measurement.vectors, measurement.metric.name
+    else:
+        vectors, unit = measurement.completions.vectors, measurement.scorer
+    return plot_effects({" + ".join(naming.vector_names(vectors)): measurement.effect}, unit=unit, ax=ax)
 
 
 def plot_demonstration(demonstration: "Demonstration", *, axes: "Sequence[Axes] | None" = None) -> "Sequence[Axes]":

@@ -150,10 +150,12 @@ class Provenance:
         """
         if self.fingerprint is not None and not self.fingerprint.matches(Fingerprint.of(backend)):
             theirs = self.fingerprint
+            fits = theirs.d_model == backend.d_model
+            way_out = "If that is meant, use vector.for_model(model)." if fits else "It cannot be added there."
             raise FingerprintError(
                 f"This vector ({self.label}) was read from {self.model} ({theirs.n_layers} layers, d_model "
                 f"{theirs.d_model}), but the model here is {backend.name} ({backend.n_layers} layers, d_model "
-                f"{backend.d_model}) with other weights. If that is meant, use vector.for_model(model)."
+                f"{backend.d_model}) with other weights. {way_out}"
             )
 
     def to_json(self) -> dict[str, Any]:

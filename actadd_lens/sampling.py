@@ -13,6 +13,9 @@ from torch import Tensor
 
 from actadd_lens.errors import SettingError
 
+_BESIDE = ("position", "n", "nulls", "max_new_tokens", "seed", "stop", "batch_size", "progress")
+"""Keywords that stand beside sampling options in most calls, and are misspelt there."""
+
 _LARGEST_UNIFORM = 1 - 2**-23
 """Below 1 in float32, so that the last token is never overshot."""
 
@@ -72,7 +75,8 @@ class Sampling:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in options:
             if name not in known:
-                near = difflib.get_close_matches(name.replace("freq_", "frequency_"), known, n=1, cutoff=0.4)
+                meant = [*known, *_BESIDE]
+                near = difflib.get_close_matches(name.replace("freq_", "frequency_"), meant, n=1, cutoff=0.4)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise SettingError(f"There is no sampling option {name!r}.{hint} Known are {', '.join(known)}.")
         return cls(**options)

@@ -99,6 +99,22 @@ def _profane() -> re.Pattern[str]:
     return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, entries)) + r")(?!\w)")
 
 
+def as_scorers(scorers: Any) -> tuple[Scorer, ...]:
+    """One scorer or several, as a tuple.
+
+    Raises:
+        SettingError: There is none, something else is among them, or one of this module was not called.
+    """
+    chosen = (scorers,) if callable(scorers) else tuple(scorers)
+    if not chosen or not all(callable(scorer) for scorer in chosen):
+        raise SettingError("A scorer is any callable on texts: pass one or more, such as scorers.sentiment().")
+    for scorer in chosen:
+        name = scorer_name(scorer)
+        if globals().get(name) is scorer:
+            raise SettingError(f"scorers.{name} makes a scorer: call it, scorers.{name}(...).")
+    return chosen
+
+
 def _named(name: str, score: Callable[[str], float]) -> Scorer:
     def scorer(texts: Sequence[str]) -> list[float]:
         return [score(text) for text in texts]

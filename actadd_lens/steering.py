@@ -504,7 +504,7 @@ def _hung(backend: Backend, reader: PassReader, hooks: Mapping[int, InjectionHoo
 @contextmanager
 def steer(
     model: LensModel,
-    *vectors: SteeringVector,
+    *vectors: SteeringVector | Sequence[SteeringVector],
     position: Position = "front",
     prompt_lengths: Sequence[int] | None = None,
 ) -> Iterator[LensModel]:
@@ -515,7 +515,7 @@ def steer(
 
     Args:
         model: The model to steer.
-        *vectors: One or several; at one layer they add up.
+        *vectors: One or several, or a list of them; at one layer they add up.
         position: Prompt token that receives row 0: an index, `front`, `mid`, `back`, or `all` for one-row vectors.
         prompt_lengths: Tokens of each prompt, BOS counted and padding not, where passes alone do not tell.
 
@@ -529,7 +529,7 @@ def steer(
         AmbiguousPositionError: The prompt cannot be told from the pass.
     """
     backend = backend_of(model)
-    found = check_vectors(backend, vectors)
+    found = check_vectors(backend, vectors[0] if len(vectors) == 1 else vectors)
     additions = additions_by_layer(found, position)
     reader, hooks = injection_hooks(backend, additions, prompt_lengths=_check_lengths(prompt_lengths))
     with _hung(backend, reader, hooks) as handles:

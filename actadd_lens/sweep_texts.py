@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from actadd_lens.errors import SettingError
 from actadd_lens.generation import Cell, DecodeSettings, as_stops, continuation_texts, decode_cells, score_texts
 from actadd_lens.models import LensModel
 from actadd_lens.nulls import NullKind
 from actadd_lens.positions import Position
 from actadd_lens.sampling import Sampling, is_count, require
-from actadd_lens.scorers import Scorer, scorer_name
+from actadd_lens.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.sweep_batches import SweepCost, decoding_rows_from_memory, is_out_of_memory
 from actadd_lens.sweep_grid import Grid, PlacedGrid, place_grid
 from actadd_lens.sweep_keys import SweepKeys
@@ -114,9 +113,7 @@ def plan_sweep_completions(
 
     Args and errors are those of `sweep_completions`.
     """
-    chosen = (scorers,) if callable(scorers) else tuple(scorers)
-    if not chosen or not all(callable(scorer) for scorer in chosen):
-        raise SettingError("A scorer is any callable on texts: pass one or more, such as scorers.sentiment().")
+    chosen = as_scorers(scorers)
     settings = DecodeSettings(
         n=n,
         max_new_tokens=max_new_tokens,

@@ -84,11 +84,15 @@ class SteeringVector:
             model: The model that it belongs to; with it, the vector refuses other models.
 
         Raises:
-            VectorError: The tensor has another shape or type, or is not finite.
+            VectorError: The tensor has another shape or type, is not finite, or does not go with the model.
+            LayerError: It is no layer, or the model has no such layer.
         """
         provenance = Provenance(source) if model is None else Provenance.of_model(backend_of(model), source=source)
         rows = rows[None] if isinstance(rows, Tensor) and rows.ndim == 1 else rows
-        return cls(rows.clone() if isinstance(rows, Tensor) else rows, layer, provenance=provenance)
+        vector = cls(rows.clone() if isinstance(rows, Tensor) else rows, layer, provenance=provenance)
+        if model is not None:
+            check_vectors(backend_of(model), vector)
+        return vector
 
     # -- what it is --------------------------------------------------------------------------------------------
 

@@ -488,6 +488,85 @@ def test_no_network_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp
 # -- the tree --------------------------------------------------------------------------------------------------
 
 
+# -- what newcomers type -----------------------------------------------------------------------------------------
+
+
+def test_one_text_where_several_are_expected(small: Any, vector: Any) -> None:
+    with pytest.raises(al.SettingError, match="texts is one text: pass a list"):
+        al.null_vectors(small, vector, n=1, texts="One sentence here.")
+    with pytest.raises(al.SettingError, match=r"no set of tokens: pass a list, such as \[' happy'\]"):
+        al.metrics.token_set_logprob(" happy")
+
+
+def test_one_pair_or_one_layer_where_several_are_expected(small: Any) -> None:
+    with pytest.raises(al.PromptError, match="one prompt pair: pass a list"):
+        al.compute_steering_vectors(small, ("Love", "Hate"), layers=[1])  # type: ignore[arg-type]  # wrong on purpose
+    with pytest.raises(al.LayerError, match=r"layers is 1: pass a list, such as \[1\]"):
+        al.compute_steering_vectors(small, [("Love", "Hate")], layers=1)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_a_scorer_that_was_not_called(small: Any, vector: Any, finished: list[int]) -> None:
+    with pytest.raises(al.SettingError, match=r"makes a scorer: call it, scorers.sentiment\("):
+        al.measure_completions(small, PROMPT, vector, al.scorers.sentiment)  # type: ignore[arg-type]  # wrong on purpose
+    assert finished == []
+
+
+@pytest.mark.parametrize(("keyword", "meant"), [("max_new_token", "max_new_tokens"), ("batchsize", "batch_size")])
+def test_a_misspelt_keyword_of_complete(small: Any, vector: Any, keyword: str, meant: str) -> None:
+    with pytest.raises(al.SettingError, match=f"Did you mean '{meant}'"):
+        al.complete(small, PROMPT, vector, **{keyword: 3})
+
+
+@pytest.mark.parametrize("family", FAMILIES_HERE)
+def test_a_misspelt_keyword_of_load_model(gpt2_folder: Path, family: Any) -> None:
+    with pytest.raises(al.ModelError, match="Did you mean 'dtype'"):
+        al.load_model(gpt2_folder, family=family, dtpye=torch.float16)
+    with pytest.raises(al.ModelError, match="torch_dtype is called dtype"):
+        al.load_model(gpt2_folder, family=family, torch_dtype=torch.float16)
+
+
+def test_a_bridge_has_nothing_to_fold(gpt2_folder: Path) -> None:
+    with pytest.raises(al.ModelError, match=r"no keyword 'fold_ln' for this family \(bridge\).*raw weights"):
+        al.load_model(gpt2_folder, family="bridge", fold_ln=False)
+
+
+@pytest.mark.parametrize("family", FAMILIES_HERE)
+def test_a_precision_by_its_name(gpt2_folder: Path, family: Any) -> None:
+    assert al.load_model(gpt2_folder, family=family, dtype="float16").cfg.dtype == torch.float16
+    for wrong in ("half a byte", "int8", 16):
+        with pytest.raises(al.ModelError, match=r"dtype is .*use torch.float32"):
+            al.load_model(gpt2_folder, family=family, dtype=wrong)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_a_direction_that_does_not_go_with_its_model(small: Any) -> None:
+    with pytest.raises(al.VectorError, match="d_model 7"):
+        al.SteeringVector.from_tensor(torch.ones(7), layer=1, source="a probe", model=small)
+    with pytest.raises(al.LayerError):
+        al.SteeringVector.from_tensor(torch.ones(small.cfg.d_model), layer=99, source="a probe", model=small)
+
+
+def test_another_width_is_not_offered_as_something_to_mean(small: Any, embedded: Any) -> None:
+    vector = vector_of(small, PAIRS[0], 2)
+    with pytest.raises(al.FingerprintError, match="It cannot be added there") as told:
+        al.preview(embedded, PROMPT, vector)
+    assert "for_model" not in str(told.value)
+
+
+def test_effects_without_names(small: Any, vector: Any) -> None:
+    measured = al.measure(small, PROMPT, vector, al.metrics.entropy())
+    with pytest.raises(al.SettingError, match="effects by name"):
+        al.plots.plot_effects(measured.effect)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_several_vectors_go_to_steer_one_by_one_or_as_a_list(small: Any, vector: Any) -> None:
+    other = vector_of(small, PAIRS[1], 1)
+    logits = []
+    for vectors in ((vector, other), ([vector, other],)):
+        with torch.no_grad(), al.steer(small, *vectors):
+            logits.append(small(tokens_of(small, PROMPT)))
+    assert torch.equal(*logits)
+
+
 def test_every_error_is_of_one_tree_and_a_builtin() -> None:
     from actadd_lens import errors
 

@@ -2,13 +2,14 @@
 
 import contextlib
 import difflib
+import inspect
 import io
 import json
 import os
 import socket
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -40,7 +41,7 @@ def load_model(
     *,
     family: Family | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     **from_pretrained: Any,
 ) -> LensModel:
     """Load a model to steer.
@@ -51,7 +52,7 @@ def load_model(
         family: `hooked` for a HookedTransformer, `bridge` for a TransformerBridge; by default the first where
             TransformerLens still has it (before 4.0), else the second.
         device: Where the model lies; by default a CUDA device where there is one, else the CPU.
-        dtype: Precision of the weights; float32 by default.
+        dtype: Precision of the weights, such as torch.float16 or "float16"; float32 by default.
         **from_pretrained: Passed on to `HookedTransformer.from_pretrained`, or to
             `TransformerBridge.boot_transformers`.
 
@@ -59,16 +60,13 @@ def load_model(
         The TransformerLens model itself, not a wrapper.
 
     Raises:
-        ModelError: The name is not known, the folder is no model, or TransformerLens cannot convert it.
+        ModelError: The name or a keyword is not known, the folder is no model, or TransformerLens cannot convert it.
         ModelDownloadError: The model is not on this machine and could not be fetched.
     """
     family = _check_family(family)
-    settings = {
-        **from_pretrained,
-        "device": _check_device(device),
-        "dtype": dtype or torch.float32,
-    }
+    settings = {**from_pretrained, "device": _check_device(device), "dtype": _check_dtype(dtype)}
     folder = _local_folder(name)
+    _check_keywords(family, from_pretrained)
     with _quiet():
         if folder is not None:
             with _neutral(folder) as neutral:
@@ -93,6 +91,42 @@ def _check_device(device: str | torch.device | None) -> str:
     return str(device)
 
 
+def _check_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype or torch.float32
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ModelError(f"dtype is {dtype!r}: use torch.float32, torch.bfloat16, torch.float16, or their names.")
+    return found
+
+
+def _check_keywords(family: Family, keywords: Mapping[str, Any]) -> None:
+    """Refuse what is misspelt: TransformerLens swallows it, or fails far from here.
+
+    HookedTransformer passes what it does not know on to Hugging Face, so there only a near miss is an error.
+    """
+    if "torch_dtype" in keywords:
+        raise ModelError("torch_dtype is called dtype here.")
+    known = _keywords_of(family)
+    for name in keywords:
+        near = difflib.get_close_matches(name, [*known, "family", "device", "dtype"], n=1, cutoff=0.75)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        if name in known or (family == "hooked" and not near):
+            continue
+        if family == "bridge" and name in _PROCESSING:
+            hint = " A bridge holds raw weights: nothing is folded."
+        raise ModelError(f"load_model has no keyword {name!r} for this family ({family}).{hint}")
+
+
+def _keywords_of(family: Family) -> set[str]:
+    """What the loader of the family takes by name."""
+    if family == "hooked":
+        from transformer_lens import HookedTransformer
+
+        return set(inspect.signature(HookedTransformer.from_pretrained).parameters)
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return set(inspect.signature(TransformerBridge.boot_transformers).parameters)
+
+
 def _check_family(family: str | None) -> Family:
     has_hooked = hooked_transformer() is not None
     if family is None:
@@ -113,7 +147,8 @@ def _check_family(family: str | None) -> Family:
 def _local_folder(name: str | os.PathLike[str]) -> Path | None:
     """The folder that is meant, or None for a name that TransformerLens should resolve."""
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
-        raise ModelError(f"{name!r} is no model's name: pass {EMBEDDED!r}, a TransformerLens name, or a folder.")
+        told = repr(name) if isinstance(name, str) else f"A {type(name).__name__}"
+        raise ModelError(f"{told} is no model's name: pass {EMBEDDED!r}, a TransformerLens name, or a folder.")
     if name == EMBEDDED:
         from actadd_lens.storybook import model_folder
 
@@ -146,6 +181,7 @@ def _known_names() -> dict[str, str]:
 
     known = {name.lower(): name for name in OFFICIAL_MODEL_NAMES}
     known.update({alias.lower(): name for name, aliases in MODEL_ALIASES.items() for alias in aliases})
+    known.update({f"openai-community/{name}": known[name] for name in list(known) if name.startswith("gpt2")})
     return known
 
 
