@@ -248,6 +248,25 @@ def test_measured_completions_share_one_unsteered_arm(small: Any) -> None:
 # -- preview ---------------------------------------------------------------------------------------------------
 
 
+def test_a_measurement_draws_its_effect_above_its_nulls(small: Any) -> None:
+    import matplotlib.pyplot as plt
+
+    vector = 5 * vector_of(small, PAIRS[0], 2)
+    measured = al.measure(small, PROMPTS, vector, al.metrics.entropy(), nulls=4)
+    [written] = al.measure_completions(
+        small, PROMPTS, vector, al.scorers.word_count(["she"]), n=2, nulls=3, max_new_tokens=3
+    )
+    for result, unit in ((measured, "entropy"), (written, "count of she")):
+        ax = result.plot()
+        assert ax.get_yticklabels()[0].get_text() == f"5 × {vector.label}"
+        assert unit in ax.get_xlabel()
+        dots = np.asarray(ax.collections[0].get_offsets())
+        assert np.sort(dots[:, 0]) == pytest.approx(np.sort(result.effect.nulls))
+        assert result.effect.mean in ax.lines[0].get_xdata()
+        assert result.plot(ax) is ax
+    plt.close("all")
+
+
 @pytest.mark.parametrize("position", ["front", "mid", "back", 1])
 def test_a_preview_tells_rows_tokens_and_relative_norms(model: Any, position: Any) -> None:
     vector, tokens = -5 * vector_of(model, PAIRS[0], 2), tokens_of(model, PROMPTS[0])
