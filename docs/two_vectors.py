@@ -100,7 +100,7 @@ def carried_by(tokens: TokenAblation, subject: Subject, suffix: str) -> str:
     columns = ["kind", "side", "text", "replacement", "drop", "drop low", "drop high", "null sd", "adjusted p"]
     drawn = picture(tokens, f"ablation-{subject.name}{suffix}")
     return (
-        f"**Carried by.** {beyond} of {len(frame)} drops {'lies' if beyond == 1 else 'lie'} beyond the nulls (adjusted p at most .05). The largest:"
+        f"**Carried by.** Drops beyond the nulls (adjusted p at most .05): {beyond} of {len(frame)}. The largest:"
         f"\n\n{table(largest[columns])}\n\n{drawn}"
     )
 
@@ -121,9 +121,9 @@ def read_by(model: Any, vector: al.SteeringVector, subject: Subject, prompts: Se
     change = np.mean([trace.change for trace in traces])
     drawn = picture(traces[0], f"trace-{subject.name}{suffix}")
     return (
-        f"**Read by.** Of the {len(frame)} heads and MLPs from layer {subject.layer} on, {outside} {'stands' if outside == 1 else 'stand'} more than "
-        f"three standard deviations of the nulls away from their mean. All parts add up to {change:+.3g}, the mean over the "
-        f"prompts; the largest direct contributions:\n\n{table(largest)}\n\n"
+        f"**Read by.** More than three standard deviations of the nulls away from their mean: {outside} of "
+        f"{len(frame)} heads and MLPs from layer {subject.layer} on. All parts add up to {change:+.3g}, the mean over "
+        f"the prompts; the largest direct contributions:\n\n{table(largest)}\n\n"
         f"On the first prompt, {traces[0].prompt!r}:\n\n{drawn}"
     )
 
