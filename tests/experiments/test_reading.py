@@ -225,7 +225,7 @@ def test_documents_of_sentences_are_the_units_and_sentences_too_short_are_left_o
     whole = perplexity_on_topic(embedded, PAIR, on_topic=ON[:6], off_topic=OFF, layers=[2], nulls=0, progress=False)
     assert found.of == "documents"
     assert (found.set_of == 0).sum() == 2
-    assert found.notes[0].startswith("1 sentences")
+    assert found.notes[0].startswith("1 sentence was")
     cell = {"layer": 2, "coefficient": 1.0}
     assert found.ratio("on topic", **cell).value == pytest.approx(whole.ratio("on topic", **cell).value, rel=1e-5)
 
