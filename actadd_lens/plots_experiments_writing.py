@@ -112,7 +112,7 @@ def plot_sentiment(result: "Sentiment", *, ax: "Axes | None" = None) -> "Axes":
     ax.plot([], [], ":", color="black", label="paper (dotted)")
     ax.set_xticks(range(len(result.shifts)), [shift.label.replace(" to ", "\nto ") for shift in result.shifts])
     ax.set_ylabel("share of continuations\nof the wanted sentiment")
-    ax.set_ylim(0, min(1.05, ax.get_ylim()[1]))
+    ax.set_ylim(bottom=0)
     ax.set_title(f"Sentiment, {_plain(result.settings['cell'])}", fontsize="small")
     ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.spines[["top", "right"]].set_visible(False)
