@@ -158,7 +158,7 @@ def plot_parts(result: "Parts", *, ax: "Axes | None" = None) -> "Axes":
     ax.set_ylabel("topic words per completion,\nsteered − unsteered")
     title = f"{result.title}, {_plain(result.settings['cell'])}, {len(result.sweep.grid.prompts)} prompts"
     ax.set_title(title, fontsize="small")
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -213,6 +213,7 @@ def _estimates(ax: "Axes", estimates: "dict[str, Estimate]") -> None:
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(range(len(estimates)), list(estimates)[::-1])
     ax.set_ylim(-0.6, len(estimates) - 0.4)
-    ax.locator_params(axis="x", nbins=6)
+    ax.locator_params(axis="x", nbins=5)
+    ax.tick_params(axis="x", labelsize="small")
     ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.spines[["top", "right", "left"]].set_visible(False)
