@@ -32,7 +32,7 @@ SUBJECTS = (
     ),
     Subject(
         "topic",
-        ("I talk about weddings constantly", "I do not talk about weddings constantly"),
+        ("I talk about weddings", "I do not talk about weddings"),
         4,
         4.0,
         al.metrics.next_token_logprob(" wedding"),
