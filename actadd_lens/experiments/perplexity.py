@@ -305,9 +305,12 @@ class PerplexityOnTopic(Experiment):
         gone, reason = stays(at_last, MARGIN), ""
         if moves(self.on_topic, "less") != "same direction" or self.on_topic.value >= 1 - MARGIN:
             gone, reason = "not testable here", f"no fall above {MARGIN:.0%} at the chosen layer that could be gone"
+        stronger, alike = moves(beside, "less"), ""
+        if self.chosen[0] == last:
+            stronger, alike = "not testable here", "the chosen layer is the last"
         return (
             Finding(2, f"log ratio of on-topic text, {self._at}, minus that at the last layer, {last}",
-                    moves(beside, "less"), beside, "strongest early to middle: .8793 at layer 4 of 48, .9993 at 47"),
+                    stronger, beside, "strongest early to middle: .8793 at layer 4 of 48, .9993 at 47", alike),
             Finding(2, f"perplexity ratio of on-topic text at the last layer, {last}; gone means within {MARGIN:.0%}",
                     gone, at_last, ".9993 at layer 47 of 48", reason),
             self._about_first(),

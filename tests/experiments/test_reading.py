@@ -179,7 +179,7 @@ def test_findings_on_perplexity_go_the_papers_way_where_the_numbers_do_and_the_o
     worse = np.array([[0.1, 0.05], [0.2, 0.05], [0.3, 0.05], [-0.2, -0.05]])
     verdicts = [finding.verdict for finding in made_up(np.concatenate([worse[None, :, None], nothing])).findings()]
     assert verdicts[1] == "opposite"
-    assert verdicts[4] == "no effect"
+    assert verdicts[4] == "not testable here"
     assert verdicts[5] == "opposite"
 
 
@@ -194,6 +194,14 @@ def test_layers_are_judged_where_there_is_a_fall_early_enough_and_on_the_half_th
     late = dataclasses.replace(found, layers=(4, 5, 6, 7), settings={**found.settings, "n_layers": 8})
     assert [finding.verdict for finding in late.findings()][4:] == ["same direction"] * 2 + ["not testable here"]
     assert "not as early" in late.findings()[6].reason
+
+
+def test_the_last_layer_is_not_compared_with_itself() -> None:
+    falling = np.array([[0.0, 0.0], [-0.05, 0.001], [-0.1, 0.002], [-0.2, 0.003]])
+    found = made_up(np.concatenate([falling[None, :, None], np.zeros((19, 4, 1, 2))]))
+    assert found.chosen == (3, 1.0)
+    against_last = found.findings()[4]
+    assert [against_last.verdict, against_last.reason] == ["not testable here", "the chosen layer is the last"]
 
 
 def test_a_cell_without_a_number_is_not_chosen() -> None:
