@@ -1,5 +1,6 @@
 """Prompt pairs to steering vectors: many pairs and layers in one batched pass that stops at the highest layer."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from actadd_lens.errors import LayerError, PromptError, VectorError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts import PairTokens, PromptPair, as_pair
 from actadd_lens.provenance import Provenance
-from actadd_lens.steering import unsteered
+from actadd_lens.steering import SteeringWarning, unsteered
 from actadd_lens.vectors import SteeringVector
 
 _LARGEST_REMAINDER = 1e-2
@@ -95,6 +96,9 @@ def compute_steering_vectors(
     Raises:
         PromptError: A pair cannot be tokenised or padded, or there is none.
         LayerError: A layer does not exist, or there is none.
+
+    Warns:
+        SteeringWarning: Both prompts of a pair are the same.
     """
     backend = backend_of(model)
     if isinstance(pairs, PromptPair) or (isinstance(pairs, tuple) and any(isinstance(text, str) for text in pairs)):
@@ -108,6 +112,11 @@ def compute_steering_vectors(
     if not checked_layers:
         raise LayerError("No layer was given: pass at least one.")
     tokens = [pair.tokens(model) for pair in checked_pairs]
+    for pair in checked_pairs:
+        if pair.positive == pair.negative:
+            warnings.warn(
+                f"Both prompts of {pair.label} are the same: its vector is zero.", SteeringWarning, stacklevel=2
+            )
     provenance = Provenance.of_model(backend, source="prompt pair")
     found = differences(backend, tokens, checked_layers, batch_size=batch_size)
     table = [

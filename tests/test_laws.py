@@ -48,6 +48,7 @@ def test_swapping_the_pair_negates_the_vector(model: Any, data: st.DataObject) -
 
 
 @given(data=st.data())
+@pytest.mark.filterwarnings("ignore:Both prompts of")
 def test_a_pair_of_equal_prompts_is_exactly_zero(model: Any, data: st.DataObject) -> None:
     text, layer = data.draw(prompts), data.draw(layers(model))
     vector = al.compute_steering_vector(model, (text, text), layer=layer)

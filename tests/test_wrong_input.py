@@ -505,6 +505,12 @@ def test_one_pair_or_one_layer_where_several_are_expected(small: Any) -> None:
         al.compute_steering_vectors(small, [("Love", "Hate")], layers=1)  # type: ignore[arg-type]  # wrong on purpose
 
 
+def test_a_pair_of_the_same_text_twice_is_told_to_be_zero(small: Any) -> None:
+    with pytest.warns(al.SteeringWarning, match="Both prompts of 'Love' − 'Love' are the same: its vector is zero"):
+        vector = al.compute_steering_vector(small, ("Love", "Love"), layer=1)
+    assert not vector.activations.any()
+
+
 def test_a_scorer_that_was_not_called(small: Any, vector: Any, finished: list[int]) -> None:
     with pytest.raises(al.SettingError, match=r"makes a scorer: call it, scorers.sentiment\("):
         al.measure_completions(small, PROMPT, vector, al.scorers.sentiment)  # type: ignore[arg-type]  # wrong on purpose
