@@ -539,7 +539,7 @@ def test_a_bridge_has_nothing_to_fold(gpt2_folder: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES_HERE)
 def test_a_precision_by_its_name(gpt2_folder: Path, family: Any) -> None:
     assert al.load_model(gpt2_folder, family=family, dtype="float16").cfg.dtype == torch.float16
-    for wrong in ("half a byte", "int8", 16):
+    for wrong in ("half a byte", "int8", "", 16, 0):
         with pytest.raises(al.ModelError, match=r"dtype is .*use torch.float32"):
             al.load_model(gpt2_folder, family=family, dtype=wrong)  # type: ignore[arg-type]  # wrong on purpose
 

@@ -92,7 +92,9 @@ def _check_device(device: str | torch.device | None) -> str:
 
 
 def _check_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype or torch.float32
+    if dtype is None:
+        return torch.float32
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ModelError(f"dtype is {dtype!r}: use torch.float32, torch.bfloat16, torch.float16, or their names.")
     return found
@@ -106,11 +108,11 @@ def _check_keywords(family: Family, keywords: Mapping[str, Any]) -> None:
     if "torch_dtype" in keywords:
         raise ModelError("torch_dtype is called dtype here.")
     known = _keywords_of(family)
-    for name in keywords:
+    for name in keywords.keys() - known:
         near = difflib.get_close_matches(name, [*known, "family", "device", "dtype"], n=1, cutoff=0.75)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        if name in known or (family == "hooked" and not near):
+        if family == "hooked" and not near:
             continue
+        hint = f" Did you mean {near[0]!r}?" if near else ""
         if family == "bridge" and name in _PROCESSING:
             hint = " A bridge holds raw weights: nothing is folded."
         raise ModelError(f"load_model has no keyword {name!r} for this family ({family}).{hint}")
