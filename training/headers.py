@@ -11,6 +11,7 @@ import dataclasses
 import math
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from training.filtering import read_words
@@ -78,30 +79,33 @@ EMOTION_WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Wording:
-    """Which words of a text are worth naming: known words of content, the rarer the likelier."""
+    """Which words of a text are worth naming: known words of content, the rarer and the more repeated the likelier."""
 
     documents_with: Mapping[str, int]
     n_documents: int
 
     def content_words(self, text: str) -> list[str]:
         """The different words that may be named, in their order."""
-        found = dict.fromkeys(_WORD.findall(text))
-        return [
-            w
-            for w in found
-            if len(w) > 2 and not w.endswith("ly") and w not in FUNCTION_WORDS and w in self.documents_with
-        ]
+        return [word for word in dict.fromkeys(_WORD.findall(text)) if self.may_be_named(word)]
+
+    def may_be_named(self, word: str) -> bool:
+        """Whether it is a known word of content."""
+        return len(word) > 2 and not word.endswith("ly") and word not in FUNCTION_WORDS and word in self.documents_with
 
     def weight(self, word: str) -> float:
         """Inverse document frequency, in nats."""
         return math.log(self.n_documents / self.documents_with[word])
 
     def pick(self, rng: random.Random, text: str, count: int) -> list[str]:
-        """Up to `count` different content words of the text, in random order."""
+        """Up to `count` different content words of the text, in random order.
+
+        What a text says again and again is what it is about, so a word's weight grows with the square of its count.
+        """
+        counts = Counter(_WORD.findall(text))
         words = self.content_words(text)
         picked: list[str] = []
         while words and len(picked) < count:
-            word = rng.choices(words, [self.weight(word) for word in words])[0]
+            word = rng.choices(words, [self.weight(word) * counts[word] ** 2 for word in words])[0]
             words.remove(word)
             picked.append(word)
         return picked
