@@ -138,7 +138,12 @@ class StoryModel(nn.Module):
         """Logits, [rows, tokens, vocabulary]."""
         return nn.functional.linear(self.hidden(ids), self.embed.weight)
 
-    def losses(self, ids: Tensor) -> Tensor:
-        """Loss of every prediction in nats, [rows * (tokens - 1)]; a row's last token predicts nothing."""
-        logits = self(ids)[:, :-1].flatten(0, 1)
+    def losses(self, ids: Tensor, seen: Tensor) -> Tensor:
+        """Loss of every prediction in nats, [rows * (tokens - 1)]; a row's last token predicts nothing.
+
+        Args:
+            ids: What is to be predicted, [rows, tokens].
+            seen: What the model gets to see of it, [rows, tokens].
+        """
+        logits = self(seen)[:, :-1].flatten(0, 1)
         return nn.functional.cross_entropy(logits.float(), ids[:, 1:].flatten(), reduction="none")

@@ -28,6 +28,8 @@ from training.compose import Composer
 from training.export import load_exported, read_config
 from training.model import ModelShape, StoryModel
 from training.optimizer import make_optimizers
+from training.slips import with_slips
+from training.tokenizer import start_id
 
 logger = logging.getLogger("training.train")
 AVERAGE_EVERY = 8  # steps
@@ -71,14 +73,14 @@ class Run:
         self.progress = Progress()
         self.losses = torch.compile(self._losses) if arguments.compile else self._losses
 
-    def _losses(self, ids: Tensor) -> Tensor:
+    def _losses(self, ids: Tensor, seen: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16):
-            return self.model.losses(ids)
+            return self.model.losses(ids, seen)
 
-    def step(self, windows: NDArray[np.uint16]) -> float:
-        """One step of all optimisers; returns the mean loss in nats."""
+    def step(self, windows: NDArray[np.uint16], seen: NDArray[np.uint16]) -> float:
+        """One step of all optimisers, of windows that the model sees with slips; returns the mean loss in nats."""
         factor = self.progress.lr_factor(self.arguments.warm_up)
-        loss = self.losses(self.to_ids(windows)).mean()
+        loss = self.losses(self.to_ids(windows), self.to_ids(seen)).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -120,7 +122,7 @@ class Run:
         with contextlib.nullcontext() if self.progress.decay_from is not None else self.averaged():
             for source, windows in held_out.items():
                 batches = np.array_split(windows, -(-len(windows) // self.arguments.batch))
-                losses = [self._losses(self.to_ids(batch)).flatten() for batch in batches]
+                losses = [self._losses(ids, ids).flatten() for ids in map(self.to_ids, batches)]
                 result[source] = torch.cat(losses).mean().item()
         return {"mean": sum(result.values()) / len(result), **result}
 
@@ -201,7 +203,8 @@ def train(run: Run, composer: Composer) -> None:
             windows = composer.epoch(progress.epoch)
         batch = windows[progress.window : progress.window + arguments.batch]
         progress.window += arguments.batch
-        loss = run.step(batch)
+        slips = np.random.default_rng([arguments.seed, progress.tokens])
+        loss = run.step(batch, with_slips(slips, batch, start_id(composer.tokenizer)))
         recent = loss if not recent else 0.98 * recent + 0.02 * loss
         bar.update(batch.size)
         if progress.step % arguments.report_every == 0:

@@ -1,6 +1,7 @@
 """The training code on a few made-up texts: seconds, offline."""
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ pytest.importorskip("vaderSentiment", reason="training has its own requirements"
 from training.compose import HEADER_SHARE, STRAY_SHARE, Composer, Piece
 from training.export import export, load_checkpoint, load_exported, read_config
 from training.filtering import is_abusive
+from training.headers import Wording
 from training.model import ModelShape, StoryModel, causal_attention, local_attention
 from training.prepare import main as prepare_main
 from training.readers import read_corpora
+from training.slips import LONGEST_OPENING, OPENING_SHARE, SLIP_SHARE, with_slips
 from training.tokenizer import load_tokenizer, missing_words
 from training.train import Progress, Run, parse_arguments, run_from
 
@@ -149,9 +152,9 @@ def stop_after(run: Path, tokens: int) -> object:
     runs: list[Run] = []
     original = Run.step
 
-    def remember(self: Run, windows: np.ndarray) -> float:
+    def remember(self: Run, windows: np.ndarray, seen: np.ndarray) -> float:
         runs[:] = [self]
-        return original(self, windows)
+        return original(self, windows, seen)
 
     Run.step = remember  # type: ignore[method-assign]  # watched
 
@@ -211,7 +214,42 @@ def test_most_headers_are_true_of_their_text_and_some_belong_to_another(data: Pa
     assert strays == pytest.approx(STRAY_SHARE, abs=0.03)
 
 
+def test_a_header_names_what_a_text_says_again_and_again() -> None:
+    wording = Wording({"kite": 10, "hill": 10, "rope": 10, "cloud": 10}, 1000)
+    text = "The kite rose. A cloud came, the kite sank to the hill, and the rope held the kite."
+    named = Counter(wording.pick(random.Random(seed), text, 1)[0] for seed in range(1200))
+    assert named["kite"] / 1200 == pytest.approx(9 / 12, abs=0.04)
+    assert named["hill"] / 1200 == pytest.approx(1 / 12, abs=0.03)
+
+
+def test_slips_replace_a_few_tokens_some_openings_and_never_the_start_of_a_text() -> None:
+    rng = np.random.default_rng(0)
+    start, context, length = 7, 240, 24
+    windows = rng.integers(100, 8000, (400, context)).astype(np.uint16)
+    windows[:, ::length] = start
+    before = windows.copy()
+    slipped = (seen := with_slips(rng, windows, start)) != windows
+    texts = slipped.reshape(-1, length)
+    assert (windows == before).all()
+    assert not texts[:, 0].any()
+    assert ((seen == start) == (windows == start)).all()
+    assert texts[:, LONGEST_OPENING + 1 :].mean() == pytest.approx(SLIP_SHARE, abs=0.004)
+    for place in range(1, LONGEST_OPENING + 1):
+        in_opening = OPENING_SHARE * (LONGEST_OPENING + 1 - place) / LONGEST_OPENING
+        expected = in_opening + (1 - in_opening) * SLIP_SHARE
+        assert texts[:, place].mean() == pytest.approx(expected, abs=0.02)
+
+
+def test_loss_is_of_what_was_there_not_of_what_was_seen() -> None:
+    model = StoryModel(ModelShape(vocab_size=500, n_layers=2, d_model=32, n_heads=2, context=32))
+    ids, seen = torch.randint(0, 500, (2, 4, 32))
+    logits = model(seen)[:, :-1].flatten(0, 1)
+    wanted = -logits.log_softmax(-1)[torch.arange(len(logits)), ids[:, 1:].flatten()]
+    assert torch.allclose(model.losses(ids, seen), wanted, atol=1e-5)
+
+
 def test_loss_starts_at_that_of_a_uniform_guess() -> None:
     model = StoryModel(ModelShape(vocab_size=500, n_layers=2, d_model=32, n_heads=2, context=32))
-    loss = model.losses(torch.randint(0, 500, (4, 32))).mean().item()
+    ids = torch.randint(0, 500, (4, 32))
+    loss = model.losses(ids, ids).mean().item()
     assert loss == pytest.approx(np.log(500), abs=0.2)
