@@ -34,6 +34,7 @@ TOPIC_COEFFICIENTS = (1.0, 2.0, 3.0)
 LARGEST_PERPLEXITY_RATIO = 1.5
 """On text that the vector is not about, in the choice. What remains of it on the other half is reported."""
 CHOICE_SAMPLES, REPORT_SAMPLES = 2, 10
+OFF_TARGET_NULLS = 10
 PARAGRAPH = 5
 """Sentences of a longer text."""
 
@@ -153,7 +154,7 @@ def topic(name: str) -> Callable[[Bench], dict[str, Any]]:
         words = storybook.topics()[name].words
         others = [text for other in storybook.topics().values() if other.name != name for text in other.sentences]
         texts = halves(others)
-        pairs = [(f" {word}", "") for word in likeliest_words(bench, words)]
+        pairs = topic_pairs(name, likeliest_words(bench, words))
         layers = bench.middle[1:]
         scorer = scorers.contains_word(words)
         chosen = choose(bench, vectors_of(bench, pairs, layers, TOPIC_COEFFICIENTS), scorer, texts[0])
@@ -164,6 +165,12 @@ def topic(name: str) -> Callable[[Bench], dict[str, Any]]:
         return {**completions(bench, vector, scorer, 5, NULLS), **off_target(bench, vector, texts[1])}
 
     return part
+
+
+def topic_pairs(name: str, words: Sequence[str]) -> list[tuple[str, str]]:
+    """A word against nothing, and the paper's pair about the topic's name."""
+    bare = [(f" {word}", "") for word in words]
+    return [*bare, (f"I talk about {name} constantly", f"I do not talk about {name} constantly")]
 
 
 def likeliest_words(bench: Bench, words: Sequence[str], count: int = 2) -> list[str]:
@@ -202,18 +209,26 @@ def off_target(bench: Bench, vector: al.SteeringVector, texts: Sequence[str]) ->
     An injection at the front lies on the first tokens, so a text of one sentence is the hardest: longer ones are
     measured beside it.
     """
-    loss, longer = (
-        al.measure(bench.model, chosen, vector, metrics.cross_entropy()).effect for chosen in (texts, paragraphs(texts))
-    )
-    facts = storybook.cloze_facts()
-    answers = {fact.prompt: fact.answer for fact in facts}
-    hits = al.measure(bench.model, list(answers), vector, metrics.precision_at(10, answers)).effect
+    answers = {fact.prompt: fact.answer for fact in storybook.cloze_facts()}
+
+    def effect(chosen: Sequence[str], metric: metrics.Metric) -> al.Effect:
+        return al.measure(bench.model, chosen, vector, metric, nulls=OFF_TARGET_NULLS).effect
+
+    loss, longer = (effect(chosen, metrics.cross_entropy()) for chosen in (texts, paragraphs(texts)))
+    hits = effect(list(answers), metrics.precision_at(10, answers))
     return {
         "perplexity_ratio": float(np.exp(loss.mean)),
         "perplexity_ratio_interval": [float(np.exp(loss.low)), float(np.exp(loss.high))],
+        "perplexity_ratio_nulls": np.exp(loss.nulls).tolist(),
         "paragraph_ratio": float(np.exp(longer.mean)),
         "paragraph_ratio_interval": [float(np.exp(longer.low)), float(np.exp(longer.high))],
-        "cloze_p10": {"unsteered": hits.unsteered, "steered": hits.steered, "interval": [hits.low, hits.high]},
+        "paragraph_ratio_nulls": np.exp(longer.nulls).tolist(),
+        "cloze_p10": {
+            "unsteered": hits.unsteered,
+            "steered": hits.steered,
+            "interval": [hits.low, hits.high],
+            "nulls": hits.nulls.tolist(),
+        },
     }
 
 

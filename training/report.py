@@ -6,6 +6,7 @@ No figure is typed by hand: `training.measure` and `training.card` write them, t
 import argparse
 import json
 from pathlib import Path
+from statistics import mean
 from string import Template
 from typing import Any
 
@@ -82,13 +83,15 @@ def interval(pair: list[float], digits: int = 2) -> str:
 
 
 def off_target_cells(part: dict[str, Any]) -> list[str]:
-    """Perplexity of other text, and P@10 of the facts."""
+    """Perplexity of other text, and P@10 of the facts, the mean of the nulls after each."""
     cloze = part["cloze_p10"]
     return [
-        f"{part['perplexity_ratio']:.3f} {interval(part['perplexity_ratio_interval'], 3)}",
-        f"{part['paragraph_ratio']:.3f} {interval(part['paragraph_ratio_interval'], 3)}",
+        *(
+            f"{part[ratio]:.3f} {interval(part[f'{ratio}_interval'], 3)}, nulls {mean(part[f'{ratio}_nulls']):.3f}"
+            for ratio in ("perplexity_ratio", "paragraph_ratio")
+        ),
         f"{100 * cloze['unsteered']:.1f} → {100 * cloze['steered']:.1f} % "
-        f"{interval([100 * end for end in cloze['interval']], 1)}",
+        f"{interval([100 * end for end in cloze['interval']], 1)}, nulls {100 * mean(cloze['nulls']):+.1f}",
     ]
 
 
