@@ -154,7 +154,7 @@ def topic(name: str) -> Callable[[Bench], dict[str, Any]]:
         words = storybook.topics()[name].words
         others = [text for other in storybook.topics().values() if other.name != name for text in other.sentences]
         texts = halves(others)
-        pairs = topic_pairs(name, likeliest_words(bench, words))
+        pairs = [(f" {word}", "") for word in likeliest_words(bench, (name, *words))]
         layers = bench.middle[1:]
         scorer = scorers.contains_word(words)
         chosen = choose(bench, vectors_of(bench, pairs, layers, TOPIC_COEFFICIENTS), scorer, texts[0])
@@ -167,15 +167,9 @@ def topic(name: str) -> Callable[[Bench], dict[str, Any]]:
     return part
 
 
-def topic_pairs(name: str, words: Sequence[str]) -> list[tuple[str, str]]:
-    """A word against nothing, and the paper's pair about the topic's name."""
-    bare = [(f" {word}", "") for word in words]
-    return [*bare, (f"I talk about {name} constantly", f"I do not talk about {name} constantly")]
-
-
 def likeliest_words(bench: Bench, words: Sequence[str], count: int = 2) -> list[str]:
-    """The first words of a topic's list that are one token; the lists begin with the words that name the topic."""
-    single = [word for word in words if len(bench.backend.encode(f" {word}", prepend_bos=False)) == 1]
+    """The first different words that are one token; the lists begin with the words that name the topic."""
+    single = [word for word in dict.fromkeys(words) if len(bench.backend.encode(f" {word}", prepend_bos=False)) == 1]
     return single[:count]
 
 

@@ -9,9 +9,9 @@ those of another place.
 import numpy as np
 from numpy.typing import NDArray
 
-SLIP_SHARE = 0.03
+SLIP_SHARE = 0.05
 """Of all tokens."""
-OPENING_SHARE = 0.2
+OPENING_SHARE = 0.3
 """Of the texts, those whose first tokens are replaced: one to `LONGEST_OPENING`, evenly."""
 LONGEST_OPENING = 4
 
