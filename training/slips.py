@@ -1,9 +1,9 @@
 """Slips: tokens of the input replaced by others, while what is to be predicted stays as it was.
 
 Why: a model that has always seen clean text is thrown by one odd position, whatever is odd about it. An injection of
-norms that random vectors share then costs as much as one with a meaning. Word dropout (Bowman et al. 2016,
-arXiv 1511.06349, section 3.1) teaches to read over it: here and there a token, and in some texts the first few, are
-those of another place.
+any direction then costs about as much, with a meaning or without. So here and there a token, and in some texts the
+first few, are those of another place: akin to word dropout (Bowman et al. 2016, arXiv 1511.06349, section 3.1), which
+puts a mark for an unknown word there.
 """
 
 import numpy as np
