@@ -29,10 +29,14 @@ logger = logging.getLogger("training.measure")
 
 TOP_P, NEW_TOKENS, NULLS = 0.9, 30, 20
 SENTIMENT_PAIRS = ((" happy", " sad"), (" love", " hate"), ("I love it", "I hate it"))
-SENTIMENT_COEFFICIENTS = (1.5, 2.0, 3.0, 4.0)
-TOPIC_COEFFICIENTS = (1.0, 2.0, 3.0)
+SENTIMENT_COEFFICIENTS = (1.5, 2.0, 3.0, 4.0, 6.0)
+TOPIC_COEFFICIENTS = (1.0, 1.5, 2.0, 3.0)
+SENTIMENT_ASKED, TOPIC_ASKED = 0.25, 0.4
+"""What was set before measuring: a shift of mean VADER compound, a share of completions with a topic's word."""
+FLATTERY = 1.25
+"""So many times as much must be reached on the choosing half: what is chosen among many does less on the other."""
 LARGEST_PERPLEXITY_RATIO = 1.5
-"""On text that the vector is not about, in the choice. What remains of it on the other half is reported."""
+"""The bound in the choice, on text that the vector is not about. The other half shows what remains of it."""
 CHOICE_SAMPLES, REPORT_SAMPLES = 2, 10
 OFF_TARGET_NULLS = 10
 PARAGRAPH = 5
@@ -56,6 +60,11 @@ class Bench:
     def middle(self) -> range:
         """Layers of the middle half of the depth."""
         return range(self.backend.n_layers // 4, self.backend.n_layers - self.backend.n_layers // 4)
+
+    @property
+    def later_layers(self) -> range:
+        """Layers past the first quarter of the depth, without the last, from which no other block reads."""
+        return range(self.backend.n_layers // 4 + 1, self.backend.n_layers - 1)
 
 
 def halves(items: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -89,22 +98,38 @@ def paragraphs(texts: Sequence[str]) -> list[str]:
     return [" ".join(texts[first : first + PARAGRAPH]) for first in range(0, whole, PARAGRAPH)]
 
 
-def choose(
+@dataclass(frozen=True)
+class Tried:
+    """A vector on the choosing half: its mean score, how far that is from the unsteered one, what it costs."""
+
+    vector: al.SteeringVector
+    score: float
+    effect: float
+    perplexity_ratio: float
+
+    def told(self) -> dict[str, Any]:
+        """The same as plain values."""
+        where = {"pair": self.vector.label, "layer": self.vector.layer, "coefficient": self.vector.coefficient}
+        return {**where, "score": self.score, "effect": self.effect, "perplexity_ratio": self.perplexity_ratio}
+
+
+def try_all(
     bench: Bench, candidates: Sequence[al.SteeringVector], scorer: scorers.Scorer, texts: Sequence[str]
-) -> dict[int, al.SteeringVector]:
-    """For each layer the vector that moves the score most and leaves the perplexity of other text alone."""
+) -> list[Tried]:
+    """Every candidate on the choosing half: the score of its completions, the perplexity of other text."""
     plain, scores = mean_scores(bench, candidates, scorer, bench.prompts[0], CHOICE_SAMPLES)
-    by_layer: dict[int, al.SteeringVector] = {}
-    ranked = sorted(zip(scores, candidates, strict=True), key=lambda pair: -pair[0])
-    for layer in sorted({vector.layer for vector in candidates}):
-        for score, vector in ranked:
-            if vector.layer == layer and perplexity_ratio(bench, vector, texts) <= LARGEST_PERPLEXITY_RATIO:
-                logger.info(
-                    "layer %d: %g x (%s), chosen at %+.3f", layer, vector.coefficient, vector.label, score - plain
-                )
-                by_layer[layer] = vector
-                break
-    return by_layer
+    return [
+        Tried(vector, score, score - plain, perplexity_ratio(bench, vector, texts))
+        for vector, score in zip(candidates, scores, strict=True)
+    ]
+
+
+def choose(tried: Sequence[Tried], enough: Callable[[Tried], bool]) -> al.SteeringVector | None:
+    """The gentlest on other text of those that do enough, else the one that does most, within the bound."""
+    within = [one for one in tried if one.perplexity_ratio <= LARGEST_PERPLEXITY_RATIO]
+    if able := [one for one in within if enough(one)]:
+        return min(able, key=lambda one: one.perplexity_ratio).vector
+    return max(within, key=lambda one: one.effect).vector if within else None
 
 
 def vectors_of(
@@ -138,13 +163,16 @@ def sentiment(bench: Bench) -> dict[str, Any]:
     """Mean VADER compound by layer of the middle half, the vector and its negative, and what it does elsewhere."""
     texts = halves([text for topic in storybook.topics().values() for text in topic.sentences])
     candidates = vectors_of(bench, SENTIMENT_PAIRS, bench.middle, SENTIMENT_COEFFICIENTS)
-    chosen = choose(bench, candidates, scorers.sentiment(), texts[0])
+    tried = try_all(bench, candidates, scorers.sentiment(), texts[0])
     layers = {}
-    for layer, vector in chosen.items():
-        measured = completions(bench, vector, scorers.sentiment(), REPORT_SAMPLES, NULLS)
-        reverse = completions(bench, -vector, scorers.sentiment(), REPORT_SAMPLES, 0)
-        layers[str(layer)] = {**measured, "negative": reverse, **off_target(bench, vector, texts[1])}
-    return {"layers": layers}
+    for layer in bench.middle:
+        here = [one for one in tried if one.vector.layer == layer]
+        vector = choose(here, lambda one: one.effect >= FLATTERY * SENTIMENT_ASKED)
+        if vector is not None:
+            measured = completions(bench, vector, scorers.sentiment(), REPORT_SAMPLES, NULLS)
+            reverse = completions(bench, -vector, scorers.sentiment(), REPORT_SAMPLES, 0)
+            layers[str(layer)] = {**measured, "negative": reverse, **off_target(bench, vector, texts[1])}
+    return {"layers": layers, "tried": [one.told() for one in tried]}
 
 
 def topic(name: str) -> Callable[[Bench], dict[str, Any]]:
@@ -155,14 +183,13 @@ def topic(name: str) -> Callable[[Bench], dict[str, Any]]:
         others = [text for other in storybook.topics().values() if other.name != name for text in other.sentences]
         texts = halves(others)
         pairs = [(f" {word}", "") for word in likeliest_words(bench, (name, *words))]
-        layers = bench.middle[1:]
         scorer = scorers.contains_word(words)
-        chosen = choose(bench, vectors_of(bench, pairs, layers, TOPIC_COEFFICIENTS), scorer, texts[0])
-        if not chosen:
-            return {"chosen": None}
-        scores = mean_scores(bench, list(chosen.values()), scorer, bench.prompts[0], CHOICE_SAMPLES)[1]
-        vector = list(chosen.values())[int(np.argmax(scores))]
-        return {**completions(bench, vector, scorer, 5, NULLS), **off_target(bench, vector, texts[1])}
+        tried = try_all(bench, vectors_of(bench, pairs, bench.later_layers, TOPIC_COEFFICIENTS), scorer, texts[0])
+        told = {"tried": [one.told() for one in tried]}
+        vector = choose(tried, lambda one: one.score >= FLATTERY * TOPIC_ASKED)
+        if vector is None:
+            return {"chosen": None, **told}
+        return {**completions(bench, vector, scorer, 5, NULLS), **off_target(bench, vector, texts[1]), **told}
 
     return part
 

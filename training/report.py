@@ -12,6 +12,8 @@ from typing import Any
 
 _HERE = Path(__file__).parent
 OFF_TARGET = ("perplexity ratio, sentences", "perplexity ratio, paragraphs", "cloze P@10")
+OTHER_TEXT_KEPT = 0.05
+"""By how much the perplexity of other text may rise."""
 NOT_YET = (
     "Not measured on these weights yet; `make demo` shows one sentiment and one topic vector, with intervals and nulls."
 )
@@ -36,6 +38,7 @@ def main() -> None:
         "fluency": fluency(measured["fluency"]),
         "sentiment": sentiment_table(measured["sentiment"]["layers"]) if "sentiment" in measured else NOT_YET,
         "topics": topics_table(topics) if topics else NOT_YET,
+        "gentle": gentle_table(measured) if "sentiment" in measured else NOT_YET,
         "verdicts": verdicts(measured) if "sentiment" in measured else NOT_YET,
     }
     page = Template((_HERE / "page.md.template").read_text()).substitute(values)
@@ -145,6 +148,24 @@ def topics_table(topics: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def gentle_table(measured: dict[str, Any]) -> str:
+    """For each thing steered, the vector that did most on the choosing half and kept other text within the bar."""
+    rows = []
+    for name, part in measured.items():
+        if not isinstance(part, dict) or "tried" not in part:
+            continue
+        gentle = [one for one in part["tried"] if one["perplexity_ratio"] <= 1 + OTHER_TEXT_KEPT]
+        most = max(gentle, key=lambda one: one["effect"], default=None)
+        if most is None:
+            rows.append([name.removeprefix("topic "), "none", "", "", ""])
+            continue
+        effect = f"{most['effect']:+.2f}" if name == "sentiment" else f"{100 * most['effect']:+.0f} points"
+        vector = f"{most['coefficient']:g} × ({most['pair']})"
+        ratio = f"{most['perplexity_ratio']:.3f}"
+        rows.append([name.removeprefix("topic "), vector, str(most["layer"]), effect, ratio])
+    return table(["what", "vector", "layer", "effect", "perplexity ratio, sentences"], rows)
+
+
 def verdicts(measured: dict[str, Any]) -> str:
     """The bars that were set before, and whether they are reached."""
     layers = measured["sentiment"]["layers"].values()
@@ -155,7 +176,7 @@ def verdicts(measured: dict[str, Any]) -> str:
     ]  # fmt: skip
     taken = [part for part in topics if part["steered"] >= 0.4 and part["unsteered"] <= 0.05]
     used = [*moved, *taken]
-    kept_text = [part for part in used if abs(part["perplexity_ratio"] - 1) <= 0.05]
+    kept_text = [part for part in used if part["perplexity_ratio"] - 1 <= OTHER_TEXT_KEPT]
     drops = [part["cloze_p10"]["unsteered"] - part["cloze_p10"]["steered"] for part in used]
     kept_facts = [drop for drop in drops if drop <= 0.02]
     repeating = f"{100 * measured['fluency']['share_repeating']:.0f} %"
