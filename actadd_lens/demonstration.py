@@ -61,10 +61,10 @@ def demonstrate(
     *,
     sentiment_pair: tuple[str, str] = ("I love it", "I hate it"),
     sentiment_layer: int = 4,
-    sentiment_coefficient: float = 2.0,
+    sentiment_coefficient: float = 3.0,
     topic_pair: tuple[str, str] = (" wedding", ""),
     topic_layer: int = 3,
-    topic_coefficient: float = 4.0,
+    topic_coefficient: float = 3.0,
     n: int = 4,
     nulls: int = 20,
     seed: int = 0,
@@ -72,9 +72,8 @@ def demonstrate(
 ) -> Demonstration:
     """Show and measure a sentiment vector and a topic vector.
 
-    The sentiment defaults are what `python -m training.measure` chose for the embedded model on one half of the neutral
-    prompts; the topic is the paper's own, at a middle layer.
-    The prompts here are of the half on which nothing was chosen, the topic words those of the package's list.
+    The topic is the paper's own. Layers and coefficients were set for the embedded model on one half of the neutral
+    prompts; the prompts here are of the other half, the topic words those of the package's list.
 
     Args:
         model: The model.

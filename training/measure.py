@@ -29,8 +29,8 @@ logger = logging.getLogger("training.measure")
 
 TOP_P, NEW_TOKENS, NULLS = 0.9, 30, 20
 SENTIMENT_PAIRS = ((" happy", " sad"), (" love", " hate"), ("I love it", "I hate it"))
-SENTIMENT_COEFFICIENTS = (1.5, 2.0, 3.0, 4.0, 6.0)
-TOPIC_COEFFICIENTS = (1.0, 1.5, 2.0, 3.0)
+SENTIMENT_COEFFICIENTS = (1.5, 2.0, 2.5, 3.0, 4.0)
+TOPIC_COEFFICIENTS = (1.0, 1.5, 2.0, 2.5, 3.0)
 SENTIMENT_ASKED, TOPIC_ASKED = 0.25, 0.4
 """What was set before measuring: a shift of mean VADER compound, a share of completions with a topic's word."""
 FLATTERY = 1.25
