@@ -1,6 +1,6 @@
 """The model card and the page about the embedded model, from what was measured: `python -m training.report`.
 
-No figure is typed by hand: `training.measure` and `training.card` write them, the run's history tells what was trained.
+No measured figure is typed by hand: `training.measure` and `training.card` write them.
 """
 
 import argparse
