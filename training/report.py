@@ -38,6 +38,7 @@ def main() -> None:
         "fluency": fluency(measured["fluency"]),
         "sentiment": sentiment_table(measured["sentiment"]["layers"]) if "sentiment" in measured else NOT_YET,
         "topics": topics_table(topics) if topics else NOT_YET,
+        "off_target": off_target_table(measured) if "sentiment" in measured else NOT_YET,
         "gentle": gentle_table(measured) if "sentiment" in measured else NOT_YET,
         "verdicts": verdicts(measured) if "sentiment" in measured else NOT_YET,
     }
@@ -85,6 +86,14 @@ def interval(pair: list[float], digits: int = 2) -> str:
     return f"[{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]"
 
 
+def off_target_table(measured: dict[str, Any]) -> str:
+    """What each of the vectors does to other text and to facts, one row a vector."""
+    parts = {f"mood, layer {layer}": part for layer, part in measured["sentiment"]["layers"].items()}
+    parts |= {name.removeprefix("topic "): part for name, part in measured.items() if name.startswith("topic ")}
+    rows = [[name, *off_target_cells(part)] for name, part in parts.items() if "cloze_p10" in part]
+    return table(["vector", *OFF_TARGET], rows)
+
+
 def off_target_cells(part: dict[str, Any]) -> list[str]:
     """Perplexity of other text, and P@10 of the facts, the mean of the nulls after each."""
     cloze = part["cloze_p10"]
@@ -100,7 +109,7 @@ def off_target_cells(part: dict[str, Any]) -> list[str]:
 
 def sentiment_table(layers: dict[str, Any]) -> str:
     """One row a layer."""
-    head = ["layer", "vector", "effect", "its negative", "null mean", "nulls beaten", *OFF_TARGET]
+    head = ["layer", "vector", "effect", "its negative", "null mean", "nulls beaten"]
     rows = [
         [
             layer,
@@ -109,7 +118,6 @@ def sentiment_table(layers: dict[str, Any]) -> str:
             f"{part['negative']['effect']:+.2f} {interval(part['negative']['interval'])}",
             f"{part['null_mean']:+.2f}",
             f"{part['nulls_beaten']} of {len(part['nulls'])}",
-            *off_target_cells(part),
         ]
         for layer, part in layers.items()
     ]
@@ -118,20 +126,11 @@ def sentiment_table(layers: dict[str, Any]) -> str:
 
 def topics_table(topics: dict[str, Any]) -> str:
     """One row a topic."""
-    head = [
-        "topic",
-        "vector",
-        "layer",
-        "unsteered",
-        "steered",
-        "null mean",
-        "nulls beaten",
-        *OFF_TARGET,
-    ]
+    head = ["topic", "vector", "layer", "unsteered", "steered", "null mean", "nulls beaten"]
     rows = []
     for name, part in topics.items():
         if part.get("chosen", part) is None:
-            rows.append([name.removeprefix("topic "), "none kept other text within bounds", *[""] * 8])
+            rows.append([name.removeprefix("topic "), "none kept other text within bounds", *[""] * 5])
             continue
         rows.append(
             [
@@ -142,7 +141,6 @@ def topics_table(topics: dict[str, Any]) -> str:
                 f"{100 * part['steered']:.0f} %",
                 f"{100 * part['null_mean']:+.0f} points",
                 f"{part['nulls_beaten']} of {len(part['nulls'])}",
-                *off_target_cells(part),
             ]
         )
     return table(head, rows)
