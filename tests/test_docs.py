@@ -6,6 +6,7 @@ block leaves it out.
 """
 
 import doctest
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 import actadd_lens as al
+from actadd_lens.models import backend_of
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -146,3 +148,9 @@ def test_the_site_asks_nothing_of_other_hosts() -> None:
     told = (ROOT / "mkdocs.yml").read_text(encoding="utf-8") + (DOCS / "site.css").read_text(encoding="utf-8")
     assert "font: false" in told
     assert not re.search(r"https?://|cdn|@import", told)
+
+
+def test_the_page_of_the_embedded_model_was_measured_on_the_weights_that_come_with_the_package() -> None:
+    measured = json.loads((DOCS / "storybook_measured.json").read_text(encoding="utf-8"))
+    shipped = backend_of(al.load_model()).fingerprint_sample()
+    assert shipped == pytest.approx(measured["weights"], rel=1e-3, abs=1e-4)
