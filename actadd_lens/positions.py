@@ -5,7 +5,7 @@ pass; `past` columns lie before them in the KV cache.
 """
 
 from operator import index as as_index
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 from actadd_lens.errors import PositionError
 
@@ -42,9 +42,9 @@ def check_position(position: object, *, rows: int) -> Position:
             )
         return position
     try:
-        if isinstance(position, bool):
+        if isinstance(position, bool) or not isinstance(position, SupportsIndex):
             raise TypeError
-        number = as_index(position)  # type: ignore[arg-type]  # numpy integers are welcome; the rest raises
+        number = as_index(position)
     except TypeError:
         raise PositionError(
             f"Position {position!r} is not an index: use an integer from 0, or one of {', '.join(NAMED)}."

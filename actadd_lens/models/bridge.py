@@ -50,7 +50,8 @@ class BridgeBackend(Backend):
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """A plain forward pass."""
-        return self.model(tokens, attention_mask=mask, use_cache=False)  # type: ignore[no-any-return]  # TransformerLens is untyped
+        logits: Tensor = self.model(tokens, attention_mask=mask, use_cache=False)
+        return logits
 
     def logits_at(
         self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]
@@ -136,7 +137,7 @@ class BridgeBackend(Backend):
             ) from error
 
 
-class _LeavePass(Exception):  # noqa: N818  (it is a way out, not an error)
+class _LeavePass(Exception):  # noqa: N818  (a way out of a pass: no error, so it is not named one)
     """Ends a pass whose rest nobody needs."""
 
 

@@ -17,7 +17,8 @@ def hooked_transformer() -> type[Any] | None:
         from transformer_lens import HookedTransformer
     except ImportError:
         return None
-    return HookedTransformer  # type: ignore[no-any-return]  # TransformerLens is untyped
+    found: type[Any] = HookedTransformer
+    return found
 
 
 class HookedBackend(Backend):
@@ -135,7 +136,7 @@ class HookedBackend(Backend):
             tokens=tokens,
             device=embedded.device,
         )
-        return model.forward(  # type: ignore[no-any-return]  # TransformerLens is untyped
+        output: Tensor = model.forward(
             residual,
             start_at_layer=0,
             stop_at_layer=self.n_layers if stop is None else stop,
@@ -143,6 +144,7 @@ class HookedBackend(Backend):
             attention_mask=mask,
             past_kv_cache=cache,
         )
+        return output
 
     def _unembed(self, residual: Tensor) -> Float[Tensor, "batch pos d_vocab"]:
         model = self.model

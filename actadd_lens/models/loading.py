@@ -67,6 +67,7 @@ def load_model(
     settings = {**from_pretrained, "device": _check_device(device), "dtype": _check_dtype(dtype)}
     folder = _local_folder(name)
     _check_keywords(family, from_pretrained)
+    model: LensModel
     with _quiet():
         if folder is not None:
             with _neutral(folder) as neutral:
@@ -76,7 +77,7 @@ def load_model(
             model = _from_hub(str(name), family, settings)
     if folder is not None:
         model.cfg.model_name = EMBEDDED if name == EMBEDDED else folder.name
-    return model  # type: ignore[no-any-return]  # TransformerLens is untyped
+    return model
 
 
 def _check_device(device: str | torch.device | None) -> str:
@@ -135,12 +136,14 @@ def _check_family(family: str | None) -> Family:
         return "hooked" if has_hooked else "bridge"
     if family not in ("hooked", "bridge"):
         raise ModelError(f"Family {family!r} is not known: use 'hooked', 'bridge', or leave it out.")
-    if family == "hooked" and not has_hooked:
+    if family == "bridge":
+        return "bridge"
+    if not has_hooked:
         raise ModelError(
             "This TransformerLens has no HookedTransformer (it was removed in 4.0): "
             "install 'transformer-lens<4', or use family='bridge'."
         )
-    return family  # type: ignore[return-value]  # just checked
+    return "hooked"
 
 
 # -- which model is meant --------------------------------------------------------------------------------------
@@ -269,7 +272,7 @@ def _hooked_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -
     try:
         config = loading.get_pretrained_model_config(str(neutral), fold_ln=processing["fold_ln"], **settings)
         weights = loading.get_pretrained_state_dict(str(neutral), config, hf_model, dtype=settings["dtype"])
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # what TransformerLens raises for an architecture that it does not convert
         raise ModelError(
             f"TransformerLens has no conversion to HookedTransformer for {folder.name} ({_first_line(error)}): "
             "try family='bridge'."
@@ -287,7 +290,7 @@ def _bridge_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -
     hf_model = hf_model.to(settings["device"])
     try:
         return TransformerBridge.boot_transformers(str(neutral), hf_model=hf_model, tokenizer=tokenizer, **settings)
-    except (NotImplementedError, ValueError) as error:
+    except (NotImplementedError, ValueError) as error:  # what TransformerLens raises for one that it does not bridge
         raise ModelError(f"TransformerLens cannot bridge {folder.name}: {_first_line(error)}") from error
 
 

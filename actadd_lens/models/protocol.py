@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from operator import index as as_index
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -140,14 +141,14 @@ class Backend(ABC):
             LayerError: It is no integer, or the model has no such layer.
         """
         try:
-            if isinstance(layer, bool):
+            if isinstance(layer, bool) or not isinstance(layer, SupportsIndex):
                 raise TypeError
-            number = layer.__index__()  # type: ignore[attr-defined]  # numpy integers are welcome
-        except (AttributeError, TypeError):
+            number = as_index(layer)
+        except TypeError:
             raise LayerError(f"Layer {layer!r} is not an integer: {self._layers_in_words}.") from None
         if not 0 <= number < self.n_layers:
             raise LayerError(f"Layer {number} does not exist: {self._layers_in_words}.")
-        return int(number)
+        return number
 
     @property
     def _layers_in_words(self) -> str:

@@ -190,7 +190,9 @@ def test_layers_are_judged_where_there_is_a_fall_early_enough_and_on_the_half_th
         "not testable here", "no fall above 1% at the chosen layer that could be gone",
     ]  # fmt: skip
     found = made_up(np.concatenate([LAYERS[None, :, None], nothing]))
-    assert found.findings()[6].estimate.n == 12  # type: ignore[union-attr]  # this finding has one
+    on_half = found.findings()[6].estimate
+    assert on_half is not None
+    assert on_half.n == 12
     late = dataclasses.replace(found, layers=(4, 5, 6, 7), settings={**found.settings, "n_layers": 8})
     assert [finding.verdict for finding in late.findings()][4:] == ["same direction"] * 2 + ["not testable here"]
     assert "not as early" in late.findings()[6].reason
