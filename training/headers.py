@@ -84,10 +84,6 @@ class Wording:
     documents_with: Mapping[str, int]
     n_documents: int
 
-    def content_words(self, text: str) -> list[str]:
-        """The different words that may be named, in their order."""
-        return [word for word in dict.fromkeys(_WORD.findall(text)) if self.may_be_named(word)]
-
     def may_be_named(self, word: str) -> bool:
         """Whether it is a known word of content."""
         return len(word) > 2 and not word.endswith("ly") and word not in FUNCTION_WORDS and word in self.documents_with
@@ -102,7 +98,7 @@ class Wording:
         What a text says again and again is what it is about, so a word's weight grows with the square of its count.
         """
         counts = Counter(_WORD.findall(text))
-        words = self.content_words(text)
+        words = [word for word in counts if self.may_be_named(word)]
         picked: list[str] = []
         while words and len(picked) < count:
             word = rng.choices(words, [self.weight(word) * counts[word] ** 2 for word in words])[0]

@@ -87,11 +87,6 @@ def mean_scores(
     return float(scores[0]), [float(score) for score in scores[1:]]
 
 
-def perplexity_ratio(bench: Bench, vector: al.SteeringVector, texts: Sequence[str]) -> float:
-    """Exponential of the mean rise in cross-entropy, predictions from injected positions left out."""
-    return float(np.exp(al.measure(bench.model, texts, vector, metrics.cross_entropy()).effect.mean))
-
-
 def paragraphs(texts: Sequence[str]) -> list[str]:
     """Sentences joined by so many, in their order; what is left over is dropped."""
     whole = len(texts) - len(texts) % PARAGRAPH
@@ -114,13 +109,27 @@ class Tried:
 
 
 def try_all(
-    bench: Bench, candidates: Sequence[al.SteeringVector], scorer: scorers.Scorer, texts: Sequence[str]
+    bench: Bench,
+    pairs: Sequence[tuple[str, str]],
+    layers: Sequence[int],
+    coefficients: Sequence[float],
+    scorer: scorers.Scorer,
+    texts: Sequence[str],
 ) -> list[Tried]:
-    """Every candidate on the choosing half: the score of its completions, the perplexity of other text."""
+    """Every pair, layer and coefficient on the choosing half: the score of completions, the perplexity of other text.
+
+    The perplexity ratio is the exponential of the mean rise in cross-entropy, predictions from injected positions
+    left out.
+    """
+    found = al.compute_steering_vectors(bench.model, pairs, layers=layers)
+    candidates = [coefficient * vector for vector, coefficient in itertools.product(found, coefficients)]
     plain, scores = mean_scores(bench, candidates, scorer, bench.prompts[0], CHOICE_SAMPLES)
+    damage = al.sweep(
+        bench.model, pairs, layers=layers, coefficients=coefficients, prompts=texts, metric=metrics.cross_entropy()
+    )
     return [
-        Tried(vector, score, score - plain, perplexity_ratio(bench, vector, texts))
-        for vector, score in zip(candidates, scores, strict=True)
+        Tried(vector, score, score - plain, float(ratio))
+        for vector, score, ratio in zip(candidates, scores, np.exp(damage.effects).ravel(), strict=True)
     ]
 
 
@@ -130,14 +139,6 @@ def choose(tried: Sequence[Tried], enough: Callable[[Tried], bool]) -> al.Steeri
     if able := [one for one in within if enough(one)]:
         return min(able, key=lambda one: one.perplexity_ratio).vector
     return max(within, key=lambda one: one.effect).vector if within else None
-
-
-def vectors_of(
-    bench: Bench, pairs: Sequence[tuple[str, str]], layers: Sequence[int], coefficients: Sequence[float]
-) -> list[al.SteeringVector]:
-    """Every pair at every layer with every coefficient."""
-    found = al.compute_steering_vectors(bench.model, pairs, layers=layers)
-    return [coefficient * vector for vector, coefficient in itertools.product(found, coefficients)]
 
 
 # -- the parts -------------------------------------------------------------------------------------------------
@@ -162,8 +163,7 @@ def most_repeated(text: str, *, words: int) -> int:
 def sentiment(bench: Bench) -> dict[str, Any]:
     """Mean VADER compound by layer of the middle half, the vector and its negative, and what it does elsewhere."""
     texts = halves([text for topic in storybook.topics().values() for text in topic.sentences])
-    candidates = vectors_of(bench, SENTIMENT_PAIRS, bench.middle, SENTIMENT_COEFFICIENTS)
-    tried = try_all(bench, candidates, scorers.sentiment(), texts[0])
+    tried = try_all(bench, SENTIMENT_PAIRS, bench.middle, SENTIMENT_COEFFICIENTS, scorers.sentiment(), texts[0])
     layers = {}
     for layer in bench.middle:
         here = [one for one in tried if one.vector.layer == layer]
@@ -184,7 +184,7 @@ def topic(name: str) -> Callable[[Bench], dict[str, Any]]:
         texts = halves(others)
         pairs = [(f" {word}", "") for word in likeliest_words(bench, (name, *words))]
         scorer = scorers.contains_word(words)
-        tried = try_all(bench, vectors_of(bench, pairs, bench.later_layers, TOPIC_COEFFICIENTS), scorer, texts[0])
+        tried = try_all(bench, pairs, bench.later_layers, TOPIC_COEFFICIENTS, scorer, texts[0])
         told = {"tried": [one.told() for one in tried]}
         vector = choose(tried, lambda one: one.score >= FLATTERY * TOPIC_ASKED)
         if vector is None:
