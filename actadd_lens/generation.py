@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from actadd_lens.checks import is_count, is_whole, require
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.positions import Position
 from actadd_lens.progress import progress_bar
 from actadd_lens.prompts import as_texts
-from actadd_lens.sampling import Sampling, choose_tokens, is_count, is_whole, require
+from actadd_lens.sampling import Sampling, choose_tokens
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering import Addition, Prompts, additions_by_layer, injected, land, unsteered
 from actadd_lens.vectors import SteeringVector, check_vectors

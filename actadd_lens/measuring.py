@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from actadd_lens.checks import is_whole, require
 from actadd_lens.errors import SettingError
 from actadd_lens.generation import (
     Cell,
@@ -29,7 +30,7 @@ from actadd_lens.nulls import NullKind, null_vectors
 from actadd_lens.positions import Position
 from actadd_lens.progress import progress_bar
 from actadd_lens.prompts import as_texts
-from actadd_lens.sampling import Sampling, is_whole, require
+from actadd_lens.sampling import Sampling
 from actadd_lens.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering import Addition, Prompts, additions_by_layer, injected, land, unsteered

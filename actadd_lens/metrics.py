@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from actadd_lens.checks import is_count
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.models import Backend
-from actadd_lens.sampling import is_count
 
 KLDirection = Literal["steered || unsteered", "unsteered || steered"]
 

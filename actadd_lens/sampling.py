@@ -4,13 +4,14 @@ import dataclasses
 import difflib
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from actadd_lens.checks import is_count, require
 from actadd_lens.errors import SettingError
 
 _BESIDE = ("position", "n", "nulls", "max_new_tokens", "seed", "stop", "batch_size", "progress")
@@ -87,28 +88,8 @@ class Sampling:
         return self.frequency_penalty != 0 or self.repetition_penalty != 1
 
 
-def require(condition: bool, name: str, value: Any, expected: str) -> None:
-    """Refuse a setting that is out of its range.
-
-    Raises:
-        SettingError: The condition does not hold.
-    """
-    if not condition:
-        raise SettingError(f"{name} is {value!r}: expected {expected}.")
-
-
 def _finite(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_count(value: Any) -> bool:
-    """Whether a value is an integer from 1; numpy's are."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
-
-
-def is_whole(value: Any) -> bool:
-    """Whether a value is an integer from 0; numpy's are."""
-    return is_count(value) or (isinstance(value, Integral) and not isinstance(value, bool) and int(value) == 0)
 
 
 def choose_tokens(

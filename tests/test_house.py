@@ -18,9 +18,10 @@ SOURCES = {path.relative_to(PACKAGE): path for path in sorted(PACKAGE.rglob("*.p
 NAMES = [str(name) for name in SOURCES]
 
 ROWS = (
-    ("errors",),
+    ("errors", "progress"),
+    ("checks",),
     ("models",),
-    ("prompts", "positions", "sampling", "progress"),
+    ("prompts", "positions", "sampling"),
     ("provenance",),
     ("vectors",),
     ("files", "naming"),

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from actadd_lens.checks import is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.generation import encode_prompts
 from actadd_lens.measuring import Arm, ArmRows, measure_arms, null_arms
@@ -19,7 +20,6 @@ from actadd_lens.naming import row_names, vector_names
 from actadd_lens.nulls import NullKind
 from actadd_lens.positions import Position
 from actadd_lens.prompts import as_texts
-from actadd_lens.sampling import is_count, require
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering import additions_by_layer, land
 from actadd_lens.vectors import SteeringVector, check_coefficient, check_vectors

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from actadd_lens.checks import is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.generation import encode_prompts
 from actadd_lens.measuring import Arm, ArmRows, null_arms
@@ -20,7 +21,6 @@ from actadd_lens.nulls import NullKind
 from actadd_lens.positions import Position
 from actadd_lens.progress import tracked
 from actadd_lens.prompts import as_texts
-from actadd_lens.sampling import is_count, require
 from actadd_lens.statistics import FEWEST_PROMPTS, Effect, paired_effect
 from actadd_lens.vectors import SteeringVector, check_vectors
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from actadd_lens.checks import is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Finding, Verdict, moves, resampled, stays
 from actadd_lens.experiments.inputs import evenly
@@ -18,7 +19,7 @@ from actadd_lens.experiments.writing import Relevance, Texts, dependence, surpri
 from actadd_lens.generation import Cell, DecodeSettings, continuation_texts, decode_cells, encode_prompts, score_texts
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts import PromptPair, as_pair, as_texts
-from actadd_lens.sampling import Sampling, is_count, require
+from actadd_lens.sampling import Sampling
 from actadd_lens.scorers import Scorer, scorer_name
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweep_results import CompletionSweep

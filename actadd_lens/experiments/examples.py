@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from actadd_lens.checks import is_whole, require
 from actadd_lens.compute import compute_steering_vector
 from actadd_lens.errors import PositionError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding
@@ -15,7 +16,7 @@ from actadd_lens.metrics import kl_divergence
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.positions import start_of
 from actadd_lens.prompts import PromptPair
-from actadd_lens.sampling import Sampling, is_whole, require
+from actadd_lens.sampling import Sampling
 from actadd_lens.vectors import SteeringVector
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actadd_lens import storybook
+from actadd_lens.checks import is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.prompts import as_pair
-from actadd_lens.sampling import is_count, require
 from actadd_lens.storybook import Topic
 from actadd_lens.vectors import SteeringVector
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actadd_lens import storybook
+from actadd_lens.checks import is_count
 from actadd_lens.compute import compute_steering_vector
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, resampled, stays
@@ -20,7 +21,6 @@ from actadd_lens.metrics import BoundMetric, Metric, Reading
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind
 from actadd_lens.prompts import PromptPair, as_pair
-from actadd_lens.sampling import is_count
 from actadd_lens.storybook import ClozeFact
 from actadd_lens.sweep_store import digest
 from actadd_lens.sweeps import sweep

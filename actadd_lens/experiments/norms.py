@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from actadd_lens import storybook
 from actadd_lens.analysis.norms import NormProfile, norm_profile
+from actadd_lens.checks import is_whole, require
 from actadd_lens.compute import compute_steering_vectors
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, resampled
@@ -18,7 +19,6 @@ from actadd_lens.naming import row_names, visible
 from actadd_lens.nulls import unrelated_rows
 from actadd_lens.progress import tracked
 from actadd_lens.prompts import PromptPair, as_pair, as_texts
-from actadd_lens.sampling import is_whole, require
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 
+from actadd_lens.checks import is_count, require
 from actadd_lens.compute import compute_steering_vector
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
@@ -17,7 +18,7 @@ from actadd_lens.generation import Cell, DecodeSettings, decode_cells
 from actadd_lens.models import LensModel, backend_of, load_model
 from actadd_lens.progress import tracked
 from actadd_lens.prompts import PromptPair, as_pair
-from actadd_lens.sampling import Sampling, is_count, require
+from actadd_lens.sampling import Sampling
 from actadd_lens.steering import steer, unsteered
 from actadd_lens.vectors import SteeringVector
 

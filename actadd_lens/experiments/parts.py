@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from actadd_lens import scorers, storybook
+from actadd_lens.checks import require
 from actadd_lens.compute import compute_steering_vectors
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.continuations import (
@@ -31,7 +32,6 @@ from actadd_lens.models import LensModel, backend_of
 from actadd_lens.nulls import null_table
 from actadd_lens.positions import Position
 from actadd_lens.prompts import PromptPair, as_pair, as_texts
-from actadd_lens.sampling import require
 from actadd_lens.sweep_results import CompletionSweep
 from actadd_lens.sweep_texts import plan_sweep_completions, sweep_completions
 from actadd_lens.vectors import SteeringVector

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from actadd_lens import storybook
+from actadd_lens.checks import is_count, require
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.inputs import topic_of
@@ -21,7 +22,6 @@ from actadd_lens.metrics import Metric, Reading, token_nll
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind
 from actadd_lens.prompts import PromptPair, as_pair
-from actadd_lens.sampling import is_count, require
 from actadd_lens.scorers import Scorer, word_share
 from actadd_lens.statistics import FEWEST_TO_SPLIT, split_prompts
 from actadd_lens.sweep_store import digest

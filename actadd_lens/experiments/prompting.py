@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actadd_lens import storybook
+from actadd_lens.checks import is_count, is_whole, require
 from actadd_lens.compute import compute_steering_vector, compute_steering_vectors
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
@@ -21,7 +22,6 @@ from actadd_lens.metrics import Metric, Reading, token_nll, token_set_logprob
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import null_table
 from actadd_lens.prompts import PromptPair, as_pair, as_texts
-from actadd_lens.sampling import is_count, is_whole, require
 from actadd_lens.scorers import word_share
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweep_results import Sweep

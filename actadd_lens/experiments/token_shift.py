@@ -13,6 +13,7 @@ from torch import Tensor
 
 from actadd_lens import storybook
 from actadd_lens.analysis.shift import NextTokenShift, next_token_shift, read_occurrences
+from actadd_lens.checks import is_count, require
 from actadd_lens.compute import compute_steering_vector
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled
@@ -24,7 +25,6 @@ from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.naming import visible
 from actadd_lens.nulls import NullKind
 from actadd_lens.prompts import PromptPair, as_pair, as_texts
-from actadd_lens.sampling import is_count, require
 from actadd_lens.sweep_store import digest
 from actadd_lens.sweeps import sweep
 

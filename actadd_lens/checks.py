@@ -1,0 +1,26 @@
+"""What a setting has to be: looked at before anything runs."""
+
+from numbers import Integral
+from typing import Any
+
+from actadd_lens.errors import SettingError
+
+
+def require(condition: bool, name: str, value: Any, expected: str) -> None:
+    """Refuse a setting that is out of its range.
+
+    Raises:
+        SettingError: The condition does not hold.
+    """
+    if not condition:
+        raise SettingError(f"{name} is {value!r}: expected {expected}.")
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is an integer from 1; numpy's are."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is an integer from 0; numpy's are."""
+    return is_count(value) or (isinstance(value, Integral) and not isinstance(value, bool) and int(value) == 0)
