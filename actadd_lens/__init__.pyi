@@ -27,7 +27,7 @@ from .metrics import Metric
 from .models import LensModel, load_model
 from .nulls import null_vectors, shuffle_rows
 from .previews import Preview, preview
-from .prompts import PromptPair
+from .prompts.pairs import PromptPair
 from .provenance import Provenance
 from .sampling import Sampling
 from .statistics import Effect

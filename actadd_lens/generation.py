@@ -14,11 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from actadd_lens.checks import is_count, is_whole, require
-from actadd_lens.errors import PromptError, SettingError
+from actadd_lens.errors import SettingError
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.positions import Position
 from actadd_lens.progress import progress_bar
-from actadd_lens.prompts import as_texts
+from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.sampling import Sampling, choose_tokens
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering import Addition, Prompts, additions_by_layer, injected, land, unsteered
@@ -213,33 +213,6 @@ def complete(
 def as_stops(stop: Any) -> tuple[str, ...]:
     """One stop text or several, as a tuple; `DecodeSettings` looks at each."""
     return tuple(stop) if isinstance(stop, Iterable) and not isinstance(stop, str) else (stop,)
-
-
-def encode_prompts(
-    backend: Backend, prompts: Sequence[str], *, prepend_bos: bool = True, room: int = 0
-) -> list[tuple[int, ...]]:
-    """Token ids of prompts, once each is known to leave room in the context.
-
-    Raises:
-        PromptError: There is none, one is no text or empty, or one is too long.
-    """
-    if not prompts:
-        raise PromptError("No prompt was given: pass a text, or several.")
-    rows = []
-    for prompt in prompts:
-        if not isinstance(prompt, str):
-            raise PromptError(f"The prompt {prompt!r} is no text.")
-        row = tuple(backend.encode(prompt, prepend_bos=prepend_bos))
-        if not row:
-            raise PromptError("An empty prompt without BOS has no tokens: give it a text, or BOS.")
-        if len(row) + room > backend.n_ctx:
-            more = f" and {room} new ones" if room else ""
-            raise PromptError(
-                f"The prompt {prompt[:40]!r}... has {len(row)} tokens{more}, but {backend.name} reads at most "
-                f"{backend.n_ctx}: shorten it{' or ask for fewer' if room else ''}."
-            )
-        rows.append(row)
-    return rows
 
 
 # -- the loop --------------------------------------------------------------------------------------------------

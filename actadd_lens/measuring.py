@@ -21,15 +21,14 @@ from actadd_lens.generation import (
     as_stops,
     continuation_texts,
     decode_cells,
-    encode_prompts,
     score_texts,
 )
 from actadd_lens.metrics import BoundMetric, Metric, Reading, as_metric
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind, null_vectors
-from actadd_lens.positions import Position
 from actadd_lens.progress import progress_bar
-from actadd_lens.prompts import as_texts
+from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.sampling import Sampling
 from actadd_lens.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.statistics import Effect, paired_effect

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from actadd_lens.generation import encode_prompts
 from actadd_lens.models import LensModel, backend_of
-from actadd_lens.positions import Position
+from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.texts import encode_prompts
 from actadd_lens.steering import Prompts, additions_by_layer, land, unsteered
 from actadd_lens.vectors import SteeringVector, check_vectors
 

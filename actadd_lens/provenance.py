@@ -12,7 +12,7 @@ import torch
 
 from actadd_lens.errors import FingerprintError
 from actadd_lens.models import Backend
-from actadd_lens.prompts import PairTokens, PromptPair
+from actadd_lens.prompts.pairs import PairTokens, PromptPair
 
 _TOLERANCE = 0.02
 """Largest difference of two weight samples, in units of their size.

@@ -18,7 +18,7 @@ from torch import Tensor
 from actadd_lens.checks import is_count
 from actadd_lens.errors import AmbiguousPositionError, PositionError
 from actadd_lens.models import Backend, HookHandle, LensModel, PassContext, backend_of
-from actadd_lens.positions import Position, check_position, overlap, start_of
+from actadd_lens.prompts.positions import Position, check_position, overlap, start_of
 from actadd_lens.vectors import SteeringVector, check_vectors
 
 _SAME_STREAM = 2e-2

@@ -12,11 +12,11 @@ from torch import Tensor
 from actadd_lens.checks import is_whole, require
 from actadd_lens.compute import compute_steering_vectors
 from actadd_lens.errors import CoefficientError, LayerError, PositionError, PromptError, SettingError, VectorError
-from actadd_lens.generation import encode_prompts
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind, null_table
-from actadd_lens.positions import Position, check_position, start_of
-from actadd_lens.prompts import PromptPair, as_pair, as_texts
+from actadd_lens.prompts.pairs import PromptPair, as_pair
+from actadd_lens.prompts.positions import Position, check_position, start_of
+from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.vectors import SteeringVector, check_coefficient, check_vectors
 
 Source = PromptPair | SteeringVector

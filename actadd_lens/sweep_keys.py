@@ -10,7 +10,7 @@ from typing import Any
 
 from actadd_lens.metrics import Metric
 from actadd_lens.nulls import null_texts
-from actadd_lens.prompts import PromptPair
+from actadd_lens.prompts.pairs import PromptPair
 from actadd_lens.sweep_grid import PlacedGrid, Source
 from actadd_lens.sweep_store import digest, model_key
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from actadd_lens.errors import SettingError
 from actadd_lens.models import LensModel
-from actadd_lens.positions import Position
+from actadd_lens.prompts.positions import Position
 from actadd_lens.statistics import (
     Alternative,
     Effect,

@@ -15,7 +15,7 @@ from actadd_lens.checks import is_count, require
 from actadd_lens.generation import Cell, DecodeSettings, as_stops, continuation_texts, decode_cells, score_texts
 from actadd_lens.models import LensModel
 from actadd_lens.nulls import NullKind
-from actadd_lens.positions import Position
+from actadd_lens.prompts.positions import Position
 from actadd_lens.sampling import Sampling
 from actadd_lens.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.sweep_batches import SweepCost, decoding_rows_from_memory, is_out_of_memory

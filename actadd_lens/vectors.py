@@ -16,7 +16,7 @@ from torch import Tensor
 
 from actadd_lens.errors import CoefficientError, LayerError, VectorError
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.positions import Position, check_position
+from actadd_lens.prompts.positions import Position, check_position
 from actadd_lens.provenance import Fingerprint, Provenance
 
 if TYPE_CHECKING:

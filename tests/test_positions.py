@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import actadd_lens as al
-from actadd_lens.positions import check_position, overlap, start_of
+from actadd_lens.prompts.positions import check_position, overlap, start_of
 
 
 @settings(max_examples=300)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from actadd_lens.compute import differences
 from actadd_lens.errors import SettingError
-from actadd_lens.generation import encode_prompts
 from actadd_lens.measuring import Arm, measure_arms, null_arms
 from actadd_lens.metrics import Metric, as_metric, token_id
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind, null_vectors
-from actadd_lens.positions import Position
-from actadd_lens.prompts import PairTokens, PromptPair, as_pair, as_texts, pad_token_of
+from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair, pad_token_of
+from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.provenance import Provenance
 from actadd_lens.statistics import Effect, max_t_p, paired_effect
 from actadd_lens.vectors import SteeringVector, check_coefficient

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from actadd_lens.compute import compute_steering_vectors
 from actadd_lens.errors import ModelError, SettingError
-from actadd_lens.generation import encode_prompts
 from actadd_lens.measuring import Arm, ArmRows, null_arms
 from actadd_lens.metrics import BoundMetric, Metric, Reading, as_metric
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.components import Components, components_kept, head_writes
 from actadd_lens.models.readout import Readout, readout_of
 from actadd_lens.nulls import NullKind
-from actadd_lens.positions import Position
-from actadd_lens.prompts import PromptPair, as_texts
+from actadd_lens.prompts.pairs import PromptPair
+from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering import add_landings, land
 from actadd_lens.vectors import SteeringVector, check_coefficient, check_vectors

@@ -15,7 +15,8 @@ from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, move
 from actadd_lens.metrics import Metric, as_metric, entropy, kl_divergence, next_token_logprob
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind
-from actadd_lens.prompts import PromptPair, as_pair, as_texts
+from actadd_lens.prompts.pairs import PromptPair, as_pair
+from actadd_lens.prompts.texts import as_texts
 from actadd_lens.sweep_results import Sweep
 from actadd_lens.sweeps import sweep
 

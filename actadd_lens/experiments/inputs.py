@@ -13,7 +13,7 @@ import numpy as np
 from actadd_lens import storybook
 from actadd_lens.checks import is_count, require
 from actadd_lens.errors import SettingError
-from actadd_lens.prompts import as_pair
+from actadd_lens.prompts.pairs import as_pair
 from actadd_lens.storybook import Topic
 from actadd_lens.vectors import SteeringVector
 

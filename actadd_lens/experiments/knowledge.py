@@ -20,7 +20,7 @@ from actadd_lens.experiments.inputs import read_table
 from actadd_lens.metrics import BoundMetric, Metric, Reading
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind
-from actadd_lens.prompts import PromptPair, as_pair
+from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.storybook import ClozeFact
 from actadd_lens.sweep_store import digest
 from actadd_lens.sweeps import sweep

@@ -17,7 +17,7 @@ from actadd_lens.experiments.timing import Arm, Measured, measure
 from actadd_lens.generation import Cell, DecodeSettings, decode_cells
 from actadd_lens.models import LensModel, backend_of, load_model
 from actadd_lens.progress import tracked
-from actadd_lens.prompts import PromptPair, as_pair
+from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.sampling import Sampling
 from actadd_lens.steering import steer, unsteered
 from actadd_lens.vectors import SteeringVector

@@ -30,8 +30,9 @@ from actadd_lens.experiments.topic_words import cell_estimate
 from actadd_lens.experiments.topics import MOST_DISFLUENCY
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.nulls import null_table
-from actadd_lens.positions import Position
-from actadd_lens.prompts import PromptPair, as_pair, as_texts
+from actadd_lens.prompts.pairs import PromptPair, as_pair
+from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.texts import as_texts
 from actadd_lens.sweep_results import CompletionSweep
 from actadd_lens.sweep_texts import plan_sweep_completions, sweep_completions
 from actadd_lens.vectors import SteeringVector

@@ -35,9 +35,9 @@ from actadd_lens.experiments.continuations import (
 )
 from actadd_lens.experiments.evidence import Experiment, Finding, Side, moves
 from actadd_lens.experiments.writing import Relevance
-from actadd_lens.generation import encode_prompts
 from actadd_lens.models import LensModel, backend_of
-from actadd_lens.prompts import PromptPair
+from actadd_lens.prompts.pairs import PromptPair
+from actadd_lens.prompts.texts import encode_prompts
 from actadd_lens.sweep_texts import plan_sweep_completions
 from actadd_lens.vectors import SteeringVector
 

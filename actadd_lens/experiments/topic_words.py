@@ -12,7 +12,7 @@ from actadd_lens.experiments.continuations import prompt_estimate, writing_optio
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.models import LensModel, backend_of
-from actadd_lens.prompts import as_texts
+from actadd_lens.prompts.texts import as_texts
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweep_results import BestCell, CompletionSweep
 from actadd_lens.sweep_texts import sweep_completions

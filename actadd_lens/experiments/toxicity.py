@@ -33,7 +33,7 @@ from actadd_lens.experiments.continuations import (
 from actadd_lens.experiments.evidence import Experiment, Finding, moves
 from actadd_lens.experiments.writing import Relevance
 from actadd_lens.models import LensModel, backend_of
-from actadd_lens.prompts import as_texts
+from actadd_lens.prompts.texts import as_texts
 from actadd_lens.scorers import Scorer
 from actadd_lens.sweep_texts import plan_sweep_completions
 

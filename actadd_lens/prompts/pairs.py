@@ -97,27 +97,6 @@ class PromptPair:
         return (self.positive,) if self.negative is None else (self.positive, self.negative)
 
 
-def as_texts(prompts: Any) -> tuple[str, ...]:
-    """One prompt or several, as a tuple of texts.
-
-    Raises:
-        PromptError: There is none, or one is no text.
-
-    >>> as_texts("The dog")
-    ('The dog',)
-    """
-    try:
-        found = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    except TypeError:
-        raise PromptError(f"The prompt {prompts!r} is no text: pass a text, or several.") from None
-    if not found:
-        raise PromptError("No prompt was given: pass a text, or several.")
-    for prompt in found:
-        if not isinstance(prompt, str):
-            raise PromptError(f"The prompt {prompt!r} is no text.")
-    return found
-
-
 def as_pair(pair: Any) -> PromptPair:
     """A prompt pair from what people write: a `PromptPair`, or a tuple of two texts.
 

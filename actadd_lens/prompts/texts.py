@@ -1,0 +1,55 @@
+"""Texts that a model goes on from: what people write, checked, and as token ids."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from actadd_lens.errors import PromptError
+from actadd_lens.models import Backend
+
+
+def as_texts(prompts: Any) -> tuple[str, ...]:
+    """One prompt or several, as a tuple of texts.
+
+    Raises:
+        PromptError: There is none, or one is no text.
+
+    >>> as_texts("The dog")
+    ('The dog',)
+    """
+    try:
+        found = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    except TypeError:
+        raise PromptError(f"The prompt {prompts!r} is no text: pass a text, or several.") from None
+    if not found:
+        raise PromptError("No prompt was given: pass a text, or several.")
+    for prompt in found:
+        if not isinstance(prompt, str):
+            raise PromptError(f"The prompt {prompt!r} is no text.")
+    return found
+
+
+def encode_prompts(
+    backend: Backend, prompts: Sequence[str], *, prepend_bos: bool = True, room: int = 0
+) -> list[tuple[int, ...]]:
+    """Token ids of prompts, once each is known to leave room in the context.
+
+    Raises:
+        PromptError: There is none, one is no text or empty, or one is too long.
+    """
+    if not prompts:
+        raise PromptError("No prompt was given: pass a text, or several.")
+    rows = []
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise PromptError(f"The prompt {prompt!r} is no text.")
+        row = tuple(backend.encode(prompt, prepend_bos=prepend_bos))
+        if not row:
+            raise PromptError("An empty prompt without BOS has no tokens: give it a text, or BOS.")
+        if len(row) + room > backend.n_ctx:
+            more = f" and {room} new ones" if room else ""
+            raise PromptError(
+                f"The prompt {prompt[:40]!r}... has {len(row)} tokens{more}, but {backend.name} reads at most "
+                f"{backend.n_ctx}: shorten it{' or ask for fewer' if room else ''}."
+            )
+        rows.append(row)
+    return rows
