@@ -28,7 +28,6 @@ from .models import LensModel, load_model
 from .nulls import null_vectors, shuffle_rows
 from .previews import Preview, preview
 from .prompts.pairs import PromptPair
-from .provenance import Provenance
 from .sampling import Sampling
 from .statistics import Effect
 from .steering import SteeringWarning, fwd_hooks, steer
@@ -36,7 +35,8 @@ from .sweep_batches import SweepCost
 from .sweep_results import BestCell, CompletionSweep, Frontier, Sweep
 from .sweep_texts import CompletionSweepPlan, plan_sweep_completions, sweep_completions
 from .sweeps import SweepPlan, plan_sweep, sweep
-from .vectors import SteeringVector
+from .vectors.provenance import Provenance
+from .vectors.vector import SteeringVector
 
 __version__: str
 

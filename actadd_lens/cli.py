@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from actadd_lens.statistics import Alternative
     from actadd_lens.sweep_results import Sweep
     from actadd_lens.sweeps import SweepPlan
-    from actadd_lens.vectors import SteeringVector
+    from actadd_lens.vectors.vector import SteeringVector
 
 _FAILED = 1
 _WRONG_INPUT = 2
@@ -253,7 +253,7 @@ def _steer(options: argparse.Namespace) -> int:
     from actadd_lens.compute import compute_steering_vector
     from actadd_lens.generation import complete
     from actadd_lens.models import load_model
-    from actadd_lens.vectors import SteeringVector
+    from actadd_lens.vectors.vector import SteeringVector
 
     loaded = [SteeringVector.load(path) for path in options.vector]
     model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)
@@ -494,7 +494,7 @@ def _print_outcome(outcome: "Outcome", was_kept: bool) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from actadd_lens.vectors import SteeringVector
+    from actadd_lens.vectors.vector import SteeringVector
 
     vector = SteeringVector.load(options.file)
     told = _vector_json(vector)

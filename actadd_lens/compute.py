@@ -12,9 +12,9 @@ from torch import Tensor
 from actadd_lens.errors import LayerError, PromptError, VectorError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair
-from actadd_lens.provenance import Provenance
 from actadd_lens.steering import SteeringWarning, unsteered
-from actadd_lens.vectors import SteeringVector
+from actadd_lens.vectors.provenance import Provenance
+from actadd_lens.vectors.vector import SteeringVector
 
 _LARGEST_REMAINDER = 1e-2
 """A row that causality makes zero may differ by rounding; by more than this share of the stream, something is wrong."""

@@ -11,7 +11,7 @@ from actadd_lens.measuring import CompletionMeasurement, measure_completions
 from actadd_lens.models import LensModel
 from actadd_lens.previews import Preview, preview
 from actadd_lens.statistics import split_prompts
-from actadd_lens.vectors import SteeringVector
+from actadd_lens.vectors.vector import SteeringVector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

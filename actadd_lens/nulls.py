@@ -15,7 +15,7 @@ from actadd_lens.compute import compute_steering_vectors
 from actadd_lens.errors import SettingError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair
-from actadd_lens.vectors import SteeringVector, check_vectors
+from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
 NullKind = Literal["unrelated_pairs", "gaussian"]
 

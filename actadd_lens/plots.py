@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from actadd_lens import naming
 from actadd_lens.errors import SettingError
 from actadd_lens.statistics import Effect
+from actadd_lens.vectors import naming
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from actadd_lens.demonstration import Demonstration
     from actadd_lens.measuring import CompletionMeasurement, Measurement
     from actadd_lens.previews import Preview
-    from actadd_lens.vectors import SteeringVector
+    from actadd_lens.vectors.vector import SteeringVector
 
 STEERED = "#D55E00"
 UNSTEERED = "#56B4E9"

@@ -11,7 +11,7 @@ from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import encode_prompts
 from actadd_lens.steering import Prompts, additions_by_layer, land, unsteered
-from actadd_lens.vectors import SteeringVector, check_vectors
+from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,7 +19,7 @@ from actadd_lens.checks import is_count
 from actadd_lens.errors import AmbiguousPositionError, PositionError
 from actadd_lens.models import Backend, HookHandle, LensModel, PassContext, backend_of
 from actadd_lens.prompts.positions import Position, check_position, overlap, start_of
-from actadd_lens.vectors import SteeringVector, check_vectors
+from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
 _SAME_STREAM = 2e-2
 """Relative difference up to which two streams count as those of the same tokens (half precision included)."""

@@ -17,7 +17,7 @@ from actadd_lens.nulls import NullKind, null_table
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.positions import Position, check_position, start_of
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.vectors import SteeringVector, check_coefficient, check_vectors
+from actadd_lens.vectors.vector import SteeringVector, check_coefficient, check_vectors
 
 Source = PromptPair | SteeringVector
 """What the vectors of a sweep come from: a prompt pair, read at each layer; or a vector, added at each layer."""

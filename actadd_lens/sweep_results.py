@@ -21,7 +21,7 @@ from actadd_lens.statistics import (
     standardised_effect,
 )
 from actadd_lens.sweep_grid import Grid
-from actadd_lens.vectors import SteeringVector
+from actadd_lens.vectors.vector import SteeringVector
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,7 +25,7 @@ from actadd_lens.sweep_passes import Item, Row
 from actadd_lens.sweep_plans import Plan
 from actadd_lens.sweep_results import CompletionSweep
 from actadd_lens.sweep_store import ResultStore
-from actadd_lens.vectors import SteeringVector
+from actadd_lens.vectors.vector import SteeringVector
 
 Texts = list[tuple[str, ...]]
 """For each arm, its samples."""

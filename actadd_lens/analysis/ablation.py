@@ -20,9 +20,9 @@ from actadd_lens.nulls import NullKind, null_vectors
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair, pad_token_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.provenance import Provenance
 from actadd_lens.statistics import Effect, max_t_p, paired_effect
-from actadd_lens.vectors import SteeringVector, check_coefficient
+from actadd_lens.vectors.provenance import Provenance
+from actadd_lens.vectors.vector import SteeringVector, check_coefficient
 
 if TYPE_CHECKING:
     import pandas as pd

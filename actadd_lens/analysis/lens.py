@@ -16,12 +16,12 @@ from actadd_lens.measuring import Arm, ArmRows, null_arms
 from actadd_lens.metrics import token_id
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.readout import Readout, readout_of
-from actadd_lens.naming import html_token, row_names, signed_shade, vector_names
 from actadd_lens.nulls import NullKind
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import encode_prompts
 from actadd_lens.steering import Prompts, additions_by_layer, land
-from actadd_lens.vectors import SteeringVector, check_vectors
+from actadd_lens.vectors.naming import html_token, row_names, signed_shade, vector_names
+from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
 if TYPE_CHECKING:
     import pandas as pd

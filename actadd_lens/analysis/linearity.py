@@ -15,13 +15,13 @@ from actadd_lens.errors import SettingError
 from actadd_lens.measuring import Arm, ArmRows, measure_arms, null_arms
 from actadd_lens.metrics import Metric, Reading, as_metric
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.naming import row_names, vector_names
 from actadd_lens.nulls import NullKind
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering import additions_by_layer, land
-from actadd_lens.vectors import SteeringVector, check_coefficient, check_vectors
+from actadd_lens.vectors.naming import row_names, vector_names
+from actadd_lens.vectors.vector import SteeringVector, check_coefficient, check_vectors
 
 if TYPE_CHECKING:
     import pandas as pd

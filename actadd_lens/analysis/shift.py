@@ -15,13 +15,13 @@ from actadd_lens.errors import SettingError
 from actadd_lens.measuring import Arm, ArmRows, null_arms
 from actadd_lens.metrics import Reading, token_id, token_nll
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.naming import html_token, signed_shade, vector_names
 from actadd_lens.nulls import NullKind
 from actadd_lens.progress import tracked
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import FEWEST_PROMPTS, Effect, paired_effect
-from actadd_lens.vectors import SteeringVector, check_vectors
+from actadd_lens.vectors.naming import html_token, signed_shade, vector_names
+from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,9 +12,9 @@ from torch import Tensor
 from actadd_lens.checks import require
 from actadd_lens.errors import SettingError
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.naming import row_names, signed_shade, vector_names
 from actadd_lens.nulls import unrelated_rows
-from actadd_lens.vectors import SteeringVector, as_vectors, check_vectors
+from actadd_lens.vectors.naming import row_names, signed_shade, vector_names
+from actadd_lens.vectors.vector import SteeringVector, as_vectors, check_vectors
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,7 +25,7 @@ from actadd_lens.scorers import Scorer, scorer_name
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweep_results import CompletionSweep
 from actadd_lens.sweep_texts import CompletionSweepPlan, sweep_completions
-from actadd_lens.vectors import SteeringVector, check_vectors
+from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
 Judge = Callable[[Sequence[str], Texts], Float[np.ndarray, "prompts samples"]]
 """Prompts and their continuations to one number for each continuation."""

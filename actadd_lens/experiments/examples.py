@@ -18,7 +18,7 @@ from actadd_lens.prompts.pairs import PromptPair
 from actadd_lens.prompts.positions import start_of
 from actadd_lens.prompts.texts import encode_prompts
 from actadd_lens.sampling import Sampling
-from actadd_lens.vectors import SteeringVector
+from actadd_lens.vectors.vector import SteeringVector
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,7 @@ from actadd_lens.checks import is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.prompts.pairs import as_pair
 from actadd_lens.storybook import Topic
-from actadd_lens.vectors import SteeringVector
+from actadd_lens.vectors.vector import SteeringVector
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,11 +14,11 @@ from actadd_lens.compute import compute_steering_vectors
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, resampled
 from actadd_lens.models import LensModel, backend_of
-from actadd_lens.naming import row_names, visible
 from actadd_lens.nulls import unrelated_rows
 from actadd_lens.progress import tracked
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
+from actadd_lens.vectors.naming import row_names, visible
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -35,7 +35,7 @@ from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts
 from actadd_lens.sweep_results import CompletionSweep
 from actadd_lens.sweep_texts import plan_sweep_completions, sweep_completions
-from actadd_lens.vectors import SteeringVector
+from actadd_lens.vectors.vector import SteeringVector
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,7 +27,7 @@ from actadd_lens.statistics import split_prompts
 from actadd_lens.sweep_results import Sweep
 from actadd_lens.sweep_store import digest
 from actadd_lens.sweeps import plan_sweep
-from actadd_lens.vectors import SteeringVector, check_coefficient
+from actadd_lens.vectors.vector import SteeringVector, check_coefficient
 
 if TYPE_CHECKING:
     import pandas as pd

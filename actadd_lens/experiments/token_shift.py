@@ -21,12 +21,12 @@ from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.measuring import Arm, null_arms
 from actadd_lens.metrics import Metric, Reading, kl_divergence, token_id, token_set_logprob
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.naming import visible
 from actadd_lens.nulls import NullKind
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.sweep_store import digest
 from actadd_lens.sweeps import sweep
+from actadd_lens.vectors.naming import visible
 
 if TYPE_CHECKING:
     import pandas as pd

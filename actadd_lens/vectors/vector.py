@@ -17,7 +17,7 @@ from torch import Tensor
 from actadd_lens.errors import CoefficientError, LayerError, VectorError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.positions import Position, check_position
-from actadd_lens.provenance import Fingerprint, Provenance
+from actadd_lens.vectors.provenance import Fingerprint, Provenance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -259,7 +259,7 @@ class SteeringVector:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file with the whole provenance; it appears complete or not at all."""
-        from actadd_lens.files import save_vector
+        from actadd_lens.vectors.files import save_vector
 
         save_vector(self, path)
 
@@ -270,7 +270,7 @@ class SteeringVector:
         Raises:
             VectorFileError: The file is damaged, of another kind, or of a newer format.
         """
-        from actadd_lens.files import load_vector
+        from actadd_lens.vectors.files import load_vector
 
         return load_vector(path)
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from actadd_lens.errors import ActAddError, VectorFileError
-from actadd_lens.provenance import Provenance
-from actadd_lens.vectors import SteeringVector
+from actadd_lens.vectors.provenance import Provenance
+from actadd_lens.vectors.vector import SteeringVector
 
 _FORMAT = 1
 _KEY = "actadd_lens"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from actadd_lens.models import Backend
-from actadd_lens.vectors import SteeringVector
+from actadd_lens.vectors.vector import SteeringVector
 
 _MOVED = ("row(", "mean_rows(", "shuffle_rows(")
 """Steps after which row i no longer belongs to token i of the pair."""
