@@ -26,11 +26,11 @@ from .measuring import CompletionMeasurement, Measurement, measure, measure_comp
 from .metrics import Metric
 from .models import LensModel, load_model
 from .nulls import null_vectors, shuffle_rows
-from .previews import Preview, preview
 from .prompts.pairs import PromptPair
 from .sampling import Sampling
 from .statistics import Effect
-from .steering import SteeringWarning, fwd_hooks, steer
+from .steering.engine import SteeringWarning, fwd_hooks, steer
+from .steering.preview import Preview, preview
 from .sweep_batches import SweepCost
 from .sweep_results import BestCell, CompletionSweep, Frontier, Sweep
 from .sweep_texts import CompletionSweepPlan, plan_sweep_completions, sweep_completions

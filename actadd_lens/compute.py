@@ -12,7 +12,7 @@ from torch import Tensor
 from actadd_lens.errors import LayerError, PromptError, VectorError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair
-from actadd_lens.steering import SteeringWarning, unsteered
+from actadd_lens.steering.engine import SteeringWarning, unsteered
 from actadd_lens.vectors.provenance import Provenance
 from actadd_lens.vectors.vector import SteeringVector
 

@@ -9,8 +9,8 @@ from actadd_lens.compute import compute_steering_vector
 from actadd_lens.generation import Completions, complete
 from actadd_lens.measuring import CompletionMeasurement, measure_completions
 from actadd_lens.models import LensModel
-from actadd_lens.previews import Preview, preview
 from actadd_lens.statistics import split_prompts
+from actadd_lens.steering.preview import Preview, preview
 from actadd_lens.vectors.vector import SteeringVector
 
 if TYPE_CHECKING:

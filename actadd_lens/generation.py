@@ -21,7 +21,7 @@ from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.sampling import Sampling, choose_tokens
 from actadd_lens.statistics import Effect, paired_effect
-from actadd_lens.steering import Addition, Prompts, additions_by_layer, injected, land, unsteered
+from actadd_lens.steering.engine import Addition, Prompts, additions_by_layer, injected, land, unsteered
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.sampling import Sampling
 from actadd_lens.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.statistics import Effect, paired_effect
-from actadd_lens.steering import Addition, Prompts, additions_by_layer, injected, land, unsteered
+from actadd_lens.steering.engine import Addition, Prompts, additions_by_layer, injected, land, unsteered
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
 if TYPE_CHECKING:

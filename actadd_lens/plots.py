@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from actadd_lens.demonstration import Demonstration
     from actadd_lens.measuring import CompletionMeasurement, Measurement
-    from actadd_lens.previews import Preview
+    from actadd_lens.steering.preview import Preview
     from actadd_lens.vectors.vector import SteeringVector
 
 STEERED = "#D55E00"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from actadd_lens.metrics import BoundMetric, Metric, Reading
 from actadd_lens.prompts.positions import Position, start_of
-from actadd_lens.steering import Landing, add_landings
+from actadd_lens.steering.engine import Landing, add_landings
 from actadd_lens.sweep_grid import PlacedGrid
 
 Injections = Mapping[tuple[int, int], Float[Tensor, "arms pos d_model"]]

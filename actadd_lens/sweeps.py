@@ -21,7 +21,7 @@ from actadd_lens.metrics import as_metric
 from actadd_lens.models import LensModel
 from actadd_lens.nulls import NullKind
 from actadd_lens.prompts.positions import Position
-from actadd_lens.steering import unsteered
+from actadd_lens.steering.engine import unsteered
 from actadd_lens.sweep_batches import SweepCost, is_out_of_memory, rows_from_memory
 from actadd_lens.sweep_grid import Grid, place_grid
 from actadd_lens.sweep_keys import SweepKeys

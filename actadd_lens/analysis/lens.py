@@ -19,7 +19,7 @@ from actadd_lens.models.readout import Readout, readout_of
 from actadd_lens.nulls import NullKind
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import encode_prompts
-from actadd_lens.steering import Prompts, additions_by_layer, land
+from actadd_lens.steering.engine import Prompts, additions_by_layer, land
 from actadd_lens.vectors.naming import html_token, row_names, signed_shade, vector_names
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
 

@@ -19,7 +19,7 @@ from actadd_lens.nulls import NullKind
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import Effect, paired_effect
-from actadd_lens.steering import additions_by_layer, land
+from actadd_lens.steering.engine import additions_by_layer, land
 from actadd_lens.vectors.naming import row_names, vector_names
 from actadd_lens.vectors.vector import SteeringVector, check_coefficient, check_vectors
 

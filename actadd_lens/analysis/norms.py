@@ -12,7 +12,7 @@ from actadd_lens.measuring import ArmRows
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import encode_prompts
-from actadd_lens.steering import additions_by_layer, land
+from actadd_lens.steering.engine import additions_by_layer, land
 from actadd_lens.vectors.naming import row_names, vector_names, visible
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
 

@@ -22,7 +22,7 @@ from actadd_lens.prompts.pairs import PromptPair
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import Effect, paired_effect
-from actadd_lens.steering import add_landings, land
+from actadd_lens.steering.engine import add_landings, land
 from actadd_lens.vectors.vector import SteeringVector, check_coefficient, check_vectors
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from actadd_lens.models import LensModel, backend_of, load_model
 from actadd_lens.progress import tracked
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.sampling import Sampling
-from actadd_lens.steering import steer, unsteered
+from actadd_lens.steering.engine import steer, unsteered
 from actadd_lens.vectors.vector import SteeringVector
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from actadd_lens.experiments.topic_words import cell_estimate
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.steering import unsteered
+from actadd_lens.steering.engine import unsteered
 from actadd_lens.sweep_results import CompletionSweep
 from actadd_lens.sweep_texts import plan_sweep_completions, sweep_completions
 

@@ -10,7 +10,7 @@ import torch
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import encode_prompts
-from actadd_lens.steering import Prompts, additions_by_layer, land, unsteered
+from actadd_lens.steering.engine import Prompts, additions_by_layer, land, unsteered
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
 if TYPE_CHECKING:
