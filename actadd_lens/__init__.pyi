@@ -6,7 +6,6 @@ from .analysis.norms import NormProfile, norm_profile
 from .analysis.shift import NextTokenShift, TextShift, next_token_shift, text_shift
 from .analysis.similarity import CosineSimilarity, cosine_similarity
 from .analysis.trace import Contributions, LayerTraces, Trace, trace_injection, trace_layers
-from .compute import SteeringVectors, compute_steering_vector, compute_steering_vectors
 from .errors import (
     ActAddError,
     AmbiguousPositionError,
@@ -23,6 +22,7 @@ from .errors import (
 )
 from .generation import Completions, Continuation, complete
 from .measuring import CompletionMeasurement, Measurement, measure, measure_completions
+from .methods.actadd import SteeringVectors, compute_steering_vector, compute_steering_vectors
 from .metrics import Metric
 from .models import LensModel, load_model
 from .nulls import null_vectors, shuffle_rows

@@ -250,8 +250,8 @@ def _steer(options: argparse.Namespace) -> int:
     if not options.pair and not options.vector:
         raise SettingError("Nothing to steer with: give --pair POSITIVE NEGATIVE with --layer, or --vector FILE.")
     position = int(options.position) if options.position.lstrip("-").isdigit() else options.position
-    from actadd_lens.compute import compute_steering_vector
     from actadd_lens.generation import complete
+    from actadd_lens.methods.actadd import compute_steering_vector
     from actadd_lens.models import load_model
     from actadd_lens.vectors.vector import SteeringVector
 

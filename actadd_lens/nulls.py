@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actadd_lens.checks import is_count, require
-from actadd_lens.compute import compute_steering_vectors
 from actadd_lens.errors import SettingError
+from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair
 from actadd_lens.vectors.vector import SteeringVector, check_vectors

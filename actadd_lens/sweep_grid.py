@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actadd_lens.checks import is_whole, require
-from actadd_lens.compute import compute_steering_vectors
 from actadd_lens.errors import CoefficientError, LayerError, PositionError, PromptError, SettingError, VectorError
+from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind, null_table
 from actadd_lens.prompts.pairs import PromptPair, as_pair

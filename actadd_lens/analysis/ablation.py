@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actadd_lens.compute import differences
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring import Arm, measure_arms, null_arms
+from actadd_lens.methods.actadd import differences
 from actadd_lens.metrics import Metric, as_metric, token_id
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind, null_vectors

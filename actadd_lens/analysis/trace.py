@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from actadd_lens.compute import compute_steering_vectors
 from actadd_lens.errors import ModelError, SettingError
 from actadd_lens.measuring import Arm, ArmRows, null_arms
+from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.metrics import BoundMetric, Metric, Reading, as_metric
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.components import Components, components_kept, head_writes

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from actadd_lens.checks import is_whole, require
-from actadd_lens.compute import compute_steering_vector
 from actadd_lens.errors import PositionError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding
 from actadd_lens.generation import Cell, Continuation, DecodeSettings, decode_cells
 from actadd_lens.measuring import measure_arms, null_arms
+from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.metrics import kl_divergence
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from actadd_lens import storybook
 from actadd_lens.checks import is_count
-from actadd_lens.compute import compute_steering_vector
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, resampled, stays
 from actadd_lens.experiments.inputs import read_table
+from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.metrics import BoundMetric, Metric, Reading
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind

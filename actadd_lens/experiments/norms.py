@@ -10,9 +10,9 @@ from jaxtyping import Float
 from actadd_lens import storybook
 from actadd_lens.analysis.norms import NormProfile, norm_profile
 from actadd_lens.checks import is_whole, require
-from actadd_lens.compute import compute_steering_vectors
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, resampled
+from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.nulls import unrelated_rows
 from actadd_lens.progress import tracked

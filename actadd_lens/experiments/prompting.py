@@ -12,11 +12,11 @@ from torch import Tensor
 
 from actadd_lens import storybook
 from actadd_lens.checks import is_count, is_whole, require
-from actadd_lens.compute import compute_steering_vector, compute_steering_vectors
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.inputs import evenly, topic_of
 from actadd_lens.measuring import Arm, ArmRows, measure_arms
+from actadd_lens.methods.actadd import compute_steering_vector, compute_steering_vectors
 from actadd_lens.metrics import Metric, Reading, token_nll, token_set_logprob
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import null_table

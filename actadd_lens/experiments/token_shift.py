@@ -14,11 +14,11 @@ from torch import Tensor
 from actadd_lens import storybook
 from actadd_lens.analysis.shift import NextTokenShift, next_token_shift, read_occurrences
 from actadd_lens.checks import is_count, require
-from actadd_lens.compute import compute_steering_vector
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled
 from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.measuring import Arm, null_arms
+from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.metrics import Metric, Reading, kl_divergence, token_id, token_set_logprob
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.nulls import NullKind
