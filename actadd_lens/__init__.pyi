@@ -20,14 +20,12 @@ from .errors import (
     VectorError,
     VectorFileError,
 )
-from .generation import Completions, Continuation, complete
 from .measuring import CompletionMeasurement, Measurement, measure, measure_completions
 from .methods.actadd import SteeringVectors, compute_steering_vector, compute_steering_vectors
 from .metrics import Metric
 from .models import LensModel, load_model
 from .nulls import null_vectors, shuffle_rows
 from .prompts.pairs import PromptPair
-from .sampling import Sampling
 from .statistics import Effect
 from .steering.engine import SteeringWarning, fwd_hooks, steer
 from .steering.preview import Preview, preview
@@ -37,6 +35,9 @@ from .sweep_texts import CompletionSweepPlan, plan_sweep_completions, sweep_comp
 from .sweeps import SweepPlan, plan_sweep, sweep
 from .vectors.provenance import Provenance
 from .vectors.vector import SteeringVector
+from .writing.completions import Completions, complete
+from .writing.decoding import Continuation
+from .writing.sampling import Sampling
 
 __version__: str
 

@@ -15,11 +15,11 @@ from actadd_lens.errors import ActAddError, SettingError
 if TYPE_CHECKING:
     from actadd_lens.demonstration import Chapter, Demonstration
     from actadd_lens.experiments.suite import Outcome
-    from actadd_lens.generation import Completions
     from actadd_lens.statistics import Alternative
     from actadd_lens.sweep_results import Sweep
     from actadd_lens.sweeps import SweepPlan
     from actadd_lens.vectors.vector import SteeringVector
+    from actadd_lens.writing.completions import Completions
 
 _FAILED = 1
 _WRONG_INPUT = 2
@@ -250,10 +250,10 @@ def _steer(options: argparse.Namespace) -> int:
     if not options.pair and not options.vector:
         raise SettingError("Nothing to steer with: give --pair POSITIVE NEGATIVE with --layer, or --vector FILE.")
     position = int(options.position) if options.position.lstrip("-").isdigit() else options.position
-    from actadd_lens.generation import complete
     from actadd_lens.methods.actadd import compute_steering_vector
     from actadd_lens.models import load_model
     from actadd_lens.vectors.vector import SteeringVector
+    from actadd_lens.writing.completions import complete
 
     loaded = [SteeringVector.load(path) for path in options.vector]
     model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)

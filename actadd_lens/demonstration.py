@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actadd_lens import scorers, storybook
-from actadd_lens.generation import Completions, complete
 from actadd_lens.measuring import CompletionMeasurement, measure_completions
 from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import LensModel
 from actadd_lens.statistics import split_prompts
 from actadd_lens.steering.preview import Preview, preview
 from actadd_lens.vectors.vector import SteeringVector
+from actadd_lens.writing.completions import Completions, complete
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,11 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from actadd_lens.checks import is_count, require
-from actadd_lens.generation import Cell, DecodeSettings, as_stops, continuation_texts, decode_cells, score_texts
 from actadd_lens.models import LensModel
 from actadd_lens.nulls import NullKind
 from actadd_lens.prompts.positions import Position
-from actadd_lens.sampling import Sampling
 from actadd_lens.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.sweep_batches import SweepCost, decoding_rows_from_memory, is_out_of_memory
 from actadd_lens.sweep_grid import Grid, PlacedGrid, place_grid
@@ -26,6 +24,9 @@ from actadd_lens.sweep_plans import Plan
 from actadd_lens.sweep_results import CompletionSweep
 from actadd_lens.sweep_store import ResultStore
 from actadd_lens.vectors.vector import SteeringVector
+from actadd_lens.writing.completions import as_stops, score_texts
+from actadd_lens.writing.decoding import Cell, DecodeSettings, continuation_texts, decode_cells
+from actadd_lens.writing.sampling import Sampling
 
 Texts = list[tuple[str, ...]]
 """For each arm, its samples."""

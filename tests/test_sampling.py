@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import actadd_lens as al
-from actadd_lens.sampling import Sampling, choose_tokens
+from actadd_lens.writing.sampling import Sampling, choose_tokens
 
 VOCABULARY, GRID = 12, 6000
 

@@ -20,10 +20,11 @@ from tqdm.auto import tqdm
 
 import actadd_lens as al
 from actadd_lens import metrics, scorers, storybook
-from actadd_lens.generation import Cell, DecodeSettings, continuation_texts, decode_cells, encode_prompts, score_texts
 from actadd_lens.models import Backend, backend_of
-from actadd_lens.sampling import Sampling
 from actadd_lens.statistics import split_prompts
+from actadd_lens.writing.completions import score_texts
+from actadd_lens.writing.decoding import Cell, DecodeSettings, continuation_texts, decode_cells, encode_prompts
+from actadd_lens.writing.sampling import Sampling
 
 logger = logging.getLogger("training.measure")
 

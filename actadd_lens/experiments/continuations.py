@@ -16,16 +16,17 @@ from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Finding, Verdict, moves, resampled, stays
 from actadd_lens.experiments.inputs import evenly
 from actadd_lens.experiments.writing import Relevance, Texts, dependence, surprise
-from actadd_lens.generation import Cell, DecodeSettings, continuation_texts, decode_cells, score_texts
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.sampling import Sampling
 from actadd_lens.scorers import Scorer, scorer_name
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweep_results import CompletionSweep
 from actadd_lens.sweep_texts import CompletionSweepPlan, sweep_completions
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
+from actadd_lens.writing.completions import score_texts
+from actadd_lens.writing.decoding import Cell, DecodeSettings, continuation_texts, decode_cells
+from actadd_lens.writing.sampling import Sampling
 
 Judge = Callable[[Sequence[str], Texts], Float[np.ndarray, "prompts samples"]]
 """Prompts and their continuations to one number for each continuation."""

@@ -9,7 +9,6 @@ import numpy as np
 from actadd_lens.checks import is_whole, require
 from actadd_lens.errors import PositionError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding
-from actadd_lens.generation import Cell, Continuation, DecodeSettings, decode_cells
 from actadd_lens.measuring import measure_arms, null_arms
 from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.metrics import kl_divergence
@@ -17,8 +16,9 @@ from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair
 from actadd_lens.prompts.positions import start_of
 from actadd_lens.prompts.texts import encode_prompts
-from actadd_lens.sampling import Sampling
 from actadd_lens.vectors.vector import SteeringVector
+from actadd_lens.writing.decoding import Cell, Continuation, DecodeSettings, decode_cells
+from actadd_lens.writing.sampling import Sampling
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,14 +13,14 @@ from actadd_lens.checks import is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.timing import Arm, Measured, measure
-from actadd_lens.generation import Cell, DecodeSettings, decode_cells
 from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import LensModel, backend_of, load_model
 from actadd_lens.progress import tracked
 from actadd_lens.prompts.pairs import PromptPair, as_pair
-from actadd_lens.sampling import Sampling
 from actadd_lens.steering.engine import steer, unsteered
 from actadd_lens.vectors.vector import SteeringVector
+from actadd_lens.writing.decoding import Cell, DecodeSettings, decode_cells
+from actadd_lens.writing.sampling import Sampling
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,182 @@
+"""`complete`: steered beside unsteered text from shared batches."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from actadd_lens.errors import SettingError
+from actadd_lens.models import LensModel, backend_of
+from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.texts import as_texts, encode_prompts
+from actadd_lens.statistics import Effect, paired_effect
+from actadd_lens.vectors.vector import SteeringVector, check_vectors
+from actadd_lens.writing.decoding import Cell, Continuation, DecodeSettings, continuation_texts, decode_cells
+from actadd_lens.writing.sampling import Sampling
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Completions:
+    """Steered beside unsteered text; sample i of both arms used the same random numbers.
+
+    Attributes:
+        prompts: The prompts.
+        steered_continuations: For each prompt, its steered samples.
+        unsteered_continuations: For each prompt, its unsteered samples.
+        vectors: What was added.
+        settings: Position, seed, sampling and lengths, as run.
+    """
+
+    prompts: tuple[str, ...]
+    steered_continuations: tuple[tuple[Continuation, ...], ...]
+    unsteered_continuations: tuple[tuple[Continuation, ...], ...]
+    vectors: tuple[SteeringVector, ...]
+    settings: dict[str, Any]
+
+    @property
+    def steered(self) -> tuple[tuple[str, ...], ...]:
+        """Steered texts, by prompt and sample."""
+        return continuation_texts(self.steered_continuations)
+
+    @property
+    def unsteered(self) -> tuple[tuple[str, ...], ...]:
+        """Unsteered texts, by prompt and sample."""
+        return continuation_texts(self.unsteered_continuations)
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per prompt and sample."""
+        import pandas as pd
+
+        rows = [
+            {"prompt": prompt, "sample": sample, "steered": steered, "unsteered": plain}
+            for prompt, ours, theirs in zip(self.prompts, self.steered, self.unsteered, strict=True)
+            for sample, (steered, plain) in enumerate(zip(ours, theirs, strict=True))
+        ]
+        return pd.DataFrame(rows)
+
+    def score(self, scorer: Callable[[Sequence[str]], Sequence[float]]) -> Effect:
+        """The effect on a score of the texts: steered minus unsteered, with its interval.
+
+        Args:
+            scorer: Texts to numbers, one each; such as `scorers.sentiment()`.
+
+        Raises:
+            SettingError: The scorer returns another number of scores than it was given texts.
+        """
+        return paired_effect(score_texts(scorer, self.steered), score_texts(scorer, self.unsteered))
+
+    def __str__(self) -> str:
+        lines = []
+        for prompt, ours, theirs in zip(self.prompts, self.steered, self.unsteered, strict=True):
+            lines.append(prompt)
+            for steered, plain in zip(ours, theirs, strict=True):
+                lines += [f"  unsteered | {_one_line(plain)}", f"  steered   | {_one_line(steered)}"]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        told = "; ".join(
+            f"{vector.coefficient:g} × ({vector.label}) at layer {vector.layer}" for vector in self.vectors
+        )
+        style = "style='text-align:left; vertical-align:top; white-space:pre-wrap; max-width:28em'"
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("prompt", "unsteered", "steered"))
+        body = ""
+        for prompt, ours, theirs in zip(self.prompts, self.steered, self.unsteered, strict=True):
+            for sample, (steered, plain) in enumerate(zip(ours, theirs, strict=True)):
+                shown = escape(prompt) if sample == 0 else ""
+                cells = "".join(f"<td {style}>{text}</td>" for text in (shown, escape(plain), escape(steered)))
+                body += f"<tr>{cells}</tr>"
+        return f"<table><caption>{escape(told)}</caption><tr>{head}</tr>{body}</table>"
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ⏎ ")
+
+
+def score_texts(scorer: Callable[[Sequence[str]], Sequence[float]], texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """Scores as [prompt, sample], from one call."""
+    flat = [text for row in texts for text in row]
+    scores = np.asarray(scorer(flat), dtype=float)
+    if scores.shape != (len(flat),):
+        raise SettingError(
+            f"The scorer returned scores of shape {scores.shape} for {len(flat)} texts: expected one each."
+        )
+    return scores.reshape(len(texts), -1)
+
+
+def complete(
+    model: LensModel,
+    prompts: str | Sequence[str],
+    vectors: SteeringVector | Sequence[SteeringVector],
+    *,
+    position: Position = "front",
+    n: int = 1,
+    max_new_tokens: int = 40,
+    seed: int = 0,
+    stop: str | Sequence[str] = (),
+    prepend_bos: bool = True,
+    stop_at_eos: bool = True,
+    use_past_kv_cache: bool = True,
+    batch_size: int = 256,
+    progress: bool = True,
+    **sampling: Any,
+) -> Completions:
+    """Complete prompts with and without steering, in shared batches.
+
+    Each prompt and sample has a random stream of its own, made of the seed, the prompt's tokens and the sample's
+    number; both arms draw from it, and neither batching nor the caller's random state touches it.
+
+    Args:
+        model: The model; steering that is open around the call is left out of both arms.
+        prompts: One text or several, of any lengths.
+        vectors: One steering vector or several, all added in the steered arm.
+        position: Prompt token that receives row 0, for vectors without a position of their own.
+        n: Samples per prompt and arm.
+        max_new_tokens: Most tokens to add.
+        seed: Seed of all random streams.
+        stop: Texts that end a continuation; they are cut off.
+        prepend_bos: Whether prompts start with BOS.
+        stop_at_eos: Whether the end-of-text token ends a continuation.
+        use_past_kv_cache: Whether to keep keys and values; without it the text is the same, only slower.
+        batch_size: Most rows that decode together.
+        progress: Whether to show a bar when it takes more than a moment.
+        **sampling: `temperature`, `top_k`, `top_p`, `frequency_penalty`, `repetition_penalty`; see `Sampling`.
+
+    Returns:
+        Steered and unsteered continuations, by prompt and sample.
+
+    Raises:
+        PromptError: A prompt is no text, is empty without BOS, or outgrows the context.
+        PositionError: A vector does not fit onto a prompt.
+        VectorError: A vector does not go with the model.
+        SettingError: A setting is out of its range, or not known.
+    """
+    backend = backend_of(model)
+    found = check_vectors(backend, vectors)
+    texts = as_texts(prompts)
+    settings = DecodeSettings(
+        n=n,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        stop=as_stops(stop),
+        stop_at_eos=stop_at_eos,
+        use_past_kv_cache=use_past_kv_cache,
+        sampling=Sampling.from_options(sampling),
+    )
+    tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos, room=settings.max_new_tokens)
+    cells = [Cell(row, arm) for row in tokens for arm in (found, ())]
+    written = decode_cells(backend, cells, settings, position=position, batch_size=batch_size, progress=progress)
+    told = {"position": position, "prepend_bos": prepend_bos, **dataclasses.asdict(settings)}
+    return Completions(texts, tuple(written[0::2]), tuple(written[1::2]), found, told)
+
+
+def as_stops(stop: Any) -> tuple[str, ...]:
+    """One stop text or several, as a tuple; `DecodeSettings` looks at each."""
+    return tuple(stop) if isinstance(stop, Iterable) and not isinstance(stop, str) else (stop,)
