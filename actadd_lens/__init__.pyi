@@ -1,4 +1,4 @@
-from . import experiments, metrics, plots, scorers, storybook
+from . import experiments, plots, storybook
 from .analysis.ablation import Ablation, TokenAblation, ablate_tokens
 from .analysis.lens import CarriedLens, LogitLens, logit_lens, logit_lens_carried
 from .analysis.linearity import Linearity, linearity
@@ -20,11 +20,12 @@ from .errors import (
     VectorError,
     VectorFileError,
 )
-from .measuring import CompletionMeasurement, Measurement, measure, measure_completions
+from .measuring import metrics, scorers
+from .measuring.measure import CompletionMeasurement, Measurement, measure, measure_completions
+from .measuring.metrics import Metric
+from .measuring.nulls import null_vectors, shuffle_rows
 from .methods.actadd import SteeringVectors, compute_steering_vector, compute_steering_vectors
-from .metrics import Metric
 from .models import LensModel, load_model
-from .nulls import null_vectors, shuffle_rows
 from .prompts.pairs import PromptPair
 from .statistics import Effect
 from .steering.engine import SteeringWarning, fwd_hooks, steer

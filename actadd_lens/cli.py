@@ -401,7 +401,7 @@ def _sweep_prompts(options: argparse.Namespace) -> list[str]:
 
 
 def _sweep_metrics(options: argparse.Namespace) -> list[Any]:
-    from actadd_lens import metrics
+    from actadd_lens.measuring import metrics
 
     found = [metrics.next_token_logprob(token) for token in options.logprob]
     found += [metrics.logit_difference(token, other) for token, other in options.logit_difference]

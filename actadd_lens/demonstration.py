@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from actadd_lens import scorers, storybook
-from actadd_lens.measuring import CompletionMeasurement, measure_completions
+from actadd_lens import storybook
+from actadd_lens.measuring import scorers
+from actadd_lens.measuring.measure import CompletionMeasurement, measure_completions
 from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import LensModel
 from actadd_lens.statistics import split_prompts

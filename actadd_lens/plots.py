@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from actadd_lens.demonstration import Demonstration
-    from actadd_lens.measuring import CompletionMeasurement, Measurement
+    from actadd_lens.measuring.measure import CompletionMeasurement, Measurement
     from actadd_lens.steering.preview import Preview
     from actadd_lens.vectors.vector import SteeringVector
 
@@ -183,7 +183,7 @@ def plot_effects(effects: dict[str, Effect], *, unit: str = "", title: str = "",
 
 def plot_measurement(measurement: "Measurement | CompletionMeasurement", *, ax: "Axes | None" = None) -> "Axes":
     """One effect with its interval, above the effects of its null vectors."""
-    from actadd_lens.measuring import Measurement
+    from actadd_lens.measuring.measure import Measurement
 
     if isinstance(measurement, Measurement):
         vectors, unit = measurement.vectors, measurement.metric.name

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from actadd_lens.checks import is_whole, require
 from actadd_lens.errors import CoefficientError, LayerError, PositionError, PromptError, SettingError, VectorError
+from actadd_lens.measuring.nulls import NullKind, null_table
 from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.nulls import NullKind, null_table
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.positions import Position, check_position, start_of
 from actadd_lens.prompts.texts import as_texts, encode_prompts

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from actadd_lens.metrics import Metric
-from actadd_lens.nulls import null_texts
+from actadd_lens.measuring.metrics import Metric
+from actadd_lens.measuring.nulls import null_texts
 from actadd_lens.prompts.pairs import PromptPair
 from actadd_lens.sweep_grid import PlacedGrid, Source
 from actadd_lens.sweep_store import digest, model_key

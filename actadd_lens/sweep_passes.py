@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from actadd_lens.metrics import BoundMetric, Metric, Reading
+from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading
 from actadd_lens.prompts.positions import Position, start_of
 from actadd_lens.steering.engine import Landing, add_landings
 from actadd_lens.sweep_grid import PlacedGrid

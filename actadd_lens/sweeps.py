@@ -17,9 +17,9 @@ from torch import Tensor
 
 from actadd_lens.checks import is_count, require
 from actadd_lens.errors import SettingError
-from actadd_lens.metrics import as_metric
+from actadd_lens.measuring.metrics import as_metric
+from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel
-from actadd_lens.nulls import NullKind
 from actadd_lens.prompts.positions import Position
 from actadd_lens.steering.engine import unsteered
 from actadd_lens.sweep_batches import SweepCost, is_out_of_memory, rows_from_memory

@@ -230,7 +230,7 @@ def test_completions_are_scored_steered_minus_unsteered(small: Any) -> None:
 
 
 def test_measured_completions_share_one_unsteered_arm(small: Any) -> None:
-    from actadd_lens.measuring import measure_completions
+    from actadd_lens.measuring.measure import measure_completions
 
     vector, length = 5 * vector_of(small, PAIRS[0], 2), lambda texts: [float(len(text)) for text in texts]
     (measured,) = measure_completions(small, PROMPTS, vector, length, n=2, nulls=3, seed=1, max_new_tokens=5)

@@ -19,7 +19,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 import actadd_lens as al
-from actadd_lens import metrics, scorers, storybook
+from actadd_lens import storybook
+from actadd_lens.measuring import metrics, scorers
 from actadd_lens.models import Backend, backend_of
 from actadd_lens.statistics import split_prompts
 from actadd_lens.writing.completions import score_texts

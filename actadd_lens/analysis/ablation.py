@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actadd_lens.errors import SettingError
-from actadd_lens.measuring import Arm, measure_arms, null_arms
+from actadd_lens.measuring.measure import Arm, measure_arms, null_arms
+from actadd_lens.measuring.metrics import Metric, as_metric, token_id
+from actadd_lens.measuring.nulls import NullKind, null_vectors
 from actadd_lens.methods.actadd import differences
-from actadd_lens.metrics import Metric, as_metric, token_id
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.nulls import NullKind, null_vectors
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair, pad_token_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts

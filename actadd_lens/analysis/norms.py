@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from actadd_lens.measuring import ArmRows
+from actadd_lens.measuring.measure import ArmRows
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import encode_prompts

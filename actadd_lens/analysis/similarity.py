@@ -11,8 +11,8 @@ from torch import Tensor
 
 from actadd_lens.checks import require
 from actadd_lens.errors import SettingError
+from actadd_lens.measuring.nulls import unrelated_rows
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.nulls import unrelated_rows
 from actadd_lens.vectors.naming import row_names, signed_shade, vector_names
 from actadd_lens.vectors.vector import SteeringVector, as_vectors, check_vectors
 

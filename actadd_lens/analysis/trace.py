@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from actadd_lens.errors import ModelError, SettingError
-from actadd_lens.measuring import Arm, ArmRows, null_arms
+from actadd_lens.measuring.measure import Arm, ArmRows, null_arms
+from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
+from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.methods.actadd import compute_steering_vectors
-from actadd_lens.metrics import BoundMetric, Metric, Reading, as_metric
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.components import Components, components_kept, head_writes
 from actadd_lens.models.readout import Readout, readout_of
-from actadd_lens.nulls import NullKind
 from actadd_lens.prompts.pairs import PromptPair
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts

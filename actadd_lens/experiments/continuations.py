@@ -16,10 +16,10 @@ from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Finding, Verdict, moves, resampled, stays
 from actadd_lens.experiments.inputs import evenly
 from actadd_lens.experiments.writing import Relevance, Texts, dependence, surprise
+from actadd_lens.measuring.scorers import Scorer, scorer_name
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.scorers import Scorer, scorer_name
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweep_results import CompletionSweep
 from actadd_lens.sweep_texts import CompletionSweepPlan, sweep_completions

@@ -12,9 +12,9 @@ from actadd_lens import storybook
 from actadd_lens.checks import is_count, require
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled
-from actadd_lens.metrics import Metric, as_metric, entropy, kl_divergence, next_token_logprob
+from actadd_lens.measuring.metrics import Metric, as_metric, entropy, kl_divergence, next_token_logprob
+from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.nulls import NullKind
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts
 from actadd_lens.sweep_results import Sweep

@@ -9,9 +9,9 @@ import numpy as np
 from actadd_lens.checks import is_whole, require
 from actadd_lens.errors import PositionError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding
-from actadd_lens.measuring import measure_arms, null_arms
+from actadd_lens.measuring.measure import measure_arms, null_arms
+from actadd_lens.measuring.metrics import kl_divergence
 from actadd_lens.methods.actadd import compute_steering_vector
-from actadd_lens.metrics import kl_divergence
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair
 from actadd_lens.prompts.positions import start_of

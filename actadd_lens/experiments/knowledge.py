@@ -16,10 +16,10 @@ from actadd_lens.checks import is_count
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, resampled, stays
 from actadd_lens.experiments.inputs import read_table
+from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading
+from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.methods.actadd import compute_steering_vector
-from actadd_lens.metrics import BoundMetric, Metric, Reading
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.nulls import NullKind
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.storybook import ClozeFact
 from actadd_lens.sweep_store import digest

@@ -12,9 +12,9 @@ from actadd_lens.analysis.norms import NormProfile, norm_profile
 from actadd_lens.checks import is_whole, require
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, resampled
+from actadd_lens.measuring.nulls import unrelated_rows
 from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.models import LensModel, backend_of
-from actadd_lens.nulls import unrelated_rows
 from actadd_lens.progress import tracked
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from actadd_lens import scorers, storybook
+from actadd_lens import storybook
 from actadd_lens.checks import require
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.continuations import (
@@ -27,9 +27,10 @@ from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, move
 from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.experiments.topic_words import cell_estimate
 from actadd_lens.experiments.topics import MOST_DISFLUENCY
+from actadd_lens.measuring import scorers
+from actadd_lens.measuring.nulls import null_table
 from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.models import LensModel, backend_of
-from actadd_lens.nulls import null_table
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts

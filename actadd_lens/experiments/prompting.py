@@ -15,14 +15,14 @@ from actadd_lens.checks import is_count, is_whole, require
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.inputs import evenly, topic_of
-from actadd_lens.measuring import Arm, ArmRows, measure_arms
+from actadd_lens.measuring.measure import Arm, ArmRows, measure_arms
+from actadd_lens.measuring.metrics import Metric, Reading, token_nll, token_set_logprob
+from actadd_lens.measuring.nulls import null_table
+from actadd_lens.measuring.scorers import word_share
 from actadd_lens.methods.actadd import compute_steering_vector, compute_steering_vectors
-from actadd_lens.metrics import Metric, Reading, token_nll, token_set_logprob
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.nulls import null_table
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.scorers import word_share
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweep_results import Sweep
 from actadd_lens.sweep_store import digest

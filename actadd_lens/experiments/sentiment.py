@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from actadd_lens import scorers, storybook
+from actadd_lens import storybook
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.continuations import (
     Arms,
@@ -35,6 +35,7 @@ from actadd_lens.experiments.continuations import (
 )
 from actadd_lens.experiments.evidence import Experiment, Finding, Side, moves
 from actadd_lens.experiments.writing import Relevance
+from actadd_lens.measuring import scorers
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair
 from actadd_lens.prompts.texts import encode_prompts

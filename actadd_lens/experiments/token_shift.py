@@ -17,11 +17,11 @@ from actadd_lens.checks import is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled
 from actadd_lens.experiments.inputs import topic_of
-from actadd_lens.measuring import Arm, null_arms
+from actadd_lens.measuring.measure import Arm, null_arms
+from actadd_lens.measuring.metrics import Metric, Reading, kl_divergence, token_id, token_set_logprob
+from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.methods.actadd import compute_steering_vector
-from actadd_lens.metrics import Metric, Reading, kl_divergence, token_id, token_set_logprob
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.nulls import NullKind
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.sweep_store import digest

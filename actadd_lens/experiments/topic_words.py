@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from actadd_lens import scorers, storybook
+from actadd_lens import storybook
 from actadd_lens.experiments.continuations import prompt_estimate, writing_options
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.inputs import topic_of
+from actadd_lens.measuring import scorers
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.texts import as_texts
 from actadd_lens.statistics import split_prompts

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from actadd_lens import scorers, storybook
+from actadd_lens import storybook
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.continuations import (
     Cells,
@@ -25,6 +25,7 @@ from actadd_lens.experiments.continuations import (
 )
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves
 from actadd_lens.experiments.topic_words import cell_estimate
+from actadd_lens.measuring import scorers
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from actadd_lens import scorers, storybook
+from actadd_lens import storybook
 from actadd_lens.experiments.continuations import (
     Arms,
     Cells,
@@ -32,9 +32,10 @@ from actadd_lens.experiments.continuations import (
 )
 from actadd_lens.experiments.evidence import Experiment, Finding, moves
 from actadd_lens.experiments.writing import Relevance
+from actadd_lens.measuring import scorers
+from actadd_lens.measuring.scorers import Scorer
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.texts import as_texts
-from actadd_lens.scorers import Scorer
 from actadd_lens.sweep_texts import plan_sweep_completions
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cosine_similarity as torch_cosine
 
 import actadd_lens as al
-from actadd_lens.nulls import unrelated_rows
+from actadd_lens.measuring.nulls import unrelated_rows
 
 LONG, SHORT = ("I talk about weddings", "I hate"), ("Love", "Hate")
 

@@ -11,7 +11,7 @@ import actadd_lens as al
 from actadd_lens.errors import LayerError, PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate
 from actadd_lens.experiments.prompting import Prompting, _Rivals, prompting
-from actadd_lens.nulls import null_table
+from actadd_lens.measuring.nulls import null_table
 from actadd_lens.statistics import split_prompts
 from tests.support import plain_hooks, tokens_of
 

@@ -20,7 +20,7 @@ from actadd_lens.experiments.overhead import Overhead, Timing, overhead
 from actadd_lens.experiments.perplexity import PerplexityOnTopic, perplexity_on_topic, sentences_of
 from actadd_lens.experiments.timing import Measured
 from actadd_lens.experiments.token_shift import TokenShift, token_shift
-from actadd_lens.metrics import Reading
+from actadd_lens.measuring.metrics import Reading
 from actadd_lens.models import backend_of
 from actadd_lens.storybook import ClozeFact
 from tests.support import plain_hooks

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from actadd_lens.checks import is_whole, require
 from actadd_lens.errors import SettingError
-from actadd_lens.metrics import BoundMetric, Metric, Reading, as_metric
+from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
+from actadd_lens.measuring.nulls import NullKind, null_vectors
+from actadd_lens.measuring.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.nulls import NullKind, null_vectors
 from actadd_lens.progress import progress_bar
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering.engine import Addition, Prompts, additions_by_layer, injected, land, unsteered
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
