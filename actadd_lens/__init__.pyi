@@ -30,10 +30,10 @@ from .prompts.pairs import PromptPair
 from .statistics import Effect
 from .steering.engine import SteeringWarning, fwd_hooks, steer
 from .steering.preview import Preview, preview
-from .sweep_batches import SweepCost
-from .sweep_results import BestCell, CompletionSweep, Frontier, Sweep
-from .sweep_texts import CompletionSweepPlan, plan_sweep_completions, sweep_completions
-from .sweeps import SweepPlan, plan_sweep, sweep
+from .sweeps.batches import SweepCost
+from .sweeps.results import BestCell, CompletionSweep, Frontier, Sweep
+from .sweeps.sweep import SweepPlan, plan_sweep, sweep
+from .sweeps.texts import CompletionSweepPlan, plan_sweep_completions, sweep_completions
 from .vectors.provenance import Provenance
 from .vectors.vector import SteeringVector
 from .writing.completions import Completions, complete

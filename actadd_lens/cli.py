@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from actadd_lens.demonstration import Chapter, Demonstration
     from actadd_lens.experiments.suite import Outcome
     from actadd_lens.statistics import Alternative
-    from actadd_lens.sweep_results import Sweep
-    from actadd_lens.sweeps import SweepPlan
+    from actadd_lens.sweeps.results import Sweep
+    from actadd_lens.sweeps.sweep import SweepPlan
     from actadd_lens.vectors.vector import SteeringVector
     from actadd_lens.writing.completions import Completions
 
@@ -364,7 +364,7 @@ def _plan_sweep(options: argparse.Namespace) -> "SweepPlan":
         raise SettingError(f"{store} holds results of an earlier run: add --resume, or choose another folder.")
     prompts = _sweep_prompts(options)
     from actadd_lens.models import backend_of, load_model
-    from actadd_lens.sweeps import plan_sweep
+    from actadd_lens.sweeps.sweep import plan_sweep
 
     measured = _sweep_metrics(options)
     model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)

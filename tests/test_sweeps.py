@@ -21,7 +21,7 @@ from actadd_lens import cli, metrics, scorers
 from actadd_lens.cli import main
 from actadd_lens.models import backend_of
 from actadd_lens.statistics import split_prompts
-from actadd_lens.sweep_grid import Grid
+from actadd_lens.sweeps.grid import Grid
 from tests.support import PAIRS, hook_state, prompts, tokens_of
 
 PROMPTS = ("The girl looked at the dog. She felt", "It was a good day and she", "The old dog said that the girl was")

@@ -21,8 +21,8 @@ from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import split_prompts
-from actadd_lens.sweep_results import CompletionSweep
-from actadd_lens.sweep_texts import CompletionSweepPlan, sweep_completions
+from actadd_lens.sweeps.results import CompletionSweep
+from actadd_lens.sweeps.texts import CompletionSweepPlan, sweep_completions
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
 from actadd_lens.writing.completions import score_texts
 from actadd_lens.writing.decoding import Cell, DecodeSettings, continuation_texts, decode_cells

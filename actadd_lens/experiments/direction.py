@@ -17,8 +17,8 @@ from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts
-from actadd_lens.sweep_results import Sweep
-from actadd_lens.sweeps import sweep
+from actadd_lens.sweeps.results import Sweep
+from actadd_lens.sweeps.sweep import sweep
 
 if TYPE_CHECKING:
     import pandas as pd

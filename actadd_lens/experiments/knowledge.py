@@ -22,8 +22,8 @@ from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.storybook import ClozeFact
-from actadd_lens.sweep_store import digest
-from actadd_lens.sweeps import sweep
+from actadd_lens.sweeps.store import digest
+from actadd_lens.sweeps.sweep import sweep
 
 if TYPE_CHECKING:
     import pandas as pd

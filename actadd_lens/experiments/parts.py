@@ -34,8 +34,8 @@ from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts
-from actadd_lens.sweep_results import CompletionSweep
-from actadd_lens.sweep_texts import plan_sweep_completions, sweep_completions
+from actadd_lens.sweeps.results import CompletionSweep
+from actadd_lens.sweeps.texts import plan_sweep_completions, sweep_completions
 from actadd_lens.vectors.vector import SteeringVector
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import split_prompts
-from actadd_lens.sweep_results import Sweep
-from actadd_lens.sweep_store import digest
-from actadd_lens.sweeps import plan_sweep
+from actadd_lens.sweeps.results import Sweep
+from actadd_lens.sweeps.store import digest
+from actadd_lens.sweeps.sweep import plan_sweep
 from actadd_lens.vectors.vector import SteeringVector, check_coefficient
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ from actadd_lens.measuring import scorers
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair
 from actadd_lens.prompts.texts import encode_prompts
-from actadd_lens.sweep_texts import plan_sweep_completions
+from actadd_lens.sweeps.texts import plan_sweep_completions
 from actadd_lens.vectors.vector import SteeringVector
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from actadd_lens.measuring import scorers
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.texts import as_texts
 from actadd_lens.statistics import split_prompts
-from actadd_lens.sweep_results import BestCell, CompletionSweep
-from actadd_lens.sweep_texts import sweep_completions
+from actadd_lens.sweeps.results import BestCell, CompletionSweep
+from actadd_lens.sweeps.texts import sweep_completions
 
 if TYPE_CHECKING:
     import pandas as pd

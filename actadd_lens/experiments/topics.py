@@ -30,8 +30,8 @@ from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.steering.engine import unsteered
-from actadd_lens.sweep_results import CompletionSweep
-from actadd_lens.sweep_texts import plan_sweep_completions, sweep_completions
+from actadd_lens.sweeps.results import CompletionSweep
+from actadd_lens.sweeps.texts import plan_sweep_completions, sweep_completions
 
 if TYPE_CHECKING:
     import pandas as pd

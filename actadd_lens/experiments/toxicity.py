@@ -36,7 +36,7 @@ from actadd_lens.measuring import scorers
 from actadd_lens.measuring.scorers import Scorer
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.texts import as_texts
-from actadd_lens.sweep_texts import plan_sweep_completions
+from actadd_lens.sweeps.texts import plan_sweep_completions
 
 if TYPE_CHECKING:
     import pandas as pd

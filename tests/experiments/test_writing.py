@@ -37,7 +37,7 @@ from actadd_lens.experiments.topics import likeliest_pair, topics
 from actadd_lens.experiments.toxicity import Toxicity, toxicity
 from actadd_lens.experiments.writing import dependence, embedding_relevance, surprise
 from actadd_lens.models import backend_of
-from actadd_lens.sweep_texts import plan_sweep_completions, sweep_completions
+from actadd_lens.sweeps.texts import plan_sweep_completions, sweep_completions
 
 PROMPTS = al.storybook.neutral_prompts()[:8]
 SHORT = {"max_new_tokens": 8, "nulls": 1, "progress": False}

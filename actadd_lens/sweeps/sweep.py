@@ -22,13 +22,13 @@ from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel
 from actadd_lens.prompts.positions import Position
 from actadd_lens.steering.engine import unsteered
-from actadd_lens.sweep_batches import SweepCost, is_out_of_memory, rows_from_memory
-from actadd_lens.sweep_grid import Grid, place_grid
-from actadd_lens.sweep_keys import SweepKeys
-from actadd_lens.sweep_passes import Injections, Item, PromptBatch, Row, SweepPasses
-from actadd_lens.sweep_plans import Plan
-from actadd_lens.sweep_results import Sweep
-from actadd_lens.sweep_store import ResultStore, callers_hooks, pack, unpack
+from actadd_lens.sweeps.batches import SweepCost, is_out_of_memory, rows_from_memory
+from actadd_lens.sweeps.grid import Grid, place_grid
+from actadd_lens.sweeps.keys import SweepKeys
+from actadd_lens.sweeps.passes import Injections, Item, PromptBatch, Row, SweepPasses
+from actadd_lens.sweeps.plans import Plan
+from actadd_lens.sweeps.results import Sweep
+from actadd_lens.sweeps.store import ResultStore, callers_hooks, pack, unpack
 
 _START_BYTES = 2**28
 """Most memory for the streams and logits of a few prompts that are kept for their cells."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading
 from actadd_lens.prompts.positions import Position, start_of
 from actadd_lens.steering.engine import Landing, add_landings
-from actadd_lens.sweep_grid import PlacedGrid
+from actadd_lens.sweeps.grid import PlacedGrid
 
 Injections = Mapping[tuple[int, int], Float[Tensor, "arms pos d_model"]]
 """For each pair and layer, by their places, what its vector and its nulls add at coefficient 1."""

@@ -20,7 +20,7 @@ from actadd_lens.statistics import (
     split_prompts,
     standardised_effect,
 )
-from actadd_lens.sweep_grid import Grid
+from actadd_lens.sweeps.grid import Grid
 from actadd_lens.vectors.vector import SteeringVector
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.measuring.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.models import LensModel
 from actadd_lens.prompts.positions import Position
-from actadd_lens.sweep_batches import SweepCost, decoding_rows_from_memory, is_out_of_memory
-from actadd_lens.sweep_grid import Grid, PlacedGrid, place_grid
-from actadd_lens.sweep_keys import SweepKeys
-from actadd_lens.sweep_passes import Item, Row
-from actadd_lens.sweep_plans import Plan
-from actadd_lens.sweep_results import CompletionSweep
-from actadd_lens.sweep_store import ResultStore
+from actadd_lens.sweeps.batches import SweepCost, decoding_rows_from_memory, is_out_of_memory
+from actadd_lens.sweeps.grid import Grid, PlacedGrid, place_grid
+from actadd_lens.sweeps.keys import SweepKeys
+from actadd_lens.sweeps.passes import Item, Row
+from actadd_lens.sweeps.plans import Plan
+from actadd_lens.sweeps.results import CompletionSweep
+from actadd_lens.sweeps.store import ResultStore
 from actadd_lens.vectors.vector import SteeringVector
 from actadd_lens.writing.completions import as_stops, score_texts
 from actadd_lens.writing.decoding import Cell, DecodeSettings, continuation_texts, decode_cells

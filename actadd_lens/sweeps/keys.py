@@ -11,8 +11,8 @@ from typing import Any
 from actadd_lens.measuring.metrics import Metric
 from actadd_lens.measuring.nulls import null_texts
 from actadd_lens.prompts.pairs import PromptPair
-from actadd_lens.sweep_grid import PlacedGrid, Source
-from actadd_lens.sweep_store import digest, model_key
+from actadd_lens.sweeps.grid import PlacedGrid, Source
+from actadd_lens.sweeps.store import digest, model_key
 
 
 class SweepKeys:

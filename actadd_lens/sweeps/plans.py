@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from actadd_lens.sweep_batches import SweepCost, sweep_bar
-from actadd_lens.sweep_store import ResultStore, open_store
+from actadd_lens.sweeps.batches import SweepCost, sweep_bar
+from actadd_lens.sweeps.store import ResultStore, open_store
 
 Found_co = TypeVar("Found_co", covariant=True)
 

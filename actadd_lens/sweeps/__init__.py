@@ -1,0 +1,20 @@
+"""Sweeps: metrics and texts in every cell of a grid, kept as they come."""
+
+from actadd_lens.sweeps.batches import SweepCost
+from actadd_lens.sweeps.results import BestCell, CompletionSweep, Frontier, Sweep
+from actadd_lens.sweeps.sweep import SweepPlan, plan_sweep, sweep
+from actadd_lens.sweeps.texts import CompletionSweepPlan, plan_sweep_completions, sweep_completions
+
+__all__ = [
+    "BestCell",
+    "CompletionSweep",
+    "CompletionSweepPlan",
+    "Frontier",
+    "Sweep",
+    "SweepCost",
+    "SweepPlan",
+    "plan_sweep",
+    "plan_sweep_completions",
+    "sweep",
+    "sweep_completions",
+]
