@@ -13,7 +13,7 @@ from actadd_lens import __version__
 from actadd_lens.errors import ActAddError, SettingError
 
 if TYPE_CHECKING:
-    from actadd_lens.demonstration import Chapter, Demonstration
+    from actadd_lens.experiments.demonstration import Chapter, Demonstration
     from actadd_lens.experiments.suite import Outcome
     from actadd_lens.statistics import Alternative
     from actadd_lens.sweeps.results import Sweep
@@ -198,7 +198,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _demo(options: argparse.Namespace) -> int:
     print("Loading the embedded model ...", flush=True)
-    from actadd_lens.demonstration import demonstrate
+    from actadd_lens.experiments.demonstration import demonstrate
     from actadd_lens.models import load_model
 
     model = load_model()

@@ -16,7 +16,7 @@ from actadd_lens.vectors import naming
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from actadd_lens.demonstration import Demonstration
+    from actadd_lens.experiments.demonstration import Demonstration
     from actadd_lens.measuring.measure import CompletionMeasurement, Measurement
     from actadd_lens.steering.preview import Preview
     from actadd_lens.vectors.vector import SteeringVector
