@@ -40,7 +40,7 @@ of modules, and a folder is one; within a family or a folder, modules may import
 """
 
 BESIDE = "storybook"
-LATE = ("plots*", "files", BESIDE)
+LATE = ("plots", BESIDE)
 """What a function may import wherever it stands: a result draws, saves or reads itself when it is asked to."""
 
 UNWANTED = (

@@ -141,7 +141,7 @@ class TokenAblation:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Heat map of the drops over the tokens of the pair, and over the vector's rows."""
-        from actadd_lens.plots_ablation import plot_ablation
+        from actadd_lens.plots.tracing import plot_ablation
 
         return plot_ablation(self, ax=ax)
 
@@ -156,7 +156,7 @@ class TokenAblation:
         )
 
     def _repr_html_(self) -> str:
-        from actadd_lens.plots_ablation import ablation_html
+        from actadd_lens.plots.tracing import ablation_html
 
         return ablation_html(self) + f"<p>{escape(self.metric.name)}, whole vector: {escape(str(self.effect))}</p>"
 

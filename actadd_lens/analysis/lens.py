@@ -131,7 +131,7 @@ class LogitLens:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The k tokens of each row that is not zero, promoted above and demoted below, coloured by z-score."""
-        from actadd_lens.plots_analysis import plot_logit_lens
+        from actadd_lens.plots.analysis import plot_logit_lens
 
         return plot_logit_lens(self, ax=ax)
 

@@ -112,7 +112,7 @@ class Linearity:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Both curves over the coefficient, and the spread of the nulls."""
-        from actadd_lens.plots_analysis import plot_linearity
+        from actadd_lens.plots.analysis import plot_linearity
 
         return plot_linearity(self, ax=ax)
 

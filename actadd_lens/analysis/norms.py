@@ -105,7 +105,7 @@ class NormProfile:
 
         One vector is shown as if it were added at each layer, its own layer marked; several each at their own.
         """
-        from actadd_lens.plots_analysis import plot_norm_profile
+        from actadd_lens.plots.analysis import plot_norm_profile
 
         return plot_norm_profile(self, ax=ax)
 

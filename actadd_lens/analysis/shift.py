@@ -100,7 +100,7 @@ class NextTokenShift:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Bars of the largest rises and falls."""
-        from actadd_lens.plots_analysis import plot_shift
+        from actadd_lens.plots.analysis import plot_shift
 
         return plot_shift(self, ax=ax)
 
@@ -180,7 +180,7 @@ class TextShift:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Q-Q picture: the tokens' mean changes against a normal distribution; the tails are named."""
-        from actadd_lens.plots_analysis import plot_text_shift
+        from actadd_lens.plots.analysis import plot_text_shift
 
         return plot_text_shift(self, ax=ax)
 

@@ -72,7 +72,7 @@ class CosineSimilarity:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Heat map of the cosines; a dot marks those that unrelated pairs reach in fewer than 5 of 100 cases."""
-        from actadd_lens.plots_analysis import plot_similarity
+        from actadd_lens.plots.analysis import plot_similarity
 
         return plot_similarity(self, ax=ax)
 

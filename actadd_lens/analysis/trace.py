@@ -170,13 +170,13 @@ class Trace:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Heat map of the contributions of heads and MLPs, by layer."""
-        from actadd_lens.plots_ablation import plot_trace
+        from actadd_lens.plots.tracing import plot_trace
 
         return plot_trace(self, ax=ax)
 
     def plot_attention(self, ax: "Axes | None" = None) -> "Axes":
         """Heat map of the attention that later tokens pay to the injected ones, steered, by layer and head."""
-        from actadd_lens.plots_ablation import plot_trace_attention
+        from actadd_lens.plots.tracing import plot_trace_attention
 
         return plot_trace_attention(self, ax=ax)
 
@@ -552,7 +552,7 @@ class LayerTraces:
 
     def plot(self, axes: "Sequence[Axes] | None" = None) -> "Sequence[Axes]":
         """Effect by injection layer, beside what each later layer adds and how much it looks at the injection."""
-        from actadd_lens.plots_ablation import plot_layer_traces
+        from actadd_lens.plots.tracing import plot_layer_traces
 
         return plot_layer_traces(self, axes=axes)
 

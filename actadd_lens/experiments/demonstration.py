@@ -52,7 +52,7 @@ class Demonstration:
 
     def plot(self, axes: "Sequence[Axes] | None" = None) -> "Sequence[Axes]":
         """Each chapter's effects with their intervals, beside the null vectors."""
-        from actadd_lens.plots import plot_demonstration
+        from actadd_lens.plots.measuring import plot_demonstration
 
         return plot_demonstration(self, axes=axes)
 

@@ -111,7 +111,7 @@ class NullComparison(Experiment):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Change of the target over coefficients, above the nulls of both kinds."""
-        from actadd_lens.plots_experiments_reading import plot_nulls
+        from actadd_lens.plots.experiments_reading import plot_nulls
 
         return plot_nulls(self, ax=ax)
 

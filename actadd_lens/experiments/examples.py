@@ -163,7 +163,7 @@ class Examples(Experiment):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Next-token divergence of each example, beside its nulls."""
-        from actadd_lens.plots_experiments_writing import plot_examples
+        from actadd_lens.plots.experiments_writing import plot_examples
 
         return plot_examples(self, ax=ax)
 

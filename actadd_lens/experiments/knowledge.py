@@ -142,7 +142,7 @@ class Knowledge(Experiment):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """P@K over K, steered and unsteered, with intervals and nulls, beside the paper's."""
-        from actadd_lens.plots_experiments_reading import plot_knowledge
+        from actadd_lens.plots.experiments_reading import plot_knowledge
 
         return plot_knowledge(self, ax=ax)
 

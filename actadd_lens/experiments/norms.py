@@ -106,7 +106,7 @@ class Norms(Experiment):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Relative norm over layers, a line for each row that is not zero, above those of unrelated pairs."""
-        from actadd_lens.plots_experiments_reading import plot_norms_by_layer
+        from actadd_lens.plots.experiments_reading import plot_norms_by_layer
 
         return plot_norms_by_layer(self, ax=ax)
 

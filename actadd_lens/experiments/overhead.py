@@ -107,7 +107,7 @@ class Overhead(Experiment):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Premium over the number of parameters, with intervals, beside the paper's range."""
-        from actadd_lens.plots_experiments_reading import plot_overhead
+        from actadd_lens.plots.experiments_reading import plot_overhead
 
         return plot_overhead(self, ax=ax)
 

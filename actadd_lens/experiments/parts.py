@@ -93,7 +93,7 @@ class Parts(Experiment):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Topic words per completion with each part, with intervals, beside the nulls."""
-        from actadd_lens.plots_experiments_writing import plot_parts
+        from actadd_lens.plots.experiments_writing import plot_parts
 
         return plot_parts(self, ax=ax)
 

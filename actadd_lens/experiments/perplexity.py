@@ -264,13 +264,13 @@ class PerplexityOnTopic(Experiment):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Ratio over layers: a line for each set, at the chosen coefficient, with intervals and nulls."""
-        from actadd_lens.plots_experiments_reading import plot_perplexity
+        from actadd_lens.plots.experiments_reading import plot_perplexity
 
         return plot_perplexity(self, ax=ax)
 
     def plot_share(self, ax: "Axes | None" = None) -> "Axes":
         """Ratio over the share of topic words, beside the paper's."""
-        from actadd_lens.plots_experiments_reading import plot_perplexity_share
+        from actadd_lens.plots.experiments_reading import plot_perplexity_share
 
         return plot_perplexity_share(self, ax=ax)
 

@@ -112,13 +112,13 @@ class Prompting(Experiment):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Perplexity ratios of injection and prompt, with intervals, nulls, and the paper's values."""
-        from actadd_lens.plots_experiments_prompting import plot_prompting
+        from actadd_lens.plots.experiments_prompting import plot_prompting
 
         return plot_prompting(self, ax=ax)
 
     def plot_transplants(self, ax: "Axes | None" = None) -> "Axes":
         """Effect by the layer where a vector is read and the layer where it is added."""
-        from actadd_lens.plots_experiments_prompting import plot_transplants
+        from actadd_lens.plots.experiments_prompting import plot_transplants
 
         return plot_transplants(self, ax=ax)
 

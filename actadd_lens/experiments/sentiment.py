@@ -117,7 +117,7 @@ class Sentiment(Experiment):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Share of continuations of the wanted sentiment: unsteered, prompted and steered, beside the nulls."""
-        from actadd_lens.plots_experiments_writing import plot_sentiment
+        from actadd_lens.plots.experiments_writing import plot_sentiment
 
         return plot_sentiment(self, ax=ax)
 

@@ -90,7 +90,7 @@ class TokenShift(Experiment):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Q-Q picture of the tokens' mean changes over the texts, above those of the nulls."""
-        from actadd_lens.plots_experiments_reading import plot_token_shift
+        from actadd_lens.plots.experiments_reading import plot_token_shift
 
         return plot_token_shift(self, ax=ax)
 

@@ -60,13 +60,13 @@ class TopicWords(Experiment):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Topic words per completion over layers, beside the paper's."""
-        from actadd_lens.plots_experiments_writing import plot_topic_words
+        from actadd_lens.plots.experiments_writing import plot_topic_words
 
         return plot_topic_words(self, COUNT, ax=ax)
 
     def pictures(self) -> "dict[str, Callable[[], Axes]]":
         """Words per completion, and the share of completions with any."""
-        from actadd_lens.plots_experiments_writing import plot_topic_words
+        from actadd_lens.plots.experiments_writing import plot_topic_words
 
         return {"": self.plot, "share": lambda: plot_topic_words(self, SHARE)}
 

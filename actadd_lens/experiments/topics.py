@@ -99,7 +99,7 @@ class Topics(Experiment):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Rise of each topic with its interval, beside the nulls and the paper's range."""
-        from actadd_lens.plots_experiments_writing import plot_topics
+        from actadd_lens.plots.experiments_writing import plot_topics
 
         return plot_topics(self, ax=ax)
 

@@ -79,7 +79,7 @@ class Toxicity(Experiment):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Change of each score relative to the unsteered arm, beside the nulls."""
-        from actadd_lens.plots_experiments_writing import plot_toxicity
+        from actadd_lens.plots.experiments_writing import plot_toxicity
 
         return plot_toxicity(self, ax=ax)
 

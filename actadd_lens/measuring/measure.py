@@ -89,7 +89,7 @@ class Measurement:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The effect with its interval, above the effects of its nulls."""
-        from actadd_lens.plots import plot_measurement
+        from actadd_lens.plots.measuring import plot_measurement
 
         return plot_measurement(self, ax=ax)
 
@@ -327,7 +327,7 @@ class CompletionMeasurement:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The effect with its interval, above the effects of its nulls."""
-        from actadd_lens.plots import plot_measurement
+        from actadd_lens.plots.measuring import plot_measurement
 
         return plot_measurement(self, ax=ax)
 

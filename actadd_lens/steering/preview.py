@@ -75,7 +75,7 @@ class Preview:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Bars of the relative norm over the prompt's tokens."""
-        from actadd_lens.plots import plot_preview
+        from actadd_lens.plots.vectors import plot_preview
 
         return plot_preview(self, ax=ax)
 

@@ -306,7 +306,7 @@ class Sweep:
             position: The position; the first one by default.
             ax: Where to draw.
         """
-        from actadd_lens.plots_sweeps import plot_sweep
+        from actadd_lens.plots.sweeps import plot_sweep
 
         return plot_sweep(self, self._metric(metric), pair, self._drawn(position), ax=ax)
 
@@ -326,7 +326,7 @@ class Sweep:
             position: The position; the first one by default.
             ax: Where to draw.
         """
-        from actadd_lens.plots_sweeps import plot_lines
+        from actadd_lens.plots.sweeps import plot_lines
 
         return plot_lines(self, self._metric(metric), pair, self._drawn(position), ax=ax)
 
@@ -441,7 +441,7 @@ class Frontier:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Effect against damage; the undominated cells are joined and named."""
-        from actadd_lens.plots_sweeps import plot_frontier
+        from actadd_lens.plots.sweeps import plot_frontier
 
         return plot_frontier(self, ax=ax)
 

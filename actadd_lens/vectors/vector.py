@@ -301,7 +301,7 @@ class SteeringVector:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Bar chart of the row norms."""
-        from actadd_lens.plots import plot_norms
+        from actadd_lens.plots.vectors import plot_norms
 
         return plot_norms(self, ax=ax)
 

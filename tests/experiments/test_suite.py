@@ -16,7 +16,7 @@ from actadd_lens.experiments.evidence import Estimate, Experiment, Finding
 from actadd_lens.experiments.registry import REGISTRY, Entry
 from actadd_lens.experiments.report import digits
 from actadd_lens.experiments.storing import as_json
-from actadd_lens.plots import new_axes
+from actadd_lens.plots.style import new_axes
 
 RUNS: list[tuple[str, dict[str, Any]]] = []
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actadd_lens.plots import NULL, STEERED, UNSTEERED, heat_map, new_axes, visible
+from actadd_lens.plots.style import NULL, STEERED, UNSTEERED, heat_map, new_axes, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

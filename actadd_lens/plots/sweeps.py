@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actadd_lens.plots import NULL, STEERED, colours, heat_map, new_axes
+from actadd_lens.plots.style import NULL, STEERED, colours, heat_map, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

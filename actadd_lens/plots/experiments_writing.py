@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actadd_lens.plots import NULL, STEERED, UNSTEERED, colours, new_axes
-from actadd_lens.plots_sweeps import plot_lines
+from actadd_lens.plots.style import NULL, STEERED, UNSTEERED, colours, new_axes
+from actadd_lens.plots.sweeps import plot_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

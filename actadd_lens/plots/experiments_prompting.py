@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from actadd_lens.plots import NULL, STEERED, heat_map, new_axes, visible
+from actadd_lens.plots.style import NULL, STEERED, heat_map, new_axes, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actadd_lens.plots import NULL, STEERED, UNSTEERED, colours, new_axes, visible
+from actadd_lens.plots.style import NULL, STEERED, UNSTEERED, colours, new_axes, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

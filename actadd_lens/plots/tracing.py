@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actadd_lens.plots import NULL, STEERED, heat_map, new_axes, visible
+from actadd_lens.plots.style import NULL, STEERED, heat_map, new_axes, visible
 from actadd_lens.vectors.naming import html_token, signed_shade
 
 if TYPE_CHECKING:
