@@ -1,0 +1,42 @@
+"""The command line: parses, calls, prints. `actadd --help` loads neither torch nor TransformerLens."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from actadd_lens import __version__
+from actadd_lens.cli import demo, reproduce, show, steer, sweep
+from actadd_lens.errors import ActAddError
+
+_WRONG_INPUT = 2
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 when an experiment failed, 2 for wrong input, 130 if interrupted."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        return int(options.run(options))
+    except ActAddError as error:
+        print(f"actadd: error: {error}", file=sys.stderr)
+        return _WRONG_INPUT
+    except KeyboardInterrupt:
+        print("actadd: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="actadd",
+        description="Activation addition: steer a language model, and see what the steering does.",
+    )
+    parser.add_argument("--version", action="version", version=f"actadd {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in (demo, steer, sweep, reproduce, show):
+        command.add(commands)
+    return parser

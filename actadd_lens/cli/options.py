@@ -1,0 +1,58 @@
+"""What commands share: options of the model, and values as people write them."""
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actadd_lens.vectors.vector import SteeringVector
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The options that say which model."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", default="storybook", help="a TransformerLens name or a local folder (default: storybook)"
+    )
+    group.add_argument("--family", choices=("hooked", "bridge"), help="HookedTransformer or TransformerBridge")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    group.add_argument("--dtype", help="precision of the weights: float32, bfloat16 or float16 (default: float32)")
+
+
+def numbers(text: str) -> Sequence[int] | str:
+    """Layers as people write them: 0:12, 0:12:2, 3,4,9, or all."""
+    if text == "all":
+        return text
+    found: list[int] = []
+    for part in text.split(","):
+        bounds = part.split(":")
+        if len(bounds) > 3 or not all(bound.strip().isdigit() for bound in bounds):
+            raise argparse.ArgumentTypeError(f"{part!r} is no layer or range of layers, such as 3, 0:12 or 0:12:2")
+        numbers = [int(bound) for bound in bounds]
+        if len(numbers) == 3 and numbers[2] == 0:
+            raise argparse.ArgumentTypeError(f"{part!r} takes steps of 0")
+        found += numbers if len(numbers) == 1 else range(*numbers)
+    return found
+
+
+def floats(text: str) -> Sequence[float]:
+    """Numbers between commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as -4,-1,1,4") from None
+
+
+def vector_json(vector: "SteeringVector") -> dict[str, Any]:
+    """A vector as plain values."""
+    return {
+        "label": vector.label,
+        "layer": vector.layer,
+        "coefficient": vector.coefficient,
+        "position": vector.position,
+        "hook_name": vector.hook_name,
+        "rows": vector.rows,
+        "d_model": vector.d_model,
+        "norms": vector.norms.tolist(),
+        "provenance": vector.provenance.to_json(),
+    }

@@ -1,0 +1,112 @@
+"""`actadd steer`: a prompt completed, steered beside unsteered."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actadd_lens.cli.options import add_model, vector_json
+from actadd_lens.errors import SettingError
+
+if TYPE_CHECKING:
+    from actadd_lens.writing.completions import Completions
+
+
+def add(commands: Any) -> None:
+    """Add the command and its options."""
+    steer = commands.add_parser(
+        "steer",
+        help="complete a prompt, steered beside unsteered",
+        epilog='example: actadd steer "The girl looked at the dog. She felt" --pair " happy" " sad" --layer 3 '
+        "--coefficient 4 --n 3",
+    )
+    steer.add_argument("prompt", nargs="+", help="one or more prompts")
+    source = steer.add_argument_group("steering vectors")
+    source.add_argument("--pair", nargs=2, action="append", default=[], metavar=("POSITIVE", "NEGATIVE"),
+                        help="prompt pair; may be given several times")  # fmt: skip
+    source.add_argument(
+        "--layer", type=int, action="append", default=[], help="injection layer, one for all pairs or one each"
+    )
+    source.add_argument("--coefficient", type=float, action="append", default=[],
+                        help="injection coefficient, one for all pairs or one each (default: 1)")  # fmt: skip
+    source.add_argument(
+        "--vector", type=Path, action="append", default=[], metavar="FILE", help="steering vector from a file"
+    )
+    source.add_argument("--position", default="front", help="front, mid, back, all, or a token index (default: front)")
+    source.add_argument("--save", type=Path, metavar="FILE", help="write the vector of the one pair to a file")
+    text = steer.add_argument_group("text")
+    text.add_argument("--n", type=int, default=1, help="samples per prompt (default: 1)")
+    text.add_argument("--max-new-tokens", type=int, default=40, help="most tokens to add (default: 40)")
+    text.add_argument("--seed", type=int, default=0, help="seed of the samples (default: 0)")
+    text.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
+    text.add_argument("--top-p", type=float, help="only the likeliest tokens up to this probability")
+    text.add_argument("--top-k", type=int, help="only the k likeliest tokens")
+    text.add_argument(
+        "--frequency-penalty", type=float, default=0.0, help="taken from a logit per occurrence (default: 0)"
+    )
+    text.add_argument(
+        "--stop", action="append", default=[], help="text that ends a completion; may be given several times"
+    )
+    add_model(steer)
+    steer.add_argument("--json", action="store_true", help="print JSON")
+    steer.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    layers, coefficients = _per_pair(options, "layer", None), _per_pair(options, "coefficient", 1.0)
+    if options.save and (len(options.pair) != 1):
+        raise SettingError(f"--save writes the vector of one pair, but {len(options.pair)} were given.")
+    if not options.pair and not options.vector:
+        raise SettingError("Nothing to steer with: give --pair POSITIVE NEGATIVE with --layer, or --vector FILE.")
+    position = int(options.position) if options.position.lstrip("-").isdigit() else options.position
+    from actadd_lens.methods.actadd import compute_steering_vector
+    from actadd_lens.models import load_model
+    from actadd_lens.vectors.vector import SteeringVector
+    from actadd_lens.writing.completions import complete
+
+    loaded = [SteeringVector.load(path) for path in options.vector]
+    model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)
+    computed = [
+        coefficient * compute_steering_vector(model, tuple(pair), layer=layer)
+        for pair, layer, coefficient in zip(options.pair, layers, coefficients, strict=True)
+    ]
+    if options.save:
+        computed[0].save(options.save)
+    completions = complete(
+        model,
+        options.prompt,
+        [*computed, *loaded],
+        position=position,
+        n=options.n,
+        max_new_tokens=options.max_new_tokens,
+        seed=options.seed,
+        stop=options.stop,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        frequency_penalty=options.frequency_penalty,
+    )
+    print(json.dumps(_completions_json(completions), indent=2, ensure_ascii=False) if options.json else completions)
+    return 0
+
+
+def _per_pair(options: argparse.Namespace, name: str, default: Any) -> list[Any]:
+    """One value for each pair, from one for all or one each."""
+    given, pairs = getattr(options, name), len(options.pair)
+    if not given and default is None and pairs:
+        raise SettingError(f"--pair needs --{name}.")
+    values = given or [default]
+    if not pairs and given:
+        raise SettingError(f"--{name} goes with --pair; a vector from a file has its own.")
+    if len(values) not in (1, pairs) and pairs:
+        raise SettingError(f"{len(values)} times --{name} does not go with {pairs} pairs: give one, or one each.")
+    return values * pairs if len(values) == 1 else values
+
+
+def _completions_json(completions: "Completions") -> dict[str, Any]:
+    return {
+        "vectors": [vector_json(vector) for vector in completions.vectors],
+        "settings": completions.settings,
+        "completions": completions.frame().to_dict(orient="records"),
+    }
