@@ -9,7 +9,8 @@ import torch
 
 import actadd_lens as al
 from actadd_lens.models import backend_of
-from actadd_lens.writing.decoding import Cell, DecodeSettings, decode_cells, encode_prompts
+from actadd_lens.prompts.texts import encode_prompts
+from actadd_lens.writing.decoding import Cell, DecodeSettings, decode_cells
 from actadd_lens.writing.sampling import Sampling
 from benchmarks import sweeps
 from benchmarks.timing import Arm

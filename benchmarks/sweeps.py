@@ -13,7 +13,8 @@ import torch
 
 import actadd_lens as al
 from actadd_lens.models import backend_of
-from actadd_lens.writing.decoding import Cell, DecodeSettings, decode_cells, encode_prompts
+from actadd_lens.prompts.texts import encode_prompts
+from actadd_lens.writing.decoding import Cell, DecodeSettings, decode_cells
 from benchmarks.models import GPT2_SMALL, TINY, random_model
 from benchmarks.timing import Arm
 

@@ -22,9 +22,10 @@ import actadd_lens as al
 from actadd_lens import storybook
 from actadd_lens.measuring import metrics, scorers
 from actadd_lens.models import Backend, backend_of
+from actadd_lens.prompts.texts import encode_prompts
 from actadd_lens.statistics import split_prompts
 from actadd_lens.writing.completions import score_texts
-from actadd_lens.writing.decoding import Cell, DecodeSettings, continuation_texts, decode_cells, encode_prompts
+from actadd_lens.writing.decoding import Cell, DecodeSettings, continuation_texts, decode_cells
 from actadd_lens.writing.sampling import Sampling
 
 logger = logging.getLogger("training.measure")

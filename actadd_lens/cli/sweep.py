@@ -41,15 +41,15 @@ def add(commands: Any) -> None:
                           help="KL(steered || unsteered), or the other way round")  # fmt: skip
     measured.add_argument("--perplexity", action="store_true", help="perplexity of the prompts")
     measured.add_argument("--entropy", action="store_true", help="entropy of the next token")
-    run = sweep.add_argument_group("run")
-    run.add_argument("--nulls", type=int, default=0, help="null vectors beside each pair's own (default: 0)")
-    run.add_argument("--seed", type=int, default=0, help="seed of the nulls (default: 0)")
-    run.add_argument("--batch-size", type=int, help="most rows in one pass (default: as memory allows)")
-    run.add_argument(
+    course = sweep.add_argument_group("run")
+    course.add_argument("--nulls", type=int, default=0, help="null vectors beside each pair's own (default: 0)")
+    course.add_argument("--seed", type=int, default=0, help="seed of the nulls (default: 0)")
+    course.add_argument("--batch-size", type=int, help="most rows in one pass (default: as memory allows)")
+    course.add_argument(
         "--out", type=Path, metavar="FOLDER", help="write table, pictures and, as they come, results there"
     )
-    run.add_argument("--resume", action="store_true", help="go on with the results that are in FOLDER")
-    run.add_argument("--cost", action="store_true", help="only tell what it would take")
+    course.add_argument("--resume", action="store_true", help="go on with the results that are in FOLDER")
+    course.add_argument("--cost", action="store_true", help="only tell what it would take")
     add_model(sweep)
     sweep.add_argument("--json", action="store_true", help="print JSON")
     sweep.set_defaults(run=run)

@@ -517,6 +517,6 @@ def test_a_run_with_a_file_finds_there_what_it_found_before(
         raise AssertionError("a pass was run again")
 
     first = run()
-    monkeypatch.setattr("actadd_lens.sweep_passes.SweepPasses.ends", refuse)
+    monkeypatch.setattr("actadd_lens.sweeps.passes.SweepPasses.ends", refuse)
     for before, again in zip(first, run(), strict=True):
         assert before.frame().equals(again.frame())

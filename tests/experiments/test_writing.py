@@ -531,6 +531,6 @@ def test_wrong_input_is_told_before_anything_is_written(
     def nothing(*args: Any, **kwargs: Any) -> Any:
         pytest.fail("something was written")
 
-    monkeypatch.setattr("actadd_lens.generation._decode", nothing)
+    monkeypatch.setattr("actadd_lens.writing.decoding._decode", nothing)
     with pytest.raises(error, match=match):
         experiment(embedded, **options)

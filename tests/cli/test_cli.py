@@ -129,7 +129,7 @@ def test_an_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str], monkeyp
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("actadd_lens.vectors.SteeringVector.load", interrupt)
+    monkeypatch.setattr("actadd_lens.vectors.vector.SteeringVector.load", interrupt)
     assert main(["show", "any.safetensors"]) == 130
     assert "interrupted" in capsys.readouterr().err
 

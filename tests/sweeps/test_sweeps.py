@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import actadd_lens as al
-from actadd_lens import cli, metrics, scorers
+from actadd_lens import metrics, scorers
 from actadd_lens.cli import main
+from actadd_lens.cli.options import numbers as numbers_of
 from actadd_lens.models import backend_of
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweeps.grid import Grid
@@ -688,7 +689,7 @@ def test_the_command_line_tells_wrong_settings(
 
 @pytest.mark.parametrize(("text", "numbers"), [("0:3", [0, 1, 2]), ("0:5:2,7", [0, 2, 4, 7]), ("all", "all")])
 def test_layers_are_read_as_people_write_them(text: str, numbers: Any) -> None:
-    assert cli._numbers(text) == numbers
+    assert numbers_of(text) == numbers
 
 
 @pytest.mark.parametrize("text", ["", "1-3", "0:4:0", "-1", "1:2:3:4"])

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import actadd_lens as al
-from actadd_lens import files
 from actadd_lens.models.hooked import hooked_transformer
+from actadd_lens.vectors import files
 from tests.support import PAIRS, vector_of
 
 
