@@ -133,11 +133,11 @@ def _without_right_padding(prompts: Prompts) -> Bool[Tensor, "batch pos"] | None
 def hung(session: Session, spots: Sequence[Spot]) -> Iterator[list[HookHandle]]:
     """The session's hooks on its model; by whatever way the block ends, every one of them is gone.
 
-    What a hook point carries of the session is looked up there when the block ends, and an interruption at that moment
-    waits. Should it come before that, the session is forgotten with this block, and is cleared away then.
+    What a hook point carries of the session is looked up there when the block ends, and once more when the session is
+    forgotten: so an interruption at any moment leaves nothing behind.
     """
     backend = session.backend
-    clear = weakref.finalize(session, _take_away, backend, session.key, tuple(spots), session.handles)
+    clear, _ = cleared_twice(session, _take_away, backend, session.key, tuple(spots), session.handles)
     try:
         for spot in spots:
             session.handles.append(backend.hang(backend.hook_name(*spot), InjectionHook(session, spot)))
@@ -158,6 +158,11 @@ def _take_away(backend: Backend, key: object, spots: Sequence[Spot], handles: li
             backend.take_away(backend.hook_name(*spot), is_ours)
 
     until_done(work)
+
+
+def cleared_twice(owner: object, work: Callable[..., None], *args: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Work to be done when it is asked for, and in any case when the owner is forgotten, should the first be interrupted."""
+    return weakref.finalize(owner, work, *args), weakref.finalize(owner, work, *args)
 
 
 def until_done(work: Callable[[], None]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from actadd_lens.errors import AmbiguousPositionError, PositionError
 from actadd_lens.models import Backend, PassContext
 from actadd_lens.models.protocol import Spot
-from actadd_lens.steering.hooks import until_done
+from actadd_lens.steering.hooks import cleared_twice, until_done
 from actadd_lens.steering.landings import Assignment, Landing, Prompts
 
 REMEDY = "Pass prompt_lengths= to steer, or generate with actadd_lens.complete, which knows its prompts."
@@ -202,7 +202,7 @@ def meet(backend: Backend, step: Pass, questions: Questions, memory: Memory, tol
     _check_start(backend, step.tokens, firsts, hidden)
     lengths, mark = counts, None
     if told is not None:
-        lengths = _told_lengths(told, step, counts)
+        lengths = _told_lengths(told, step, counts, backend.n_ctx)
     elif questions.length:
         mark = _check_not_grown(step, memory)
     if told is None and context.real is None and step.batch > 1:
@@ -295,10 +295,11 @@ def _rows_of_tokens(step: Pass, real: Tensor | None) -> list[tuple[int, ...]] | 
     return [tuple(row[kept].tolist()) for row, kept in zip(step.tokens, marks, strict=True)]
 
 
-def _told_lengths(told: tuple[int, ...], step: Pass, counts: Sequence[int]) -> list[int]:
+def _told_lengths(told: tuple[int, ...], step: Pass, counts: Sequence[int], n_ctx: int) -> list[int]:
     """Lengths that the caller told; with a cache the rest of a prompt may come later."""
     lengths = told * step.batch if len(told) == 1 else told
-    too_long = step.context.cache is None and any(a > b for a, b in zip(lengths, counts, strict=False))
+    most = [n_ctx] * step.batch if step.context.cache is not None else counts
+    too_long = any(length > longest for length, longest in zip(lengths, most, strict=False))
     if len(lengths) != step.batch or too_long:
         raise PositionError(
             f"prompt_lengths {list(told)} does not go with a batch of {step.batch} rows of {list(counts)} tokens: "
@@ -417,7 +418,7 @@ class Watch:
         model = backend.model
         handles: list[Any] = []
         modules = [model, model.embed, *(model.blocks[number] for number in range(max(blocks) + 1))]
-        self.close = weakref.finalize(self, _remove_all, handles, modules, self._local)
+        self.close, _ = cleared_twice(self, _remove_all, handles, modules, self._local)
         watch = weakref.ref(self)
         handles.append(model.register_forward_pre_hook(_Look(watch, self._local, "begins")))
         handles.append(model.embed.register_forward_pre_hook(_Look(watch, self._local, "embeds")))

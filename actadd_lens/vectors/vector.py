@@ -93,7 +93,7 @@ class SteeringVector(Intervention):
             LayerError: It is no layer, or the model has no such layer.
         """
         provenance = Provenance(source) if model is None else Provenance.of_model(backend_of(model), source=source)
-        if not isinstance(source, str) or not source:
+        if not isinstance(source, str):
             raise VectorError(f"source is {source!r}: tell in words where the direction comes from.")
         vector = cls(as_rows(rows), layer, provenance=provenance)
         if model is not None:

@@ -73,7 +73,10 @@ def test_several_pairs_each_have_their_layer_and_coefficient(capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--pair", "Love", "Hate", "--layer", "99"], "Layer 99 does not exist: storybook has layers 0 to 7."),
+        (
+            ["--pair", "Love", "Hate", "--layer", "99"],
+            "Layer 99 does not exist: storybook has layers 0 to 7, and 8 for the stream",
+        ),
         (["--pair", "Love", "Hate"], "--pair needs --layer."),
         ([], "Nothing to steer with: give --pair"),
         (["--pair", "", "", "--layer", "3"], "Both prompts are empty"),

@@ -166,7 +166,7 @@ def test_a_broken_hash_is_refused(saved: Path) -> None:
 
 
 def test_a_newer_format_is_refused_with_what_to_do(saved: Path) -> None:
-    refused(forged(saved, format=2), "has format 2, but this version reads up to 1; update actadd_lens")
+    refused(forged(saved, format=3), "has format 3, but this version reads up to 2; update actadd_lens")
 
 
 @pytest.mark.parametrize(
