@@ -18,8 +18,10 @@ from urllib.request import getproxies
 import torch
 
 from actadd_lens.errors import ModelDownloadError, ModelError
-from actadd_lens.models.hooked import hooked_transformer
-from actadd_lens.models.protocol import LensModel
+from actadd_lens.models.agreement import check_agreement, first_line, reference_of, told
+from actadd_lens.models.bridge import BridgeBackend
+from actadd_lens.models.hooked import HookedBackend, hooked_transformer
+from actadd_lens.models.protocol import Backend, LensModel
 
 EMBEDDED = "storybook"
 """Name of the model that comes with the package."""
@@ -197,17 +199,84 @@ def _from_hub(name: str, family: Family, settings: dict[str, Any]) -> Any:
     official = _known_names().get(name.lower())
     if official is None and (family == "hooked" or "/" not in name):
         raise ModelError(_unknown(name))
-    _check_reachable(official or name)
+    repository = official or name
+    _check_reachable(repository)
     try:
-        if family == "hooked":
-            from transformer_lens import HookedTransformer
-
-            return HookedTransformer.from_pretrained(official, **settings)
-        from transformer_lens.model_bridge import TransformerBridge
-
-        return TransformerBridge.boot_transformers(official or name, **settings)
+        hf_model = settings.pop("hf_model", None)
+        if hf_model is None and _can_be_compared(repository, settings):
+            hf_model = _hf_of_hub(repository, settings)
+        reference = None if hf_model is None else reference_of(hf_model, repository)
+        if hf_model is not None:
+            settings = {**settings, "hf_model": hf_model}
+        if family == "bridge" and hf_model is not None:
+            hf_model.to(settings["device"])
+        model = _convert(repository, family, settings)
+    except ModelError:
+        raise
     except OSError as error:
-        raise _unreachable(official or name, _first_line(error)) from error
+        raise _unreachable(repository, first_line(error)) from error
+    except Exception as error:  # TransformerLens fails in many ways on what it does not know
+        raise ModelError(f"TransformerLens cannot load {repository}: {first_line(error)}") from error
+    if reference is not None and not settings.get("first_n_layers"):
+        check_agreement(_backend(model, family), reference, repository)
+    return model
+
+
+def _convert(name: str, family: Family, settings: Mapping[str, Any]) -> Any:
+    """By TransformerLens's own loaders."""
+    if family == "hooked":
+        from transformer_lens import HookedTransformer
+
+        return HookedTransformer.from_pretrained(name, **settings)
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return TransformerBridge.boot_transformers(name, **settings)
+
+
+_LOADED_OTHERWISE = (
+    "checkpoint_index", "checkpoint_value", "checkpoint_label", "revision", "device_map", "n_devices", "max_memory",
+    "hf_config_overrides", "load_weights", "model_class", "trust_remote_code", "quantization_config",
+)  # fmt: skip
+"""Keywords of which only TransformerLens knows what they ask of transformers."""
+
+_NOT_BY_TRANSFORMERS = ("NeelNanda", "ArthurConmy", "Baidicoot")
+"""Whose models are no Hugging Face models, so that there is nothing to compare them with."""
+
+
+def _can_be_compared(name: str, settings: Mapping[str, Any]) -> bool:
+    asked = [key for key in _LOADED_OTHERWISE if settings.get(key) not in (None, 1)]
+    return not asked and not name.startswith(_NOT_BY_TRANSFORMERS)
+
+
+def _hf_of_hub(name: str, settings: Mapping[str, Any]) -> Any:
+    """The Hugging Face model of a name, as TransformerLens itself would ask for it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    token = os.environ.get("HF_TOKEN") or None
+    config = AutoConfig.from_pretrained(name, token=token)
+    _check_predicts(config, name)
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = None  # configurations of old models lack it
+    return AutoModelForCausalLM.from_pretrained(
+        name, config=config, dtype=settings["dtype"], attn_implementation="eager", token=token
+    )
+
+
+def _check_predicts(config: Any, name: str) -> None:
+    """Refuse what transformers itself makes no next-token predictor of, before any weight is loaded."""
+    from transformers import AutoModelForCausalLM
+
+    if config.is_encoder_decoder or (
+        type(config) not in AutoModelForCausalLM._model_mapping and not getattr(config, "auto_map", None)
+    ):
+        raise ModelError(
+            f"{name} ({config.model_type}) does not predict next tokens from left to right, so it cannot be steered: "
+            "pass a decoder, such as a GPT or a Llama."
+        )
+
+
+def _backend(model: Any, family: Family) -> Backend:
+    return HookedBackend(model) if family == "hooked" else BridgeBackend(model)
 
 
 def _check_reachable(name: str) -> None:
@@ -246,15 +315,18 @@ def _unknown(name: str) -> str:
 
 def _hf_parts(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
     """The Hugging Face model and tokenizer of a folder, without asking the network."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
+        _check_predicts(AutoConfig.from_pretrained(folder, local_files_only=True), folder.name)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=settings["dtype"], attn_implementation="eager", local_files_only=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except ModelError:
+        raise
     except Exception as error:  # transformers raises anything from KeyError to SafetensorError for a bad folder
-        raise ModelError(f"{folder} could not be loaded by transformers: {_first_line(error)}") from error
+        raise ModelError(f"{folder} could not be loaded by transformers: {first_line(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(f"{folder} holds no tokenizer (tokenizer.json and its like), so texts cannot become tokens.")
     return model, tokenizer
@@ -269,18 +341,37 @@ def _hooked_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -
     processing = {key: settings.pop(key, default) for key, default in _PROCESSING.items()}
     padding_side = settings.pop("default_padding_side", None)
     hf_model, tokenizer = _hf_parts(folder, settings)
+    reference = reference_of(hf_model, folder.name)
     try:
         config = loading.get_pretrained_model_config(str(neutral), fold_ln=processing["fold_ln"], **settings)
         weights = loading.get_pretrained_state_dict(str(neutral), config, hf_model, dtype=settings["dtype"])
+        model = HookedTransformer(config, tokenizer, move_to_device=False, default_padding_side=padding_side)
+        model.load_and_process_state_dict(weights, **_processing_of(config, processing))
+        model.move_model_modules_to_device()
     except NotImplementedError as error:  # what TransformerLens raises for an architecture that it does not convert
         raise ModelError(
-            f"TransformerLens has no conversion to HookedTransformer for {folder.name} ({_first_line(error)}): "
+            f"TransformerLens has no conversion to HookedTransformer for {folder.name} ({first_line(error)}): "
             "try family='bridge'."
         ) from error
-    model = HookedTransformer(config, tokenizer, move_to_device=False, default_padding_side=padding_side)
-    model.load_and_process_state_dict(weights, **processing)
-    model.move_model_modules_to_device()
+    except Exception as error:  # what its converters run into on a shape that they do not know
+        complaint = told("hooked", folder.name, hf_model.config)
+        raise ModelError(f"{complaint} ({first_line(error)}): try family='bridge'.") from error
+    if not settings.get("first_n_layers"):
+        check_agreement(HookedBackend(model), reference, folder.name)
     return model
+
+
+def _processing_of(config: Any, asked: Mapping[str, bool]) -> dict[str, bool]:
+    """What `from_pretrained` leaves out for a name: nothing is folded past a norm, nor centred under a soft cap."""
+    from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
+
+    done = dict(asked)
+    if config.original_architecture in POST_NORM_ARCHITECTURES:
+        done |= {"fold_ln": False, "center_writing_weights": False}
+    cap = config.output_logits_soft_cap
+    if cap and cap > 0:
+        done["center_unembed"] = False
+    return done
 
 
 def _bridge_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -> Any:
@@ -288,10 +379,13 @@ def _bridge_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -
 
     hf_model, tokenizer = _hf_parts(folder, settings)
     hf_model = hf_model.to(settings["device"])
+    reference = reference_of(hf_model, folder.name)
     try:
-        return TransformerBridge.boot_transformers(str(neutral), hf_model=hf_model, tokenizer=tokenizer, **settings)
-    except (NotImplementedError, ValueError) as error:  # what TransformerLens raises for one that it does not bridge
-        raise ModelError(f"TransformerLens cannot bridge {folder.name}: {_first_line(error)}") from error
+        model = TransformerBridge.boot_transformers(str(neutral), hf_model=hf_model, tokenizer=tokenizer, **settings)
+    except Exception as error:  # a ValueError, or what its adapters run into on a shape that they do not know
+        raise ModelError(f"TransformerLens cannot bridge {folder.name}: {first_line(error)}") from error
+    check_agreement(BridgeBackend(model), reference, folder.name)
+    return model
 
 
 @contextlib.contextmanager
@@ -319,7 +413,7 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text())
     except ValueError as error:
-        raise ModelError(f"The config.json of {folder} is damaged: {_first_line(error)}") from error
+        raise ModelError(f"The config.json of {folder} is damaged: {first_line(error)}") from error
     if not isinstance(config, dict):
         raise ModelError(f"The config.json of {folder} is damaged: it holds no object.")
     return config
@@ -340,7 +434,3 @@ def _quiet() -> Iterator[None]:
     finally:
         if had_bar:
             hf_logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

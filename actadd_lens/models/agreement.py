@@ -1,0 +1,312 @@
+"""Whether a loaded model is the one that transformers loads: a few log-probs of both are compared.
+
+TransformerLens converts some shapes to other models: what it does not know of a configuration (a scaled rotary
+embedding, a window, a bias) is left out without a word, and log-probs come out wrong by whole nats.
+"""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from actadd_lens.errors import ModelError
+from actadd_lens.models.protocol import Backend
+
+LARGEST_GAP = 1e-3
+"""Nats by which log-probs may differ in float32."""
+
+_LENGTHS = (8, 64)
+_COLUMNS = 16
+"""At most so many of the last columns are compared."""
+_FARTHEST = 512
+"""Longest pass that is made to see what comes behind a window or the length that a model was first trained on."""
+_ROUNDINGS = 30
+"""How much further than one rounding of the embeddings moves them log-probs may differ, which only half precision
+ever makes more than `LARGEST_GAP`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What the Hugging Face model says, kept until the converted one can be asked.
+
+    Attributes:
+        source: The Hugging Face model's configuration.
+        tokens: Token ids of each pass, short to long.
+        log_probs: Log-probs of the last columns of each.
+        rounding: How far log-probs of the first pass move when the embeddings are rounded once more.
+    """
+
+    source: Any
+    tokens: tuple[Int[Tensor, "1 pos"], ...]
+    log_probs: tuple[Float[Tensor, "columns d_vocab"], ...]
+    rounding: float
+
+    @property
+    def tolerance(self) -> float:
+        """Nats by which log-probs may differ."""
+        return max(LARGEST_GAP, _ROUNDINGS * self.rounding)
+
+
+@torch.no_grad()
+def reference_of(hf_model: Any, name: str) -> Reference:
+    """Ask a Hugging Face model for log-probs at several lengths, before anything is converted.
+
+    Raises:
+        ModelError: It cannot be run, or is no model that goes on from left to right.
+    """
+    config = hf_model.config
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{name} is an encoder-decoder ({config.model_type}), which has no one stream to add to: "
+            "pass a decoder that predicts next tokens."
+        )
+    reach = _context(config)
+    lengths = {min(length, reach) for length in _LENGTHS}
+    lengths |= {edge + _COLUMNS for edge in edges(config).values() if edge + _COLUMNS <= min(reach, _FARTHEST)}
+    rows = [_some_tokens(config, length).to(_device(hf_model)) for length in sorted(lengths)]
+    try:
+        _check_causal(hf_model, rows[0], name)
+        found = tuple(_log_probs(_ask(hf_model, row)) for row in rows)
+        rounding = _rounding(hf_model, rows[0], found[0])
+    except ModelError:
+        raise
+    except Exception as error:  # anything may go wrong inside a model of somebody else's
+        raise ModelError(f"{name} does not run in transformers: {type(error).__name__}: {error}") from error
+    return Reference(config, tuple(rows), found, rounding)
+
+
+@torch.no_grad()
+def check_agreement(backend: Backend, reference: Reference, name: str) -> float:
+    """See that a converted model says what its source says; the largest difference that was found.
+
+    Raises:
+        ModelError: It says something else, or what lies behind a window cannot be seen.
+    """
+    largest = 0.0
+    for tokens, expected in zip(reference.tokens, reference.log_probs, strict=True):
+        if tokens.shape[1] > backend.n_ctx:
+            continue
+        try:
+            ends = backend.ends_from(tokens.to(backend.device), 0, None)
+            found = _log_probs(backend.read_out(ends[:, -_COLUMNS:]))
+        except Exception as error:
+            raise ModelError(f"{told(backend.family, name, reference.source)} ({first_line(error)}).") from error
+        if found.shape != expected.shape or not bool(found.isfinite().all() == expected.isfinite().all()):
+            gap = float("inf")
+        else:
+            gap = float((found.to(expected.device) - expected).nan_to_num().abs().max())
+        if gap > reference.tolerance:
+            raise ModelError(
+                f"{told(backend.family, name, reference.source)}: over {tokens.shape[1]} tokens its log-probs differ "
+                f"by {gap:.2g} from those of the Hugging Face model. {_way_out(backend.family)}"
+            )
+        largest = max(largest, gap)
+    if backend.family == "hooked":
+        _check_edges(backend, reference, name)
+    return largest
+
+
+def told(family: str, name: str, config: Any) -> str:
+    """That a model was not converted, with what its configuration holds that may be why."""
+    kind = "HookedTransformer" if family == "hooked" else "TransformerBridge"
+    found = list(peculiarities(config))
+    shape = f"{getattr(config, 'model_type', 'of unknown type')}" + (f" with {', '.join(found)}" if found else "")
+    return f"TransformerLens does not make {name} ({shape}) the same model as a {kind}"
+
+
+def _way_out(family: str) -> str:
+    if family == "hooked":
+        return "Use family='bridge', which runs the Hugging Face model's own modules."
+    return "Another version of TransformerLens may, or family='hooked'."
+
+
+# -- what the Hugging Face model says --------------------------------------------------------------------------
+
+
+def _some_tokens(config: Any, length: int) -> Int[Tensor, "1 pos"]:
+    """Tokens drawn once and for all, none of them special; longer rows begin as shorter ones do."""
+    text = getattr(config, "get_text_config", lambda: config)()
+    special = {getattr(text, f"{kind}_token_id", None) for kind in ("bos", "eos", "pad")}
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, int(text.vocab_size), (4 * length + 64,), generator=generator)
+    usual = [token for token in ids.tolist() if token not in special]
+    return torch.tensor([usual[:length]])
+
+
+def _device(hf_model: Any) -> torch.device:
+    device: torch.device = next(hf_model.parameters()).device
+    return device
+
+
+def _ask(hf_model: Any, tokens: Tensor) -> Tensor:
+    """Logits of the last columns."""
+    accepted = inspect.signature(hf_model.forward).parameters
+    options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted or "kwargs" in accepted else {}
+    if "logits_to_keep" in accepted:
+        options["logits_to_keep"] = _COLUMNS
+    logits: Tensor = hf_model(input_ids=tokens, **options).logits
+    return logits[:, -_COLUMNS:]
+
+
+def _log_probs(logits: Tensor) -> Float[Tensor, "columns d_vocab"]:
+    return logits[0].float().log_softmax(dim=-1)
+
+
+def _check_causal(hf_model: Any, tokens: Tensor, name: str) -> None:
+    """What follows a token must not change what is predicted at it."""
+    other = tokens.clone()
+    other[0, -1] = tokens[0, 0] if tokens[0, 0] != tokens[0, -1] else (tokens[0, -1] + 1) % hf_model.config.vocab_size
+    left, right = (_log_probs(_ask(hf_model, row))[: tokens.shape[1] - 1] for row in (tokens, other))
+    if not bool(((left - right).abs() < LARGEST_GAP).all()):
+        raise ModelError(
+            f"{name} ({hf_model.config.model_type}) looks at tokens that follow, as BERT does, so it does not predict "
+            "next tokens: pass a decoder, such as a GPT or a Llama."
+        )
+
+
+def _rounding(hf_model: Any, tokens: Tensor, before: Tensor) -> float:
+    """How far log-probs move when each embedding is changed by one rounding."""
+    embedding = hf_model.get_input_embeddings()
+    generator = torch.Generator().manual_seed(0)
+
+    def rounded(module: Any, args: Any, output: Tensor) -> Tensor:
+        noise = torch.randn(output.shape, generator=generator).to(output.device)
+        return (output.float() * (1 + torch.finfo(output.dtype).eps * noise)).to(output.dtype)
+
+    handle = embedding.register_forward_hook(rounded)
+    try:
+        after = _log_probs(_ask(hf_model, tokens))
+    finally:
+        handle.remove()
+    return float((after - before).nan_to_num().abs().max())
+
+
+# -- what a configuration holds --------------------------------------------------------------------------------
+
+
+def _text(config: Any) -> Any:
+    return getattr(config, "get_text_config", lambda: config)()
+
+
+def _number(config: Any, *names: str) -> int | None:
+    """The first of these that is a number from 1."""
+    for name in names:
+        value = _get(config, name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
+
+
+def _get(config: Any, name: str) -> Any:
+    try:
+        return getattr(config, name, None)
+    except Exception:  # some configurations refuse to tell what differs by layer
+        return None
+
+
+def _context(config: Any) -> int:
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+    return _number(_text(config), *names) or 2048
+
+
+def _rope(config: Any) -> dict[str, Any]:
+    """How rotary positions are scaled; the first kind where layers differ."""
+    for name in ("rope_parameters", "rope_scaling"):
+        found = _get(_text(config), name)
+        if isinstance(found, dict) and found:
+            nested = [value for value in found.values() if isinstance(value, dict)]
+            return nested[0] if nested and "rope_type" not in found else found
+    return {}
+
+
+def edges(config: Any) -> dict[str, int]:
+    """Lengths at which a model begins to behave otherwise: behind a window, or behind its first context."""
+    text, found = _text(config), {}
+    window = _number(text, "sliding_window", "window_size", "attention_window_size")
+    kinds = _get(text, "layer_types")
+    if window and (not kinds or any("sliding" in str(kind) or "local" in str(kind) for kind in kinds)):
+        found["sliding window"] = window
+    rope = _rope(config)
+    if rope.get("rope_type", rope.get("type")) in ("longrope", "su", "dynamic"):
+        first = rope.get("original_max_position_embeddings") or _get(text, "original_max_position_embeddings")
+        if isinstance(first, int):
+            found["rotary embedding that changes with the length"] = first
+    return found
+
+
+def _check_edges(backend: Backend, reference: Reference, name: str) -> None:
+    """A HookedTransformer whose context goes on behind an edge that no pass reached must know of it."""
+    reached = max(tokens.shape[1] for tokens in reference.tokens)
+    cfg = backend.model.cfg
+    for kind, edge in edges(reference.source).items():
+        if edge < reached or backend.n_ctx <= edge:
+            continue
+        if kind == "sliding window" and _local_layers(reference.source) == _hooked_local_layers(cfg, edge):
+            continue
+        raise ModelError(
+            f"{told('hooked', name, reference.source)} as far as can be told: behind {edge} tokens its {kind} counts, "
+            f"which this HookedTransformer does not have. Load it with n_ctx={edge}, or use family='bridge'."
+        )
+
+
+def _local_layers(config: Any) -> list[bool]:
+    text = _text(config)
+    kinds = _get(text, "layer_types") or _get(text, "attention_layers") or []
+    count = _number(text, "num_hidden_layers", "num_layers", "n_layer") or 0
+    return [kind in ("sliding_attention", "local") for kind in kinds] or [True] * count
+
+
+def _hooked_local_layers(cfg: Any, window: int) -> list[bool] | None:
+    if not cfg.use_local_attn or cfg.window_size != window or not cfg.attn_types:
+        return None
+    return [kind == "local" for kind in cfg.attn_types[: cfg.n_layers]]
+
+
+def peculiarities(config: Any) -> Iterator[str]:
+    """What a configuration holds that conversions are known to miss, in words."""
+    text, rope = _text(config), _rope(config)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in (None, "default"):
+        yield f"{kind} rotary scaling"
+    share = rope.get("partial_rotary_factor") or _get(text, "partial_rotary_factor") or _get(text, "rotary_pct")
+    if isinstance(share, float) and share < 1.0:
+        yield f"partial rotary positions ({share:g})"
+    theta = rope.get("rope_theta") or _get(text, "rope_theta")
+    if isinstance(theta, int | float) and theta != 10000.0:
+        yield f"rotary base {theta:g}"
+    yield from (f"{kind} of {edge}" for kind, edge in edges(config).items() if kind == "sliding window")
+    for name, words in _WORDS.items():
+        value = _get(text, name)
+        if value and not (isinstance(value, float) and value == 1.0):
+            yield words if value is True else f"{words} {value}"
+    heads, width = _number(text, "num_attention_heads", "n_head"), _number(text, "hidden_size", "n_embd")
+    if heads and width and (size := _number(text, "head_dim")) and size * heads != width:
+        yield f"heads of {size} beside a width of {width}"
+    if str(_get(text, "model_type")) in ("olmo2", "olmo3", "gemma2", "gemma3_text", "exaone4", "glm4"):
+        yield "norms behind its components"
+
+
+_WORDS = {
+    "attention_bias": "attention biases",
+    "mlp_bias": "MLP biases",
+    "n_inner": "n_inner",
+    "word_embed_proj_dim": "embeddings of width",
+    "clip_qkv": "clipped queries and keys at",
+    "qk_layernorm": "norms on queries and keys",
+    "use_qk_norm": "norms on queries and keys",
+    "attn_logit_softcapping": "attention scores capped at",
+    "final_logit_softcapping": "logits capped at",
+    "logits_scaling": "logits divided by",
+    "logit_scale": "logits times",
+    "num_local_experts": "experts:",
+}
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
