@@ -313,6 +313,29 @@ def _unknown(name: str) -> str:
     )
 
 
+def source_model(
+    name: str | os.PathLike[str], *, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None
+) -> tuple[Any, str]:
+    """The Hugging Face model that `load_model` starts from, and what it is called.
+
+    Raises:
+        ModelError: As `load_model` does.
+    """
+    settings = {"device": _check_device(device), "dtype": _check_dtype(dtype)}
+    folder = _local_folder(name)
+    with _quiet():
+        if folder is not None:
+            model, known = _hf_parts(folder, settings)[0], EMBEDDED if name == EMBEDDED else folder.name
+        else:
+            known = _known_names().get(str(name).lower(), str(name))
+            _check_reachable(known)
+            try:
+                model = _hf_of_hub(known, settings)
+            except OSError as error:
+                raise _unreachable(known, first_line(error)) from error
+        return model.to(settings["device"]).eval(), known
+
+
 def _hf_parts(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
     """The Hugging Face model and tokenizer of a folder, without asking the network."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
