@@ -190,7 +190,7 @@ class _Source:
         def keep(layer: int) -> Any:
             def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
                 entered[layer] = (args[0] if args else kwargs["hidden_states"])[0, -1].float()
-                left[layer] = (output[0] if isinstance(output, tuple) else output)[..., -1, :].reshape(-1).float()
+                left[layer] = (output[0] if isinstance(output, tuple | list) else output)[..., -1, :].reshape(-1).float()
 
             return note
 
@@ -206,9 +206,9 @@ class _Source:
 
         def put(stream: Tensor) -> Any:
             def replace(module: Any, args: Any, output: Any) -> Any:
-                hidden = (output[0] if isinstance(output, tuple) else output).clone()
+                hidden = (output[0] if isinstance(output, tuple | list) else output).clone()
                 hidden[..., -1, :] = stream.to(hidden)
-                return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+                return type(output)((hidden, *output[1:])) if isinstance(output, tuple | list) else hidden
 
             return replace
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from actadd_lens.errors import ModelError
 from actadd_lens.models.protocol import Backend
+from actadd_lens.models.readout import check_readout
 
 LARGEST_GAP = 1e-3
 """Nats by which log-probs may differ in float32."""
@@ -41,8 +42,8 @@ class Reference:
     """
 
     source: Any
-    tokens: tuple[Int[Tensor, "1 pos"], ...]
-    log_probs: tuple[Float[Tensor, "columns d_vocab"], ...]
+    tokens: tuple[Int[Tensor, "1 _"], ...]
+    log_probs: tuple[Float[Tensor, "_ d_vocab"], ...]
     rounding: float
 
     @property
@@ -90,11 +91,15 @@ def check_agreement(backend: Backend, reference: Reference, name: str) -> float:
     for tokens, expected in zip(reference.tokens, reference.log_probs, strict=True):
         if tokens.shape[1] > backend.n_ctx:
             continue
+        last: list[Tensor] = []
+        handle = backend.add_hook(_last_stream(backend), _keeper(last))
         try:
             ends = backend.ends_from(tokens.to(backend.device), 0, None)
             found = _log_probs(backend.read_out(ends[:, -_COLUMNS:]))
         except Exception as error:
             raise ModelError(f"{told(backend.family, name, reference.source)} ({first_line(error)}).") from error
+        finally:
+            handle.remove()
         if found.shape != expected.shape or not bool(found.isfinite().all() == expected.isfinite().all()):
             gap = float("inf")
         else:
@@ -105,9 +110,21 @@ def check_agreement(backend: Backend, reference: Reference, name: str) -> float:
                 f"by {gap:.2g} from those of the Hugging Face model. {_way_out(backend.family)}"
             )
         largest = max(largest, gap)
+        check_readout(backend, last[0][0, -_COLUMNS:] if last else None, found, reference.tolerance)
     if backend.family == "hooked":
         _check_edges(backend, reference, name)
     return largest
+
+
+def _last_stream(backend: Backend) -> str:
+    return f"blocks.{backend.n_layers - 1}.hook_resid_post"
+
+
+def _keeper(found: list[Tensor]) -> Any:
+    def keep(stream: Tensor, hook: Any) -> None:
+        found.append(stream.detach())
+
+    return keep
 
 
 def told(family: str, name: str, config: Any) -> str:
@@ -302,6 +319,7 @@ _WORDS = {
     "final_logit_softcapping": "logits capped at",
     "logits_scaling": "logits divided by",
     "logit_scale": "logits times",
+    "residual_multiplier": "what is written times",
     "num_local_experts": "experts:",
 }
 
