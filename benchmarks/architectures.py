@@ -31,7 +31,7 @@ _GPT = {**_IDS, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": N_CTX}
 
 
 def _rope(kind: str, **more: Any) -> dict[str, Any]:
-    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **more}}
+    return {"rope_parameters": {"rope_theta": 10000.0, **more, "rope_type": kind}}
 
 
 _LONG = {"short_factor": [1.0, 1.1, 1.3, 1.6], "long_factor": [1.0, 1.7, 2.9, 4.0]}
@@ -55,8 +55,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("GPTNeoX", {**_IDS, **_SIZES, "rotary_pct": 0.25}),
     "gpt_neox, all rotary": ("GPTNeoX", {**_IDS, **_SIZES, "rotary_pct": 1.0}),
     "gpt_neox, other base": (
-        "GPTNeoX",
-        {**_IDS, **_SIZES, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}},
+        "GPTNeoX", {**_IDS, **_SIZES, **_rope("default", rope_theta=500.0, partial_rotary_factor=0.5)},
     ),
     "gpt_neox, sequential": ("GPTNeoX", {**_IDS, **_SIZES, "rotary_pct": 0.25, "use_parallel_residual": False}),
     "opt": ("OPT", {**_IDS, **_SIZES, "ffn_dim": 48, "word_embed_proj_dim": 32, "pad_token_id": 1}),
@@ -81,13 +80,10 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", _GROUPED),
     "llama, tied": ("Llama", {**_GROUPED, "tie_word_embeddings": True}),
     "llama, all biases": ("Llama", {**_GROUPED, "attention_bias": True, "mlp_bias": True}),
-    "llama, other base": ("Llama", {**_GROUPED, **_rope("default") , "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
+    "llama, other base": ("Llama", {**_GROUPED, **_rope("default", rope_theta=500.0)}),
     "llama, wide heads": ("Llama", {**_GROUPED, "head_dim": 16}),
     "llama, linear": ("Llama", {**_GROUPED, **_rope("linear", factor=2.0)}),
-    "llama, dynamic": (
-        "Llama",
-        {**_GROUPED, **_rope("dynamic", factor=2.0, original_max_position_embeddings=16), "max_position_embeddings": 16},
-    ),
+    "llama, dynamic": ("Llama", {**_GROUPED, **_rope("dynamic", factor=2.0, original_max_position_embeddings=16)}),
     "llama, yarn": ("Llama", {**_GROUPED, **_YARN}),
     "llama, llama3": ("Llama", {**_GROUPED, **_LLAMA3}),
     "mistral": ("Mistral", {**_HEADS, "sliding_window": None}),

@@ -190,7 +190,9 @@ class _Source:
         def keep(layer: int) -> Any:
             def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
                 entered[layer] = (args[0] if args else kwargs["hidden_states"])[0, -1].float()
-                left[layer] = (output[0] if isinstance(output, tuple | list) else output)[..., -1, :].reshape(-1).float()
+                left[layer] = (
+                    (output[0] if isinstance(output, tuple | list) else output)[..., -1, :].reshape(-1).float()
+                )
 
             return note
 
@@ -340,7 +342,8 @@ class _Checks:
             steered = source.uncapped(tokens)[0, -1]
         expected = [alone - zero, after - before, steered - plain]
         return max(
-            _gap(values, (change - change.mean())[: len(values)]) for values, change in zip(found, expected, strict=True)
+            _gap(values, (change - change.mean())[: len(values)])
+            for values, change in zip(found, expected, strict=True)
         )
 
     def trace(self) -> float:
@@ -384,7 +387,7 @@ class _Checks:
         zero = end(tokens, torch.zeros_like(stream)[None])
         norms = seen(changes).norm(dim=-1, keepdim=True)
         on_sphere = seen(changes) * (size / norms.clamp_min(1e-12))
-        return (((end(tokens, on_sphere) - zero) * norms / size)).float()
+        return ((end(tokens, on_sphere) - zero) * norms / size).float()
 
 
 def _gap(found: Tensor, expected: Tensor) -> float:

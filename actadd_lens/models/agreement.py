@@ -247,12 +247,20 @@ def edges(config: Any) -> dict[str, int]:
     kinds = _get(text, "layer_types")
     if window and (not kinds or any("sliding" in str(kind) or "local" in str(kind) for kind in kinds)):
         found["sliding window"] = window
-    rope = _rope(config)
-    if rope.get("rope_type", rope.get("type")) in ("longrope", "su", "dynamic"):
-        first = rope.get("original_max_position_embeddings") or _get(text, "original_max_position_embeddings")
-        if isinstance(first, int):
-            found["rotary embedding that changes with the length"] = first
+    changing = changing_rotary(config)
+    if changing is not None:
+        found["rotary embedding that changes with the length"] = changing[1]
     return found
+
+
+def changing_rotary(config: Any) -> tuple[str, int] | None:
+    """The kind of a rotary embedding that hangs on how long a pass is, and the length behind which it does."""
+    rope = _rope(config)
+    kind = rope.get("rope_type", rope.get("type"))
+    first = rope.get("original_max_position_embeddings") or _get(_text(config), "original_max_position_embeddings")
+    if kind == "dynamic":  # transformers lets it grow from the whole context on
+        first = _number(_text(config), "max_position_embeddings")
+    return (str(kind), first) if kind in ("longrope", "su", "dynamic") and isinstance(first, int) else None
 
 
 def _check_edges(backend: Backend, reference: Reference, name: str) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from actadd_lens.errors import ModelError
+from actadd_lens.models.agreement import changing_rotary
 from actadd_lens.models.protocol import Backend, PassContext
 
 
@@ -51,6 +52,7 @@ class BridgeBackend(Backend):
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """A plain forward pass."""
+        self._check_lengths(tokens.shape[1], shortest=_shortest(mask))
         logits: Tensor = self.model(tokens, attention_mask=mask, use_cache=False)
         return logits
 
@@ -58,6 +60,7 @@ class BridgeBackend(Backend):
         self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch d_vocab"]:
         """The Hugging Face model unembeds columns from one on, where it offers that; those asked for are picked."""
+        self._check_lengths(tokens.shape[1], shortest=int(columns.min()) + 1)
         first, options = 0, {}
         if self._keeps_last_logits:
             first = int(columns.min())
@@ -96,10 +99,34 @@ class BridgeBackend(Backend):
         if self._keeps_last_logits:
             options["logits_to_keep"] = 1
         past = 0 if cache is None else cache.get_seq_length()
+        self._check_lengths(past + tokens.shape[1], shortest=_shortest(mask), past=past)
         logits, cache = self.model(tokens, return_type="logits_and_cache", **options)
         if use_cache:
             self._check_filled(cache, past + tokens.shape[1])
         return logits[:, -1], cache
+
+    @cached_property
+    def _edge(self) -> tuple[str, int] | None:
+        """The kind of rotary embedding, and the length from which on it changes with the length."""
+        return changing_rotary(self.model.original_model.config)
+
+    def _check_lengths(self, columns: int, *, shortest: int | None, past: int = 0) -> None:
+        """Where positions hang on how long a pass is, a row must be what it would be alone and without a cache."""
+        if self._edge is None or columns <= self._edge[1]:
+            return
+        kind, edge = self._edge
+        changes_again = kind == "dynamic"
+        told = f"The rotary embedding of {self.name} ({kind}) is another one from {edge + 1} tokens on"
+        if past and (changes_again or past <= edge):
+            raise ModelError(
+                f"{told}, which leaves keys in the KV cache that do not fit those that follow: "
+                "complete with use_past_kv_cache=False."
+            )
+        if shortest is not None and (shortest < columns if changes_again else shortest <= edge):
+            raise ModelError(
+                f"{told}, so a row of {shortest} tokens would not be what it is alone beside one of {columns}: "
+                "run prompts of such different lengths one by one, as with batch_size=1."
+            )
 
     def _check_filled(self, cache: Any, columns: int) -> None:
         try:
@@ -196,6 +223,11 @@ def _real_columns(values: Iterable[Any], *, past: int, seen: int) -> Tensor | No
             dropped = visible.new_ones(visible.shape[0], past - kept)
             return torch.cat([dropped, visible[:, -1, :kept], new], dim=-1)
     return None
+
+
+def _shortest(mask: Tensor | None) -> int | None:
+    """Tokens in the shortest row of a mask."""
+    return None if mask is None else int(mask.sum(dim=1).min())
 
 
 def _is_mask(tensor: Tensor) -> bool:

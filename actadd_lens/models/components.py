@@ -99,9 +99,9 @@ def _norm_behind_attention(block: Any) -> Any:
     if behind is not None:
         return behind
     first = getattr(block, "ln1", None)
-    is_bridged = first is not None and getattr(first, "hook_out", None) is not None
-    if is_bridged:
-        return first if getattr(block, "hook_attn_out", None) is first.hook_out else None
+    leaves = getattr(first, "hook_out", None)  # of a bridge's norm
+    if leaves is not None:
+        return first if getattr(block, "hook_attn_out", None) is leaves else None
     return first if getattr(getattr(block, "cfg", None), "original_architecture", None) in _POST_NORM else None
 
 

@@ -120,36 +120,40 @@ def _readout(backend: Backend) -> Readout:
     norm = getattr(model, "ln_final", None)
     unembedding = model.unembed.W_U.detach().float()
     bias = _weight(model.unembed, "b_U", unembedding.new_zeros(unembedding.shape[1]))
-    scale = _logit_scale(cfg)
+    scale = _logit_scale(model)
     unembedding, bias = unembedding * scale, bias * scale
     projection = getattr(getattr(model, "project_out", None), "weight", None)
     if isinstance(projection, Tensor):
         unembedding = projection.detach().to(unembedding).T @ unembedding
     eps, kind = float(getattr(cfg, "eps", 1e-5)), _kind(backend, norm)
-    like, is_raw = unembedding[:, 0], not getattr(model, "compatibility_mode", False)
-    gain, shift = gain_and_shift(norm if kind is not None else None, like, eps, is_raw=is_raw)
+    gain, shift = gain_and_shift(norm if kind is not None else None, unembedding[:, 0], eps)
     cap = getattr(cfg, "output_logits_soft_cap", None)
     return Readout(kind, eps, gain, shift, unembedding, bias, float(cap) if cap and cap > 0 else None)
 
 
-def _logit_scale(cfg: Any) -> float:
-    """What a model's logits are taken times: Cohere's scale, or one over Granite's."""
-    scale, divisor = getattr(cfg, "logit_scale", None), getattr(cfg, "logits_scaling", None)
+def _logit_scale(model: Any) -> float:
+    """What a model's logits are taken times: Cohere's scale, or one over Granite's.
+
+    Cohere's stands in the Hugging Face model itself, from which processing the weights takes it away.
+    """
+    divisor = getattr(model.cfg, "logits_scaling", None)
+    holder = getattr(model, "original_model", model.cfg)
+    scale = getattr(holder, "logit_scale", None)
     is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
     return (float(scale) if is_number and scale else 1.0) / float(divisor or 1.0)
 
 
 @torch.no_grad()
 def gain_and_shift(
-    norm: Any, like: Float[Tensor, " d_model"], eps: float, *, is_raw: bool = True
+    norm: Any, like: Float[Tensor, " d_model"], eps: float
 ) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]:
     """A norm's gain and shift; ones and zeros where they were folded away, or where there is no norm.
 
     Those of a bridge's norm are measured, on a row of mean 0 with entries of size 1, or nearly so where `d_model` is
-    odd: some hold what is added to one (Gemma, Nemotron). Processed weights lie in the bridge itself.
+    odd: some hold what is added to one (Gemma, Nemotron).
     """
     source = getattr(norm, "original_component", None)
-    if source is None or not is_raw:
+    if source is None:
         return _weight(norm, "w", torch.ones_like(like)), _weight(norm, "b", torch.zeros_like(like))
     row = torch.ones_like(like)
     row[1::2] = -1.0
