@@ -1,7 +1,6 @@
-"""Whether everything works on a model: loads, agrees, steers, is read rightly; each beside Hugging Face's own modules."""
+"""Whether everything works on a model: it loads, steers and is read as Hugging Face's own modules say."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -14,9 +13,10 @@ from torch import Tensor
 from actadd_lens.analysis.lens import logit_lens, logit_lens_carried
 from actadd_lens.analysis.trace import trace_injection
 from actadd_lens.errors import ActAddError, ModelError
+from actadd_lens.experiments.huggingface import Source
 from actadd_lens.measuring.metrics import logit_difference
 from actadd_lens.models import Backend, backend_of, load_model
-from actadd_lens.models.agreement import LARGEST_GAP, check_agreement, reference_of
+from actadd_lens.models.agreement import LARGEST_GAP, check_agreement, first_line, reference_of
 from actadd_lens.models.loading import Family, source_model
 from actadd_lens.steering.engine import steer
 from actadd_lens.vectors.vector import SteeringVector
@@ -33,11 +33,13 @@ class Finding:
     Attributes:
         gap: Largest difference from Hugging Face's own modules: nats of log-probs, units of logits, or, for a trace,
             a share of the largest part; None where nothing could be compared.
-        refused: The error that says why not; None where there was none.
+        refused: This package's error that says why not; None where there was none.
+        broke: Any other error, which is a fault; None where there was none.
     """
 
     gap: float | None = None
     refused: str | None = None
+    broke: str | None = None
 
     @property
     def holds(self) -> bool:
@@ -45,8 +47,8 @@ class Finding:
         return self.refused is not None or (self.gap is not None and self.gap <= LARGEST_GAP)
 
     def __str__(self) -> str:
-        if self.refused is not None:
-            return "refused"
+        if self.refused is not None or self.broke is not None:
+            return "refused" if self.broke is None else "BROKE"
         return "" if self.gap is None else f"{self.gap:.1g}" if self.holds else f"OFF by {self.gap:.2g}"
 
 
@@ -117,7 +119,7 @@ def check_model(
         loads = Finding(check_agreement(backend, reference_of(source, known), known))
     except ModelError as error:
         return ModelCheck(known, family or "", model_type, Finding(refused=str(error)))
-    checks = _Checks(backend, _Source(source, backend.n_layers))
+    checks = _Checks(backend, Source(source, backend.n_layers))
     return ModelCheck(
         known,
         backend.family,
@@ -133,95 +135,8 @@ def _found(check: Callable[[], float]) -> Finding:
         return Finding(check())
     except ActAddError as error:
         return Finding(refused=str(error))
-
-
-# -- the Hugging Face model by itself --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Source:
-    """A Hugging Face model with hooks on its blocks, and nothing of TransformerLens."""
-
-    model: Any
-    n_layers: int
-
-    @cached_property
-    def blocks(self) -> Any:
-        for module in self.model.modules():
-            if isinstance(module, torch.nn.ModuleList) and len(module) == self.n_layers:
-                return module
-        raise ModelError(f"No stack of {self.n_layers} blocks was found in {type(self.model).__name__}.")
-
-    @property
-    def cap(self) -> float | None:
-        """What the last logits are capped at."""
-        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
-        return float(cap) if cap else None
-
-    def logits(self, tokens: Tensor) -> Float[Tensor, "batch pos d_vocab"]:
-        found: Tensor = self.model(input_ids=tokens, use_cache=False).logits
-        return found.float()
-
-    def uncapped(self, tokens: Tensor) -> Float[Tensor, "batch pos d_vocab"]:
-        """Logits as they are before a cap, which float64 undoes."""
-        logits = self.logits(tokens).double()
-        return logits if self.cap is None else self.cap * torch.atanh(logits / self.cap)
-
-    @contextmanager
-    def adding(self, layer: int, rows: Float[Tensor, "pos d_model"]) -> Iterator[None]:
-        """Rows added at the first tokens of what enters a block."""
-
-        def add(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            stream = args[0] if args else kwargs["hidden_states"]
-            stream = torch.cat([stream[:, : len(rows)] + rows.to(stream), stream[:, len(rows) :]], dim=1)
-            return ((stream, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": stream})
-
-        handle = self.blocks[layer].register_forward_pre_hook(add, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    def written(self, tokens: Tensor) -> tuple[Float[Tensor, "layers d_model"], Float[Tensor, " d_model"]]:
-        """What each block adds at the last token, and the stream after the last one."""
-        entered: dict[int, Tensor] = {}
-        left: dict[int, Tensor] = {}
-
-        def keep(layer: int) -> Any:
-            def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-                entered[layer] = (args[0] if args else kwargs["hidden_states"])[0, -1].float()
-                left[layer] = (
-                    (output[0] if isinstance(output, tuple | list) else output)[..., -1, :].reshape(-1).float()
-                )
-
-            return note
-
-        with ExitStack() as stack:
-            for layer, block in enumerate(self.blocks):
-                stack.callback(block.register_forward_hook(keep(layer), with_kwargs=True).remove)
-            self.logits(tokens)
-        order = range(self.n_layers)
-        return torch.stack([left[layer] - entered[layer] for layer in order]), left[self.n_layers - 1]
-
-    def tail(self, tokens: Tensor, streams: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
-        """Uncapped logits of streams put in place of what the last block leaves at the last token, one by one."""
-
-        def put(stream: Tensor) -> Any:
-            def replace(module: Any, args: Any, output: Any) -> Any:
-                hidden = (output[0] if isinstance(output, tuple | list) else output).clone()
-                hidden[..., -1, :] = stream.to(hidden)
-                return type(output)((hidden, *output[1:])) if isinstance(output, tuple | list) else hidden
-
-            return replace
-
-        found = []
-        for stream in streams:
-            handle = self.blocks[-1].register_forward_hook(put(stream))
-            try:
-                found.append(self.uncapped(tokens)[0, -1])
-            finally:
-                handle.remove()
-        return torch.stack(found)
+    except Exception as error:  # that of somebody else, which ought not to have come through
+        return Finding(broke=first_line(error))
 
 
 # -- the checks ------------------------------------------------------------------------------------------------
@@ -232,7 +147,7 @@ class _Checks:
     """Each returns the largest difference that it finds."""
 
     backend: Backend
-    source: _Source
+    source: Source
 
     @property
     def layer(self) -> int:
@@ -249,7 +164,8 @@ class _Checks:
         """Two rows, each as large as the stream where they land."""
         stream = self.backend.residuals(self.tensor([self.ids(_PROMPT)]), [self.layer])[self.layer][0].float()
         drawn = torch.randn(2, self.backend.d_model, generator=torch.Generator().manual_seed(0)).to(stream)
-        return drawn / drawn.norm(dim=-1, keepdim=True) * stream.norm(dim=-1).median()
+        rows: Tensor = drawn / drawn.norm(dim=-1, keepdim=True) * stream.norm(dim=-1).median()
+        return rows
 
     def vector(self, rows: Tensor) -> SteeringVector:
         return SteeringVector.from_tensor(rows, layer=self.layer, source="check", model=self.backend.model)
@@ -387,7 +303,8 @@ class _Checks:
         zero = end(tokens, torch.zeros_like(stream)[None])
         norms = seen(changes).norm(dim=-1, keepdim=True)
         on_sphere = seen(changes) * (size / norms.clamp_min(1e-12))
-        return ((end(tokens, on_sphere) - zero) * norms / size).float()
+        logits: Tensor = (end(tokens, on_sphere) - zero) * norms / size
+        return logits.float()
 
 
 def _gap(found: Tensor, expected: Tensor) -> float:

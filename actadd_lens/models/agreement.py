@@ -5,7 +5,6 @@ embedding, a window, a bias) is left out without a word, and log-probs come out 
 """
 
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from actadd_lens.errors import ModelError
 from actadd_lens.models.protocol import Backend
 from actadd_lens.models.readout import check_readout
+from actadd_lens.models.shapes import context_length, edges, local_layers, peculiarities, text_config
 
 LARGEST_GAP = 1e-3
 """Nats by which log-probs may differ in float32."""
@@ -65,7 +65,7 @@ def reference_of(hf_model: Any, name: str) -> Reference:
             f"{name} is an encoder-decoder ({config.model_type}), which has no one stream to add to: "
             "pass a decoder that predicts next tokens."
         )
-    reach = _context(config)
+    reach = context_length(config)
     lengths = {min(length, reach) for length in _LENGTHS}
     lengths |= {edge + _COLUMNS for edge in edges(config).values() if edge + _COLUMNS <= min(reach, _FARTHEST)}
     rows = [_some_tokens(config, length).to(_device(hf_model)) for length in sorted(lengths)]
@@ -146,7 +146,7 @@ def _way_out(family: str) -> str:
 
 def _some_tokens(config: Any, length: int) -> Int[Tensor, "1 pos"]:
     """Tokens drawn once and for all, none of them special; longer rows begin as shorter ones do."""
-    text = getattr(config, "get_text_config", lambda: config)()
+    text = text_config(config)
     special = {getattr(text, f"{kind}_token_id", None) for kind in ("bos", "eos", "pad")}
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, int(text.vocab_size), (4 * length + 64,), generator=generator)
@@ -202,65 +202,7 @@ def _rounding(hf_model: Any, tokens: Tensor, before: Tensor) -> float:
     return float((after - before).nan_to_num().abs().max())
 
 
-# -- what a configuration holds --------------------------------------------------------------------------------
-
-
-def _text(config: Any) -> Any:
-    return getattr(config, "get_text_config", lambda: config)()
-
-
-def _number(config: Any, *names: str) -> int | None:
-    """The first of these that is a number from 1."""
-    for name in names:
-        value = _get(config, name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
-
-
-def _get(config: Any, name: str) -> Any:
-    try:
-        return getattr(config, name, None)
-    except Exception:  # some configurations refuse to tell what differs by layer
-        return None
-
-
-def _context(config: Any) -> int:
-    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
-    return _number(_text(config), *names) or 2048
-
-
-def _rope(config: Any) -> dict[str, Any]:
-    """How rotary positions are scaled; the first kind where layers differ."""
-    for name in ("rope_parameters", "rope_scaling"):
-        found = _get(_text(config), name)
-        if isinstance(found, dict) and found:
-            nested = [value for value in found.values() if isinstance(value, dict)]
-            return nested[0] if nested and "rope_type" not in found else found
-    return {}
-
-
-def edges(config: Any) -> dict[str, int]:
-    """Lengths at which a model begins to behave otherwise: behind a window, or behind its first context."""
-    text, found = _text(config), {}
-    window = _number(text, "sliding_window", "window_size", "attention_window_size")
-    kinds = _get(text, "layer_types")
-    if window and (not kinds or any("sliding" in str(kind) or "local" in str(kind) for kind in kinds)):
-        found["sliding window"] = window
-    changing = changing_rotary(config)
-    if changing is not None:
-        found["rotary embedding that changes with the length"] = changing[1]
-    return found
-
-
-def changing_rotary(config: Any) -> tuple[str, int] | None:
-    """The kind of a rotary embedding that hangs on how long a pass is, and the length behind which it does."""
-    rope = _rope(config)
-    kind = rope.get("rope_type", rope.get("type"))
-    first = rope.get("original_max_position_embeddings") or _get(_text(config), "original_max_position_embeddings")
-    if kind == "dynamic":  # transformers lets it grow from the whole context on
-        first = _number(_text(config), "max_position_embeddings")
-    return (str(kind), first) if kind in ("longrope", "su", "dynamic") and isinstance(first, int) else None
+# -- what no pass could reach -----------------------------------------------------------------------------------
 
 
 def _check_edges(backend: Backend, reference: Reference, name: str) -> None:
@@ -270,7 +212,7 @@ def _check_edges(backend: Backend, reference: Reference, name: str) -> None:
     for kind, edge in edges(reference.source).items():
         if edge < reached or backend.n_ctx <= edge:
             continue
-        if kind == "sliding window" and _local_layers(reference.source) == _hooked_local_layers(cfg, edge):
+        if kind == "sliding window" and local_layers(reference.source) == _hooked_local_layers(cfg, edge):
             continue
         raise ModelError(
             f"{told('hooked', name, reference.source)} as far as can be told: behind {edge} tokens its {kind} counts, "
@@ -278,58 +220,10 @@ def _check_edges(backend: Backend, reference: Reference, name: str) -> None:
         )
 
 
-def _local_layers(config: Any) -> list[bool]:
-    text = _text(config)
-    kinds = _get(text, "layer_types") or _get(text, "attention_layers") or []
-    count = _number(text, "num_hidden_layers", "num_layers", "n_layer") or 0
-    return [kind in ("sliding_attention", "local") for kind in kinds] or [True] * count
-
-
 def _hooked_local_layers(cfg: Any, window: int) -> list[bool] | None:
     if not cfg.use_local_attn or cfg.window_size != window or not cfg.attn_types:
         return None
     return [kind == "local" for kind in cfg.attn_types[: cfg.n_layers]]
-
-
-def peculiarities(config: Any) -> Iterator[str]:
-    """What a configuration holds that conversions are known to miss, in words."""
-    text, rope = _text(config), _rope(config)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in (None, "default"):
-        yield f"{kind} rotary scaling"
-    share = rope.get("partial_rotary_factor") or _get(text, "partial_rotary_factor") or _get(text, "rotary_pct")
-    if isinstance(share, float) and share < 1.0:
-        yield f"partial rotary positions ({share:g})"
-    theta = rope.get("rope_theta") or _get(text, "rope_theta")
-    if isinstance(theta, int | float) and theta != 10000.0:
-        yield f"rotary base {theta:g}"
-    yield from (f"{kind} of {edge}" for kind, edge in edges(config).items() if kind == "sliding window")
-    for name, words in _WORDS.items():
-        value = _get(text, name)
-        if value and not (isinstance(value, float) and value == 1.0):
-            yield words if value is True else f"{words} {value}"
-    heads, width = _number(text, "num_attention_heads", "n_head"), _number(text, "hidden_size", "n_embd")
-    if heads and width and (size := _number(text, "head_dim")) and size * heads != width:
-        yield f"heads of {size} beside a width of {width}"
-    if str(_get(text, "model_type")) in ("olmo2", "olmo3", "gemma2", "gemma3_text", "exaone4", "glm4"):
-        yield "norms behind its components"
-
-
-_WORDS = {
-    "attention_bias": "attention biases",
-    "mlp_bias": "MLP biases",
-    "n_inner": "n_inner",
-    "word_embed_proj_dim": "embeddings of width",
-    "clip_qkv": "clipped queries and keys at",
-    "qk_layernorm": "norms on queries and keys",
-    "use_qk_norm": "norms on queries and keys",
-    "attn_logit_softcapping": "attention scores capped at",
-    "final_logit_softcapping": "logits capped at",
-    "logits_scaling": "logits divided by",
-    "logit_scale": "logits times",
-    "residual_multiplier": "what is written times",
-    "num_local_experts": "experts:",
-}
 
 
 def first_line(error: BaseException) -> str:

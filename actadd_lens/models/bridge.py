@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from actadd_lens.errors import ModelError
-from actadd_lens.models.agreement import changing_rotary
 from actadd_lens.models.protocol import Backend, PassContext
+from actadd_lens.models.shapes import changing_rotary
 
 
 class BridgeBackend(Backend):

@@ -22,6 +22,7 @@ from actadd_lens.models.agreement import check_agreement, first_line, reference_
 from actadd_lens.models.bridge import BridgeBackend
 from actadd_lens.models.hooked import HookedBackend, hooked_transformer
 from actadd_lens.models.protocol import Backend, LensModel
+from actadd_lens.models.source import can_be_compared, check_predicts, hf_model_of
 
 EMBEDDED = "storybook"
 """Name of the model that comes with the package."""
@@ -202,14 +203,14 @@ def _from_hub(name: str, family: Family, settings: dict[str, Any]) -> Any:
     repository = official or name
     _check_reachable(repository)
     try:
-        hf_model = settings.pop("hf_model", None)
-        if hf_model is None and _can_be_compared(repository, settings):
-            hf_model = _hf_of_hub(repository, settings)
-        reference = None if hf_model is None else reference_of(hf_model, repository)
+        hf_model = settings.get("hf_model")
+        if hf_model is None and can_be_compared(repository, settings):
+            others = {key: value for key, value in settings.items() if key not in _keywords_of(family)}
+            hf_model = hf_model_of(repository, settings["dtype"], **others)
+        reference = None
         if hf_model is not None:
-            settings = {**settings, "hf_model": hf_model}
-        if family == "bridge" and hf_model is not None:
-            hf_model.to(settings["device"])
+            reference = reference_of(hf_model, repository)
+            settings = {**settings, "hf_model": hf_model.to(settings["device"]) if family == "bridge" else hf_model}
         model = _convert(repository, family, settings)
     except ModelError:
         raise
@@ -231,48 +232,6 @@ def _convert(name: str, family: Family, settings: Mapping[str, Any]) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     return TransformerBridge.boot_transformers(name, **settings)
-
-
-_LOADED_OTHERWISE = (
-    "checkpoint_index", "checkpoint_value", "checkpoint_label", "revision", "device_map", "n_devices", "max_memory",
-    "hf_config_overrides", "load_weights", "model_class", "trust_remote_code", "quantization_config",
-)  # fmt: skip
-"""Keywords of which only TransformerLens knows what they ask of transformers."""
-
-_NOT_BY_TRANSFORMERS = ("NeelNanda", "ArthurConmy", "Baidicoot")
-"""Whose models are no Hugging Face models, so that there is nothing to compare them with."""
-
-
-def _can_be_compared(name: str, settings: Mapping[str, Any]) -> bool:
-    asked = [key for key in _LOADED_OTHERWISE if settings.get(key) not in (None, 1)]
-    return not asked and not name.startswith(_NOT_BY_TRANSFORMERS)
-
-
-def _hf_of_hub(name: str, settings: Mapping[str, Any]) -> Any:
-    """The Hugging Face model of a name, as TransformerLens itself would ask for it."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    token = os.environ.get("HF_TOKEN") or None
-    config = AutoConfig.from_pretrained(name, token=token)
-    _check_predicts(config, name)
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = None  # configurations of old models lack it
-    return AutoModelForCausalLM.from_pretrained(
-        name, config=config, dtype=settings["dtype"], attn_implementation="eager", token=token
-    )
-
-
-def _check_predicts(config: Any, name: str) -> None:
-    """Refuse what transformers itself makes no next-token predictor of, before any weight is loaded."""
-    from transformers import AutoModelForCausalLM
-
-    if config.is_encoder_decoder or (
-        type(config) not in AutoModelForCausalLM._model_mapping and not getattr(config, "auto_map", None)
-    ):
-        raise ModelError(
-            f"{name} ({config.model_type}) does not predict next tokens from left to right, so it cannot be steered: "
-            "pass a decoder, such as a GPT or a Llama."
-        )
 
 
 def _backend(model: Any, family: Family) -> Backend:
@@ -330,7 +289,7 @@ def source_model(
             known = _known_names().get(str(name).lower(), str(name))
             _check_reachable(known)
             try:
-                model = _hf_of_hub(known, settings)
+                model = hf_model_of(known, settings["dtype"])
             except OSError as error:
                 raise _unreachable(known, first_line(error)) from error
         return model.to(settings["device"]).eval(), known
@@ -341,7 +300,7 @@ def _hf_parts(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
-        _check_predicts(AutoConfig.from_pretrained(folder, local_files_only=True), folder.name)
+        check_predicts(AutoConfig.from_pretrained(folder, local_files_only=True), folder.name)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=settings["dtype"], attn_implementation="eager", local_files_only=True
         )
