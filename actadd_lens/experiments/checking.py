@@ -17,6 +17,7 @@ from actadd_lens.experiments.huggingface import Source
 from actadd_lens.measuring.metrics import logit_difference
 from actadd_lens.models import Backend, backend_of, load_model
 from actadd_lens.models.agreement import LARGEST_GAP, check_agreement, first_line, reference_of
+from actadd_lens.models.hooked import hooked_transformer
 from actadd_lens.models.loading import Family, source_model
 from actadd_lens.steering.engine import steer
 from actadd_lens.vectors.vector import SteeringVector
@@ -35,16 +36,18 @@ class Finding:
             a share of the largest part; None where nothing could be compared.
         refused: This package's error that says why not; None where there was none.
         broke: Any other error, which is a fault; None where there was none.
+        tolerance: The largest difference that counts as none.
     """
 
     gap: float | None = None
     refused: str | None = None
     broke: str | None = None
+    tolerance: float = LARGEST_GAP
 
     @property
     def holds(self) -> bool:
         """Whether what was found is right; what was refused is not wrong."""
-        return self.refused is not None or (self.gap is not None and self.gap <= LARGEST_GAP)
+        return self.refused is not None or (self.gap is not None and self.gap <= self.tolerance)
 
     def __str__(self) -> str:
         if self.refused is not None or self.broke is not None:
@@ -94,6 +97,11 @@ class ModelCheck:
         return {**asdict(self), "holds": self.holds}
 
 
+def families_here() -> tuple[Family, ...]:
+    """The families of models that the installed TransformerLens has."""
+    return ("bridge",) if hooked_transformer() is None else ("hooked", "bridge")
+
+
 def check_model(
     name: str, *, family: Family | None = None, device: str | None = None, dtype: str | None = None
 ) -> ModelCheck:
@@ -106,7 +114,8 @@ def check_model(
         name: As in `load_model`.
         family: As in `load_model`.
         device: As in `load_model`; the Hugging Face model lies there too.
-        dtype: As in `load_model`; in half precision gaps are those of rounding.
+        dtype: As in `load_model`; in half precision differences are those of rounding, and count as none up to what
+            rounding every stream once more makes.
     """
     try:
         source, known = source_model(name, device=device, dtype=dtype)
@@ -116,7 +125,8 @@ def check_model(
     try:
         model = load_model(name, family=family, device=device, dtype=dtype)
         backend = backend_of(model)
-        loads = Finding(check_agreement(backend, reference_of(source, known), known))
+        reference = reference_of(source, known)
+        loads = Finding(check_agreement(backend, reference, known), tolerance=reference.tolerance)
     except ModelError as error:
         return ModelCheck(known, family or "", model_type, Finding(refused=str(error)))
     checks = _Checks(backend, Source(source, backend.n_layers))
@@ -125,14 +135,17 @@ def check_model(
         backend.family,
         model_type,
         loads,
-        *(_found(check) for check in (checks.whole, checks.cached, checks.padded, checks.lens, checks.trace)),
+        *(
+            _found(check, reference.tolerance)
+            for check in (checks.whole, checks.cached, checks.padded, checks.lens, checks.trace)
+        ),
     )
 
 
-def _found(check: Callable[[], float]) -> Finding:
+def _found(check: Callable[[], float], tolerance: float) -> Finding:
     """What a check finds; errors of this package are refusals, any other is a fault of it."""
     try:
-        return Finding(check())
+        return Finding(check(), tolerance=tolerance)
     except ActAddError as error:
         return Finding(refused=str(error))
     except Exception as error:  # that of somebody else, which ought not to have come through
@@ -148,6 +161,10 @@ class _Checks:
 
     backend: Backend
     source: Source
+
+    def in_order(self) -> tuple[Callable[[], float], ...]:
+        """All but loading, as `ModelCheck` lists them."""
+        return self.whole, self.cached, self.padded, self.lens, self.trace
 
     @property
     def layer(self) -> int:

@@ -217,7 +217,8 @@ def _from_hub(name: str, family: Family, settings: dict[str, Any]) -> Any:
     except OSError as error:
         raise _unreachable(repository, first_line(error)) from error
     except Exception as error:  # TransformerLens fails in many ways on what it does not know
-        raise ModelError(f"TransformerLens cannot load {repository}: {first_line(error)}") from error
+        complaint = f"TransformerLens cannot load {repository}: {first_line(error)}"
+        raise ModelError(complaint + ("; try family='bridge'." if family == "hooked" else "")) from error
     if reference is not None and not settings.get("first_n_layers"):
         check_agreement(_backend(model, family), reference, repository)
     return model
