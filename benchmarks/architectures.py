@@ -199,7 +199,7 @@ def byte_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=mark, eos_token=mark)
 
 
-def source_model(name: str, *, seed: int = 0) -> Any:
+def random_model(name: str, *, seed: int = 0) -> Any:
     """The Hugging Face model of a shape, with random weights that leave no part of it idle."""
     import transformers
 
@@ -222,6 +222,6 @@ def _by_name(model: Any) -> list[Any]:
 
 def build(name: str, folder: Path, *, seed: int = 0) -> Path:
     """Save a shape with its tokenizer, as `save_pretrained` does."""
-    source_model(name, seed=seed).save_pretrained(folder)
+    random_model(name, seed=seed).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder

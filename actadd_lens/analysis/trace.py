@@ -211,7 +211,8 @@ def trace_injection(
     difference of logits that is exact. Any other metric is taken to first order, and the rest is told as
     `higher_orders`; what the final norm's scale does is told as `final_norm`. All parts sum to the change.
 
-    A component that the injection reaches by way of others counts with all that its output changed by.
+    A component that the injection reaches by way of others counts with all that its output changed by. Where a norm
+    stands between attention and the stream, a head's output is its part of what the norm scales, by each arm's scale.
 
     Args:
         model: The model.
@@ -232,8 +233,8 @@ def trace_injection(
         PositionError: A vector does not fit onto the prompt.
         VectorError: A vector does not go with the model.
         SettingError: The metric has no gradient, or a setting is out of its range.
-        ModelError: The model's stream is not the sum of what its heads and MLPs write (norms behind them), or it does
-            not show its attention.
+        ModelError: The model's stream is not the sum of what its heads and MLPs write (norms that take in the stream
+            itself), what it makes its logits of is not known, or it does not show its attention.
     """
     backend, chosen = backend_of(model), as_metric(metric)
     found = check_vectors(backend, vectors)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from actadd_lens.cli.options import add_device
+from actadd_lens.errors import ModelError
 
 if TYPE_CHECKING:
     from actadd_lens.experiments.checking import ModelCheck
@@ -31,6 +32,8 @@ def run(options: argparse.Namespace) -> int:
 
     families = families_here() if options.family is None else (options.family,)
     rows = [check_model(options.model, family=name, device=options.device, dtype=options.dtype) for name in families]
+    if not any(row.model_type for row in rows):  # transformers has no such model either
+        raise ModelError(rows[0].loads.refused)
     if options.json:
         print(json.dumps([row.to_json() for row in rows], indent=2, ensure_ascii=False))
     else:

@@ -288,6 +288,8 @@ def source_model(
             model, known = _hf_parts(folder, settings)[0], EMBEDDED if name == EMBEDDED else folder.name
         else:
             known = _known_names().get(str(name).lower(), str(name))
+            if known == str(name) and "/" not in known and known.lower() not in _known_names():
+                raise ModelError(_unknown(known))
             _check_reachable(known)
             try:
                 model = hf_model_of(known, settings["dtype"])
