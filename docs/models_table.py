@@ -3,11 +3,14 @@
 Run it once for each TransformerLens that the table is to show; what each finds is kept in models_measured.json:
 
     python -m docs.models_table
+    python -m docs.models_table --loading      # what the comparison on loading costs, too
 """
 
 import json
 import logging
 import os
+import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -17,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.architectures import SHAPES, build
+from benchmarks.architectures import SHAPES, build, byte_tokenizer
 from docs.page_parts import write
 
 DOCS = Path(__file__).parent
@@ -68,6 +71,7 @@ def measured(names: list[str]) -> dict[str, dict[str, Any]]:
 
 def table(kept: dict[str, dict[str, dict[str, Any]]]) -> str:
     """One line a shape, one column a family of a version."""
+    kept = {line: rows for line, rows in kept.items() if line != "loading"}
     columns = [
         (line, family)
         for line in sorted(kept)
@@ -82,6 +86,74 @@ def table(kept: dict[str, dict[str, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+LOADED = {
+    "GPT-2 small's shape, 124 M": ("GPT2", {}),
+    "Llama of 30 layers, 135 M": (
+        "Llama",
+        {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+         "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True},
+    ),
+}  # fmt: skip
+"""Shapes of real models, with random weights."""
+
+
+def loading() -> list[dict[str, Any]]:
+    """Processor seconds of loading, and of the comparison in it."""
+    import transformers
+
+    from actadd_lens.experiments.checking import families_here
+
+    rows = []
+    with tempfile.TemporaryDirectory() as parent:
+        folders = {"storybook, 5 M": "storybook"}
+        for number, (name, (kind, settings)) in enumerate(LOADED.items()):
+            config = getattr(transformers, f"{kind}Config")(**settings, bos_token_id=0, eos_token_id=0)
+            folders[name] = str(Path(parent, str(number)))
+            transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folders[name])
+            byte_tokenizer().save_pretrained(folders[name])
+        for name, folder in folders.items():
+            for family in families_here():
+                totals, shares = zip(*(_one_load(folder, family) for _ in range(3)), strict=True)
+                rows.append({"model": name, "family": family, "seconds": statistics.median(totals),
+                             "of it comparing": statistics.median(shares)})  # fmt: skip
+    return rows
+
+
+def _one_load(folder: str, family: Any) -> tuple[float, float]:
+    from actadd_lens.models import load_model
+    from actadd_lens.models import loading as module
+
+    spent = 0.0
+    kept = module.reference_of, module.check_agreement
+
+    def timed(function: Any) -> Any:
+        def run(*told: Any) -> Any:
+            nonlocal spent
+            start = time.process_time()
+            found = function(*told)
+            spent += time.process_time() - start
+            return found
+
+        return run
+
+    module.reference_of, module.check_agreement = map(timed, kept)
+    try:
+        start = time.process_time()
+        load_model(folder, family=family)
+        return time.process_time() - start, spent
+    finally:
+        module.reference_of, module.check_agreement = kept
+
+
+def loading_table(rows: list[dict[str, Any]]) -> str:
+    """One line a model and family."""
+    lines = ["| model | family | seconds | of it comparing |", "|---" * 4 + "|"]
+    lines += [
+        f"| {row['model']} | {row['family']} | {row['seconds']:.2f} | {row['of it comparing']:.2f} |" for row in rows
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure with the installed TransformerLens, keep what was found, and write the page."""
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -90,12 +162,14 @@ def main() -> None:
     torch.set_num_threads(1)
     start = time.perf_counter()
     kept = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
+    if "--loading" in sys.argv:
+        kept["loading"] = loading()
     rows = measured(list(SHAPES))
     kept[version("transformer-lens")] = {
         name: {family: cell(row) for family, row in families.items()} for name, families in rows.items()
     }
     MEASURED.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
-    write(PAGE, {"shapes": table(kept)})
+    write(PAGE, {"shapes": table(kept), "loading": loading_table(kept.get("loading", []))})
     print(f"{len(rows)} shapes in {time.perf_counter() - start:.0f} s")
 
 

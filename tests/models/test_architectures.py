@@ -21,7 +21,7 @@ from actadd_lens.experiments.huggingface import Source
 from actadd_lens.models import backend_of
 from actadd_lens.models.loading import source_model
 from benchmarks.architectures import SHAPES, build, random_model
-from docs.models_table import MEASURED, PAGE, cell, table
+from docs.models_table import MEASURED, PAGE, cell, loading_table, table
 from tests.conftest import HAS_HOOKED
 
 QUICK = (
@@ -70,6 +70,7 @@ def test_what_loads_agrees_with_transformers_and_the_page_says_what_does(name: s
 def test_the_page_shows_what_was_measured() -> None:
     kept = json.loads(MEASURED.read_text())
     assert table(kept) in PAGE.read_text()
+    assert loading_table(kept.pop("loading")) in PAGE.read_text()
     assert all(set(rows) == set(SHAPES) for rows in kept.values())
     assert not [cell for rows in kept.values() for row in rows.values() for cell in row.values() if "wrong" in cell]
 
