@@ -60,7 +60,7 @@ def components_kept(backend: Backend) -> Iterator[Components]:
 
 
 def head_changes(
-    backend: Backend, layer: int, mixed: Float[Tensor, "arms pos heads d_head"]
+    backend: Backend, layer: int, mixed: Float[Tensor, "arms pos _ _"]
 ) -> Float[Tensor, "steered pos heads d_model"]:
     """What each head of a layer writes in each arm, less what it writes in the first.
 
@@ -84,8 +84,9 @@ def _write_scale(backend: Backend) -> float:
 
 
 def _written(
-    backend: Backend, layer: int, mixed: Float[Tensor, "rows pos heads d_head"]
+    backend: Backend, layer: int, mixed: Float[Tensor, "rows pos _ _"]
 ) -> Float[Tensor, "rows pos heads d_model"]:
+    """By the heads of W_O: a bridge may split the same row of values otherwise (DeepSeek)."""
     weight = backend.model.blocks[layer].attn.W_O.detach().float()
     heads, d_head, _ = weight.shape
     mixed = mixed.reshape(*mixed.shape[:2], heads, d_head).to(weight)
