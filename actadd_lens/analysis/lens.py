@@ -175,7 +175,8 @@ class CarriedLens:
     Attributes:
         direction: The lens of the difference at each layer; the last entry is the end of the model, where `layer` is
             the number of layers.
-        anchored: The change of the lens of the stream there; at the end of the model, of the logits themselves.
+        anchored: The change of the lens of the stream there; at the end of the model, of the logits themselves, before
+            any soft cap on them.
         prompt: The prompt.
         at: The prompt token at which the stream is read.
         token: That token.
@@ -231,7 +232,8 @@ def logit_lens(
     `direction` reads the injection as it is: centred as the final norm would, times its gain, through the unembedding,
     without biases, centred over the vocabulary. It needs no prompt, and is the same on folded and raw weights.
     `anchored` reads what the injection changes where it lands in a prompt: lens(stream + row) - lens(stream), each
-    vector alone. Beside every value stands its z-score against random directions of the same size.
+    vector alone. Beside every value stands its z-score against random directions of the same size. Logits are those
+    before any soft cap (Gemma 2), times any scale that the model puts on them (Granite, Cohere).
 
     Args:
         model: The model.
@@ -252,6 +254,7 @@ def logit_lens(
         PromptError: The prompt is no text or outgrows the context, or a followed text is not one token.
         PositionError: A vector does not fit onto the prompt.
         VectorError: A vector does not go with the model.
+        ModelError: What the model makes its logits of is not known.
     """
     backend = backend_of(model)
     found = check_vectors(backend, vectors, what="the logit lens")
@@ -316,6 +319,7 @@ def logit_lens_carried(
         PromptError: The prompt is no text or outgrows the context, or a followed text is not one token.
         PositionError: A vector does not fit onto the prompt, or `at` is no token of it.
         VectorError: A vector does not go with the model.
+        ModelError: What the model makes its logits of is not known.
     """
     backend = backend_of(model)
     found = check_vectors(backend, vectors, what="the logit lens")

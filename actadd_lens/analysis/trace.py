@@ -16,7 +16,7 @@ from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metri
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.models.components import Components, components_kept, head_writes
+from actadd_lens.models.components import Components, components_kept, head_changes
 from actadd_lens.models.readout import Readout, readout_of
 from actadd_lens.prompts.pairs import PromptPair
 from actadd_lens.prompts.positions import Position
@@ -211,7 +211,8 @@ def trace_injection(
     difference of logits that is exact. Any other metric is taken to first order, and the rest is told as
     `higher_orders`; what the final norm's scale does is told as `final_norm`. All parts sum to the change.
 
-    A component that the injection reaches by way of others counts with all that its output changed by.
+    A component that the injection reaches by way of others counts with all that its output changed by. Where a norm
+    stands between attention and the stream, a head's output is its part of what the norm scales, by each arm's scale.
 
     Args:
         model: The model.
@@ -232,8 +233,8 @@ def trace_injection(
         PositionError: A vector does not fit onto the prompt.
         VectorError: A vector does not go with the model.
         SettingError: The metric has no gradient, or a setting is out of its range.
-        ModelError: The model's stream is not the sum of what its heads and MLPs write (norms behind them), or it does
-            not show its attention.
+        ModelError: The model's stream is not the sum of what its heads and MLPs write (norms that take in the stream
+            itself), what it makes its logits of is not known, or it does not show its attention.
     """
     backend, chosen = backend_of(model), as_metric(metric)
     found = check_vectors(backend, vectors, what="the trace of an injection")
@@ -358,14 +359,14 @@ class _Tracer:
         heads, norms, mlps, explained = [], [], [], added.clone()
         for layer in range(self.backend.n_layers):
             mixed = kept.mixed[layer].float().to(last.device)
-            written = head_writes(self.backend, layer, mixed[1:] - mixed[:1]) * (layer >= first)
+            written = head_changes(self.backend, layer, mixed) * (layer >= first)
             mlp = kept.mlps.get(layer, torch.zeros_like(last)).float().to(last.device)
             mlps.append((mlp[1:] - mlp[:1]) * (layer >= first))
             heads.append(torch.einsum("rphd,rpd->rh", written, gradient))
             norms.append(self.readout.centre(written[0]).norm(dim=-1).T)
             explained = explained + written.sum(dim=2) + mlps[-1]
         change = last[1:] - last[:1]
-        self._check_explained(explained, change)
+        self._check_explained(explained - added, change - added, last)
         stacked, read = torch.stack(mlps), self.readout.centre
         return _Changes(
             added=added,
@@ -377,13 +378,21 @@ class _Tracer:
             injected=added[0].norm(dim=-1) > 0,
         )
 
-    def _check_explained(self, explained: Tensor, change: Tensor) -> None:
-        gap, size = float((explained - change).norm()), float(explained.norm() + change.norm())
-        if gap > _LARGEST_GAP * size:
+    def _check_explained(self, explained: Tensor, change: Tensor, last: Tensor) -> None:
+        """What components write must be what the stream changed by beside the injection, in each row.
+
+        The injection is left out of both, so that a large one hides nothing; the stream itself only tells how far both
+        are rounded.
+        """
+        gap = (explained - change).flatten(1).norm(dim=1)
+        size = explained.flatten(1).norm(dim=1) + change.flatten(1).norm(dim=1)
+        rounding = torch.finfo(self.backend.dtype).eps * last.flatten(1).norm(dim=1).max()
+        worst = int((gap / size.clamp_min(1e-30)).argmax())
+        if bool((gap > _LARGEST_GAP * size + rounding).any()):
             raise ModelError(
-                f"The stream of {self.backend.name} is not the sum of what its heads and MLPs write: {gap / size:.1%} "
-                "of the change is missing. Models with norms behind their components cannot be traced, nor can "
-                "streams that other hooks change."
+                f"The stream of {self.backend.name} is not the sum of what its heads and MLPs write: "
+                f"{float(gap[worst] / size[worst]):.1%} of the change is missing. Models with norms between their "
+                "components and the stream cannot be traced, nor can streams that other hooks change."
             )
 
     def _contributions(
@@ -447,9 +456,7 @@ class _Readings:
     def _frozen(self, residual: Tensor, scale: Tensor) -> Tensor:
         """Logits of streams, the final norm's scale given."""
         readout = self.tracer.readout
-        logits = (readout.centre(residual) / scale * readout.gain + readout.shift) @ readout.unembedding + readout.bias
-        cap = getattr(self.tracer.backend.model.cfg, "output_logits_soft_cap", None)
-        return cap * torch.tanh(logits / cap) if cap and cap > 0 else logits
+        return readout.capped(readout.unembed(readout.centre(residual) / scale))
 
 
 def _added(rows: ArmRows, like: Float[Tensor, "rows pos d_model"]) -> Float[Tensor, "rows pos d_model"]:

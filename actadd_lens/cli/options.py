@@ -15,8 +15,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--model", default="storybook", help="a TransformerLens name or a local folder (default: storybook)"
     )
     group.add_argument("--family", choices=("hooked", "bridge"), help="HookedTransformer or TransformerBridge")
-    group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
-    group.add_argument("--dtype", help="precision of the weights: float32, bfloat16 or float16 (default: float32)")
+    add_device(group)
+
+
+def add_device(parser: Any) -> None:
+    """The options that say where a model lies, and in which precision."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    parser.add_argument("--dtype", help="precision of the weights: float32, bfloat16 or float16 (default: float32)")
 
 
 def numbers(text: str) -> Sequence[int] | str:

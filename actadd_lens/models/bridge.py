@@ -6,13 +6,15 @@ from contextlib import ExitStack, suppress
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
+from weakref import ref
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from actadd_lens.errors import ModelError
 from actadd_lens.models.protocol import Backend, PassContext
+from actadd_lens.models.shapes import changing_rotary
 
 
 class BridgeBackend(Backend):
@@ -50,6 +52,7 @@ class BridgeBackend(Backend):
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """A plain forward pass."""
+        self._check_lengths(tokens.shape[1], shortest=_shortest(mask))
         logits: Tensor = self.model(tokens, attention_mask=mask, use_cache=False)
         return logits
 
@@ -57,6 +60,7 @@ class BridgeBackend(Backend):
         self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch d_vocab"]:
         """The Hugging Face model unembeds columns from one on, where it offers that; those asked for are picked."""
+        self._check_lengths(tokens.shape[1], shortest=int(columns.min()) + 1)
         first, options = 0, {}
         if self._keeps_last_logits:
             first = int(columns.min())
@@ -94,8 +98,43 @@ class BridgeBackend(Backend):
             options["past_key_values"] = cache
         if self._keeps_last_logits:
             options["logits_to_keep"] = 1
+        past = 0 if cache is None else cache.get_seq_length()
+        self._check_lengths(past + tokens.shape[1], shortest=_shortest(mask), past=past)
         logits, cache = self.model(tokens, return_type="logits_and_cache", **options)
+        if use_cache:
+            self._check_filled(cache, past + tokens.shape[1])
         return logits[:, -1], cache
+
+    @cached_property
+    def _edge(self) -> tuple[str, int] | None:
+        """The kind of rotary embedding, and the length from which on it changes with the length."""
+        return changing_rotary(self.model.original_model.config)
+
+    def _check_lengths(self, columns: int, *, shortest: int | None, past: int = 0) -> None:
+        """Where positions hang on how long a pass is, a row must be what it would be alone and without a cache."""
+        if self._edge is None or columns <= self._edge[1]:
+            return
+        kind, edge = self._edge
+        changes_again = kind == "dynamic"
+        told = f"The rotary embedding of {self.name} ({kind}) is another one from {edge + 1} tokens on"
+        if past and (changes_again or past <= edge):
+            raise ModelError(
+                f"{told}, which leaves keys in the KV cache that do not fit those that follow: "
+                "complete with use_past_kv_cache=False."
+            )
+        if shortest is not None and (shortest < columns if changes_again else shortest <= edge):
+            raise ModelError(
+                f"{told}, so a row of {shortest} tokens would not be what it is alone beside one of {columns}: "
+                "run prompts of such different lengths one by one, as with batch_size=1."
+            )
+
+    def _check_filled(self, cache: Any, columns: int) -> None:
+        try:
+            kept = columns if cache is None else cache.get_seq_length()
+        except ValueError:  # a running state, which has no length
+            return
+        if cache is None or kept != columns:
+            raise ModelError(self._no_cache)
 
     @cached_property
     def _keeps_last_logits(self) -> bool:
@@ -120,11 +159,26 @@ class BridgeBackend(Backend):
 
         Hugging Face makes a mask where none was given, so one that hides nothing says nothing of padding.
         """
-        values = (*args[1:], *kwargs.values())
+        values = (kwargs.get("attention_mask"), *args[1:], *kwargs.values())
         cache = next((value for value in values if hasattr(value, "get_seq_length")), None)
         past = 0 if cache is None else self._past(cache, layer)
+        self._check_growing(cache, layer, past)
         real = _real_columns(values, past=past, seen=int(args[0].shape[1]))
         return PassContext(past=past, real=None if real is None or bool(real.all()) else real, cache=cache)
+
+    def _check_growing(self, cache: Any, layer: int, past: int) -> None:
+        """A cache that is met again must hold something: some of TransformerLens's blocks do not fill theirs."""
+        met = self.__dict__.setdefault("_caches", {})
+        if cache is not None and past == 0 and layer in met and met[layer]() is cache:
+            raise ModelError(self._no_cache)
+        met[layer] = (lambda: None) if cache is None else ref(cache)
+
+    @property
+    def _no_cache(self) -> str:
+        return (
+            f"TransformerLens keeps no keys and values of {self.name} in its cache, so each pass forgets those before "
+            "it: run the model with use_cache=False, and complete with use_past_kv_cache=False."
+        )
 
     def _past(self, cache: Any, layer: int) -> int:
         try:
@@ -151,14 +205,44 @@ def _keeper(found: dict[int, Tensor], layer: int, *, leave: bool) -> Any:
 
 
 def _real_columns(values: Iterable[Any], *, past: int, seen: int) -> Tensor | None:
-    """Which columns are tokens, from the 4-D mask that a Hugging Face block gets: [batch, 1, query, key].
+    """Which columns are tokens, from the 4-D mask that a Hugging Face block gets: [batch, heads, query, key].
 
     A padding column is hidden even from itself, so new columns are read off the diagonal, where a sliding window
-    hides nothing; cached columns are those that the last query sees.
+    hides nothing; cached columns are those that the last query sees. A cache of fixed size has a mask for columns
+    that are still empty; one that keeps a window only has none for those that it dropped, which count as tokens.
     """
     for mask in values:
-        if isinstance(mask, Tensor) and mask.ndim == 4 and mask.shape[-2:] == (seen, past + seen):
-            visible = mask if mask.dtype == torch.bool else mask == 0
-            new = visible[:, 0, :, past:].diagonal(dim1=-2, dim2=-1)
-            return torch.cat([visible[:, 0, -1, :past], new], dim=-1)
+        if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[-1] < seen or not _is_mask(mask):
+            continue
+        if mask.shape[1] == mask.shape[2] == 1 < seen:  # the same for every query: padding alone
+            return _visible(mask[:, 0, :, : past + seen])[:, 0]
+        if mask.shape[-2] == seen:
+            visible = _visible(mask[:, 0, :, : past + seen])
+            kept = visible.shape[-1] - seen
+            new = visible[:, :, kept:].diagonal(dim1=-2, dim2=-1)
+            dropped = visible.new_ones(visible.shape[0], past - kept)
+            return torch.cat([dropped, visible[:, -1, :kept], new], dim=-1)
     return None
+
+
+def _shortest(mask: Tensor | None) -> int | None:
+    """Tokens in the shortest row of a mask."""
+    return None if mask is None else int(mask.sum(dim=1).min())
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.bool or tensor.is_floating_point()
+
+
+def _visible(
+    mask: Bool[Tensor, "batch query key"] | Float[Tensor, "batch query key"],
+) -> Bool[Tensor, "batch query key"]:
+    """What a mask lets queries see, whatever it writes for that.
+
+    Most add the lowest number to what they hide; Falcon adds its positional bias too, so what it shows is not 0. Of
+    booleans, most say what is seen, MPT's what is hidden: the last column is always hidden from any query but its own.
+    """
+    if mask.dtype != torch.bool:
+        return mask > max(torch.finfo(mask.dtype).min, -1e9) / 2
+    says_hidden = mask[:, :1, -1:] if mask.shape[1] > 1 else ~mask[:, :1, -1:]
+    return mask ^ says_hidden

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from actadd_lens.errors import ModelError
 from actadd_lens.models.protocol import Backend
+from actadd_lens.models.readout import gain_and_shift
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +59,55 @@ def components_kept(backend: Backend) -> Iterator[Components]:
             )
 
 
-def head_writes(
-    backend: Backend, layer: int, mixed: Float[Tensor, "rows pos heads d_head"]
+def head_changes(
+    backend: Backend, layer: int, mixed: Float[Tensor, "arms pos _ _"]
+) -> Float[Tensor, "steered pos heads d_model"]:
+    """What each head of a layer writes in each arm, less what it writes in the first.
+
+    A bias that all heads share is left out. Where a norm stands behind attention (Gemma 2, OLMo 2), a head's part of
+    what is written is its part of what the norm scales, by the scale that the norm has in that arm.
+    """
+    norm = _norm_behind_attention(backend.model.blocks[layer])
+    if norm is None:
+        return _write_scale(backend) * _written(backend, layer, mixed[1:] - mixed[:1])
+    written = _written(backend, layer, mixed)
+    whole = written.sum(dim=2)
+    scale = (whole.square().mean(dim=-1, keepdim=True) + float(backend.model.cfg.eps)).sqrt()
+    written = written / scale[:, :, None] * gain_and_shift(norm, whole[0, 0], float(backend.model.cfg.eps))[0]
+    return _write_scale(backend) * (written[1:] - written[:1])
+
+
+def _write_scale(backend: Backend) -> float:
+    """What heads write is taken times this before it enters the stream (Granite); MLPs' hook points stand behind it."""
+    scale = getattr(backend.model.cfg, "residual_multiplier", None)
+    return 1.0 if scale is None else float(scale)
+
+
+def _written(
+    backend: Backend, layer: int, mixed: Float[Tensor, "rows pos _ _"]
 ) -> Float[Tensor, "rows pos heads d_model"]:
-    """What each head of a layer writes, given its mix of values; the bias that all share is left out."""
+    """By the heads of W_O: a bridge may split the same row of values otherwise (DeepSeek)."""
     weight = backend.model.blocks[layer].attn.W_O.detach().float()
     heads, d_head, _ = weight.shape
     mixed = mixed.reshape(*mixed.shape[:2], heads, d_head).to(weight)
     written: Tensor = (mixed.transpose(1, 2) @ weight).transpose(1, 2)
     return written
+
+
+def _norm_behind_attention(block: Any) -> Any:
+    """The norm that attention's output goes through before it enters the stream; None where there is none."""
+    behind = getattr(block, "ln1_post", None)
+    if behind is not None:
+        return behind
+    first = getattr(block, "ln1", None)
+    leaves = getattr(first, "hook_out", None)  # of a bridge's norm
+    if leaves is not None:
+        return first if getattr(block, "hook_attn_out", None) is leaves else None
+    return first if getattr(getattr(block, "cfg", None), "original_architecture", None) in _POST_NORM else None
+
+
+_POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
+"""HookedTransformers whose first norm stands behind attention, and not before it."""
 
 
 def _keeper(place: dict[int, Tensor], layer: int) -> Any:

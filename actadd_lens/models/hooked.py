@@ -32,6 +32,12 @@ class HookedBackend(Backend):
         folded = "folded" if str(self.model.cfg.normalization_type).endswith("Pre") else "not folded"
         return f"norms {folded}, writing weights {'centred' if self._writes_centred else 'not centred'}"
 
+    @property
+    def _embedding_scale(self) -> float:
+        """Gemma's embeddings are scaled on their way into the stream; its conversion has scaled the weights."""
+        architecture = str(getattr(self.model.cfg, "original_architecture", None))
+        return self.d_model**0.5 if architecture.startswith("Gemma") else 1.0
+
     def residuals(
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
     ) -> dict[int, Float[Tensor, "batch pos d_model"]]:

@@ -18,8 +18,11 @@ from urllib.request import getproxies
 import torch
 
 from actadd_lens.errors import ModelDownloadError, ModelError
-from actadd_lens.models.hooked import hooked_transformer
-from actadd_lens.models.protocol import LensModel
+from actadd_lens.models.agreement import check_agreement, first_line, reference_of, told
+from actadd_lens.models.bridge import BridgeBackend
+from actadd_lens.models.hooked import HookedBackend, hooked_transformer
+from actadd_lens.models.protocol import Backend, LensModel
+from actadd_lens.models.source import can_be_compared, check_predicts, hf_model_of
 
 EMBEDDED = "storybook"
 """Name of the model that comes with the package."""
@@ -197,17 +200,43 @@ def _from_hub(name: str, family: Family, settings: dict[str, Any]) -> Any:
     official = _known_names().get(name.lower())
     if official is None and (family == "hooked" or "/" not in name):
         raise ModelError(_unknown(name))
-    _check_reachable(official or name)
+    repository = official or name
+    _check_reachable(repository)
     try:
-        if family == "hooked":
-            from transformer_lens import HookedTransformer
-
-            return HookedTransformer.from_pretrained(official, **settings)
-        from transformer_lens.model_bridge import TransformerBridge
-
-        return TransformerBridge.boot_transformers(official or name, **settings)
+        hf_model = settings.get("hf_model")
+        if hf_model is None and can_be_compared(repository, settings):
+            others = {key: value for key, value in settings.items() if key not in _keywords_of(family)}
+            hf_model = hf_model_of(repository, settings["dtype"], **others)
+        reference = None
+        if hf_model is not None:
+            reference = reference_of(hf_model, repository)
+            settings = {**settings, "hf_model": hf_model.to(settings["device"]) if family == "bridge" else hf_model}
+        model = _convert(repository, family, settings)
+    except ModelError:
+        raise
     except OSError as error:
-        raise _unreachable(official or name, _first_line(error)) from error
+        raise _unreachable(repository, first_line(error)) from error
+    except Exception as error:  # TransformerLens fails in many ways on what it does not know
+        complaint = f"TransformerLens cannot load {repository}: {first_line(error)}"
+        raise ModelError(complaint + ("; try family='bridge'." if family == "hooked" else "")) from error
+    if reference is not None and not settings.get("first_n_layers"):
+        check_agreement(_backend(model, family), reference, repository)
+    return model
+
+
+def _convert(name: str, family: Family, settings: Mapping[str, Any]) -> Any:
+    """By TransformerLens's own loaders."""
+    if family == "hooked":
+        from transformer_lens import HookedTransformer
+
+        return HookedTransformer.from_pretrained(name, **settings)
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return TransformerBridge.boot_transformers(name, **settings)
+
+
+def _backend(model: Any, family: Family) -> Backend:
+    return HookedBackend(model) if family == "hooked" else BridgeBackend(model)
 
 
 def _check_reachable(name: str) -> None:
@@ -244,17 +273,45 @@ def _unknown(name: str) -> str:
     )
 
 
+def source_model(
+    name: str | os.PathLike[str], *, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None
+) -> tuple[Any, str]:
+    """The Hugging Face model that `load_model` starts from, and what it is called.
+
+    Raises:
+        ModelError: As `load_model` does.
+    """
+    settings = {"device": _check_device(device), "dtype": _check_dtype(dtype)}
+    folder = _local_folder(name)
+    with _quiet():
+        if folder is not None:
+            model, known = _hf_parts(folder, settings)[0], EMBEDDED if name == EMBEDDED else folder.name
+        else:
+            known = _known_names().get(str(name).lower(), str(name))
+            if known == str(name) and "/" not in known and known.lower() not in _known_names():
+                raise ModelError(_unknown(known))
+            _check_reachable(known)
+            try:
+                model = hf_model_of(known, settings["dtype"])
+            except OSError as error:
+                raise _unreachable(known, first_line(error)) from error
+        return model.to(settings["device"]).eval(), known
+
+
 def _hf_parts(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
     """The Hugging Face model and tokenizer of a folder, without asking the network."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
+        check_predicts(AutoConfig.from_pretrained(folder, local_files_only=True), folder.name)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=settings["dtype"], attn_implementation="eager", local_files_only=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except ModelError:
+        raise
     except Exception as error:  # transformers raises anything from KeyError to SafetensorError for a bad folder
-        raise ModelError(f"{folder} could not be loaded by transformers: {_first_line(error)}") from error
+        raise ModelError(f"{folder} could not be loaded by transformers: {first_line(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(f"{folder} holds no tokenizer (tokenizer.json and its like), so texts cannot become tokens.")
     return model, tokenizer
@@ -269,18 +326,37 @@ def _hooked_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -
     processing = {key: settings.pop(key, default) for key, default in _PROCESSING.items()}
     padding_side = settings.pop("default_padding_side", None)
     hf_model, tokenizer = _hf_parts(folder, settings)
+    reference = reference_of(hf_model, folder.name)
     try:
         config = loading.get_pretrained_model_config(str(neutral), fold_ln=processing["fold_ln"], **settings)
         weights = loading.get_pretrained_state_dict(str(neutral), config, hf_model, dtype=settings["dtype"])
+        model = HookedTransformer(config, tokenizer, move_to_device=False, default_padding_side=padding_side)
+        model.load_and_process_state_dict(weights, **_processing_of(config, processing))
+        model.move_model_modules_to_device()
     except NotImplementedError as error:  # what TransformerLens raises for an architecture that it does not convert
         raise ModelError(
-            f"TransformerLens has no conversion to HookedTransformer for {folder.name} ({_first_line(error)}): "
+            f"TransformerLens has no conversion to HookedTransformer for {folder.name} ({first_line(error)}): "
             "try family='bridge'."
         ) from error
-    model = HookedTransformer(config, tokenizer, move_to_device=False, default_padding_side=padding_side)
-    model.load_and_process_state_dict(weights, **processing)
-    model.move_model_modules_to_device()
+    except Exception as error:  # what its converters run into on a shape that they do not know
+        complaint = told("hooked", folder.name, hf_model.config)
+        raise ModelError(f"{complaint} ({first_line(error)}): try family='bridge'.") from error
+    if not settings.get("first_n_layers"):
+        check_agreement(HookedBackend(model), reference, folder.name)
     return model
+
+
+def _processing_of(config: Any, asked: Mapping[str, bool]) -> dict[str, bool]:
+    """What `from_pretrained` leaves out for a name: nothing is folded past a norm, nor centred under a soft cap."""
+    from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
+
+    done = dict(asked)
+    if config.original_architecture in POST_NORM_ARCHITECTURES:
+        done |= {"fold_ln": False, "center_writing_weights": False}
+    cap = config.output_logits_soft_cap
+    if cap and cap > 0:
+        done["center_unembed"] = False
+    return done
 
 
 def _bridge_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -> Any:
@@ -288,10 +364,13 @@ def _bridge_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -
 
     hf_model, tokenizer = _hf_parts(folder, settings)
     hf_model = hf_model.to(settings["device"])
+    reference = reference_of(hf_model, folder.name)
     try:
-        return TransformerBridge.boot_transformers(str(neutral), hf_model=hf_model, tokenizer=tokenizer, **settings)
-    except (NotImplementedError, ValueError) as error:  # what TransformerLens raises for one that it does not bridge
-        raise ModelError(f"TransformerLens cannot bridge {folder.name}: {_first_line(error)}") from error
+        model = TransformerBridge.boot_transformers(str(neutral), hf_model=hf_model, tokenizer=tokenizer, **settings)
+    except Exception as error:  # a ValueError, or what its adapters run into on a shape that they do not know
+        raise ModelError(f"TransformerLens cannot bridge {folder.name}: {first_line(error)}") from error
+    check_agreement(BridgeBackend(model), reference, folder.name)
+    return model
 
 
 @contextlib.contextmanager
@@ -319,7 +398,7 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text())
     except ValueError as error:
-        raise ModelError(f"The config.json of {folder} is damaged: {_first_line(error)}") from error
+        raise ModelError(f"The config.json of {folder} is damaged: {first_line(error)}") from error
     if not isinstance(config, dict):
         raise ModelError(f"The config.json of {folder} is damaged: it holds no object.")
     return config
@@ -340,7 +419,3 @@ def _quiet() -> Iterator[None]:
     finally:
         if had_bar:
             hf_logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

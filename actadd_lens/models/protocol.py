@@ -455,15 +455,20 @@ class Backend(ABC):
 
         Rows of the token embedding and of the output matrices of the first, middle and last block's attention: both
         write to the residual stream, so folding a norm never touches them; on LayerNorm models their mean over
-        `d_model` is taken away, as centring would.
+        `d_model` is taken away, as centring would, and a scale that a conversion put on the embedding is taken off.
         """
-        samples = [_spread(self._canonical(self.model.embed.W_E.detach()), 16)]
+        samples = [_spread(self._canonical(self.model.embed.W_E.detach()) / self._embedding_scale, 16)]
         for layer in sorted({0, self.n_layers // 2, self.n_layers - 1}):
             weight = getattr(getattr(self.model.blocks[layer], "attn", None), "W_O", None)
             if isinstance(weight, Tensor):
                 rows = weight.detach().reshape(-1, self.d_model)
                 samples.append(_spread(self._canonical(rows), 8))
         return [float(f"{value:.4g}") for sample in samples for value in sample]
+
+    @property
+    def _embedding_scale(self) -> float:
+        """What a conversion took the token embedding times."""
+        return 1.0
 
     def _canonical(self, rows: Tensor) -> Tensor:
         rows = rows[:: max(1, rows.shape[0] // 64)].float()

@@ -1,5 +1,6 @@
 """How a model reads its last residual stream out: the final norm and the unembedding, the same for both families."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from actadd_lens.errors import ModelError
 from actadd_lens.models.protocol import Backend
 
 
@@ -15,8 +17,9 @@ from actadd_lens.models.protocol import Backend
 class Readout:
     """The final norm and the unembedding of a model, folded or not.
 
-    Logits are centred over the vocabulary, which changes no probability, and any soft cap is left out: so they are
-    the same on folded, centred and raw weights, and in both families.
+    Logits are centred over the vocabulary, which changes no probability, and are those before any soft cap: so they
+    are the same on folded, centred and raw weights, and in both families. A scale that the model puts on its logits
+    (Granite, Cohere) or a projection before the unembedding (OPT-350m) is part of the unembedding here.
 
     Attributes:
         normalization: `LN`, `RMS`, or None where the model has no final norm.
@@ -25,6 +28,7 @@ class Readout:
         shift: The final norm's bias; zeros where there is none.
         unembedding: W_U.
         bias: b_U; zeros where there is none.
+        cap: What the model caps logits at, by cap x tanh(logits / cap); None where it does not.
     """
 
     normalization: Literal["LN", "RMS"] | None
@@ -33,6 +37,7 @@ class Readout:
     shift: Float[Tensor, " d_model"]
     unembedding: Float[Tensor, "d_model d_vocab"]
     bias: Float[Tensor, " d_vocab"]
+    cap: float | None = None
 
     @property
     def freedom(self) -> int:
@@ -51,11 +56,19 @@ class Readout:
         return (centred.square().mean(dim=-1, keepdim=True) + self.eps).sqrt()
 
     def logits(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:
-        """The readout of whole streams, biases and all, centred over the vocabulary."""
+        """The readout of whole streams, biases and all, before any cap, centred over the vocabulary."""
         centred = self.centre(residual)
-        normed = centred / self.scale(centred) * self.gain + self.shift
-        logits = normed @ self.unembedding + self.bias
+        logits = self.unembed(centred / self.scale(centred))
         return logits - logits.mean(dim=-1, keepdim=True)
+
+    def unembed(self, scaled: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:
+        """Logits before any cap, of streams that the final norm has centred and scaled."""
+        logits: Tensor = (scaled * self.gain + self.shift) @ self.unembedding + self.bias
+        return logits
+
+    def capped(self, logits: Float[Tensor, "*rows d_vocab"]) -> Float[Tensor, "*rows d_vocab"]:
+        """Logits as the model gives them."""
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     @cached_property
     def token_directions(self) -> Float[Tensor, "d_model d_vocab"]:
@@ -69,17 +82,94 @@ class Readout:
 
 
 def readout_of(backend: Backend) -> Readout:
-    """The readout of a model, in float32, detached from its weights."""
+    """The readout of a model, in float32, detached from its weights.
+
+    Raises:
+        ModelError: On loading, it did not give the model's own log-probs: something else stands before the logits.
+    """
+    if getattr(backend.model.cfg, _UNREADABLE, False):
+        raise ModelError(
+            f"What {backend.name} makes its logits of is not known here: it does not show the stream after its last "
+            "block, or its final norm and unembedding alone do not give its logits. So vectors cannot be read through "
+            "them, nor traced; steering is not touched by that."
+        )
+    return _readout(backend)
+
+
+_UNREADABLE = "actadd_unreadable"
+
+
+@torch.no_grad()
+def check_readout(
+    backend: Backend,
+    residual: Float[Tensor, "pos d_model"] | None,
+    log_probs: Float[Tensor, "pos d_vocab"],
+    allows: Callable[[float], bool],
+) -> None:
+    """Note on a model whether the readout of its last stream, where it shows that, gives its log-probs.
+
+    Args:
+        backend: The model.
+        residual: The stream after its last block; None where it does not show it.
+        log_probs: What the model makes of that.
+        allows: Whether log-probs may differ by so many nats.
+    """
+    is_right = False
+    if residual is not None:
+        readout = _readout(backend)
+        centred = readout.centre(residual)
+        found = readout.capped(readout.unembed(centred / readout.scale(centred))).log_softmax(dim=-1)
+        is_right = found.shape == log_probs.shape and allows(float((found - log_probs.to(found)).abs().max()))
+    setattr(backend.model.cfg, _UNREADABLE, not is_right)
+
+
+def _readout(backend: Backend) -> Readout:
     model, cfg = backend.model, backend.model.cfg
     norm = getattr(model, "ln_final", None)
     unembedding = model.unembed.W_U.detach().float()
-    d_model, d_vocab = unembedding.shape
-    gain = _weight(norm, "w", unembedding.new_ones(d_model))
-    if norm is not None and getattr(cfg, "rmsnorm_uses_offset", False):
-        gain = gain + 1.0  # Gemma's norms hold what is added to one; HookedTransformer has added it on loading
-    shift = _weight(norm, "b", unembedding.new_zeros(d_model))
-    bias = _weight(model.unembed, "b_U", unembedding.new_zeros(d_vocab))
-    return Readout(_kind(backend, norm), float(getattr(cfg, "eps", 1e-5)), gain, shift, unembedding, bias)
+    bias = _weight(model.unembed, "b_U", unembedding.new_zeros(unembedding.shape[1]))
+    scale = _logit_scale(model)
+    unembedding, bias = unembedding * scale, bias * scale
+    projection = getattr(getattr(model, "project_out", None), "weight", None)
+    if isinstance(projection, Tensor):
+        unembedding = projection.detach().to(unembedding).T @ unembedding
+    eps, kind = float(getattr(cfg, "eps", 1e-5)), _kind(backend, norm)
+    gain, shift = gain_and_shift(norm if kind is not None else None, unembedding[:, 0], eps)
+    cap = getattr(cfg, "output_logits_soft_cap", None)
+    return Readout(kind, eps, gain, shift, unembedding, bias, float(cap) if cap and cap > 0 else None)
+
+
+def _logit_scale(model: Any) -> float:
+    """What a model's logits are taken times: Cohere's scale, or one over Granite's.
+
+    Cohere's stands in the Hugging Face model itself, from which processing the weights takes it away.
+    """
+    divisor = getattr(model.cfg, "logits_scaling", None)
+    holder = getattr(model, "original_model", model.cfg)
+    scale = getattr(holder, "logit_scale", None)
+    is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    return (float(scale) if is_number and scale else 1.0) / float(divisor or 1.0)
+
+
+@torch.no_grad()
+def gain_and_shift(
+    norm: Any, like: Float[Tensor, " d_model"], eps: float
+) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]:
+    """A norm's gain and shift; ones and zeros where they were folded away, or where there is no norm.
+
+    Those of a bridge's norm are measured, on a row of mean 0 with entries of size 1, or nearly so where `d_model` is
+    odd: some hold what is added to one (Gemma, Nemotron).
+    """
+    source = getattr(norm, "original_component", None)
+    if source is None:
+        return _weight(norm, "w", torch.ones_like(like)), _weight(norm, "b", torch.zeros_like(like))
+    row = torch.ones_like(like)
+    row[1::2] = -1.0
+    row = row - row.mean()
+    weight = next(iter(source.parameters()), row)
+    scale = (row.square().mean() + eps).sqrt()
+    up, down = (source((sign * row).to(weight)[None, None])[0, 0].to(like) for sign in (1.0, -1.0))
+    return (up - down) / 2 * scale / row, (up + down) / 2
 
 
 def _weight(module: Any, name: str, otherwise: Tensor) -> Tensor:

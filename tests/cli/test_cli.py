@@ -1,6 +1,7 @@
 """The command line: what it prints, where errors go, and what it exits with."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 import actadd_lens as al
 from actadd_lens.cli import main
+from actadd_lens.experiments.checking import families_here
+from benchmarks.architectures import build
 
 PROMPT = "The girl looked at the dog. She felt"
 QUICK = ["--max-new-tokens", "4", "--layer", "3"]
@@ -243,3 +246,40 @@ def test_wrong_input_to_reproduce_is_told_before_anything_is_written(
     assert main(["reproduce", *arguments, "--out", str(out)]) == 2
     assert told in capsys.readouterr().err
     assert not out.exists()
+
+
+# -- check -----------------------------------------------------------------------------------------------------
+
+
+def test_check_prints_a_row_for_each_family(capsys: pytest.CaptureFixture[str], gpt2_folder: Path) -> None:
+    assert main(["check", str(gpt2_folder)]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["family", "loads", "whole", "cached", "padded", "lens", "trace"]
+    assert [row.split()[0] for row in rows[:-1]] == list(families_here())
+    assert all(float(cell) < 1e-3 for row in rows[:-1] for cell in row.split()[1:])
+
+
+def test_check_says_why_something_is_refused_and_prints_json(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = str(build("openai-gpt", tmp_path / "first-gpt"))
+    capsys.readouterr()
+    assert main(["check", folder, "--family", "bridge"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"bridge +\S+ +\S+ +refused +refused", said)
+    assert "cached: TransformerLens keeps no keys and values of first-gpt" in said
+    assert main(["check", folder, "--family", "bridge", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["model_type"], row["holds"], row["whole"]["refused"]) == ("openai-gpt", True, None)
+    assert "use_past_kv_cache=False" in row["cached"]["refused"]
+
+
+def test_check_exits_with_1_where_nothing_loads_and_2_where_nothing_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["check", str(build("bert", tmp_path / "encoder"))]) == 1
+    assert "looks at tokens that follow" in capsys.readouterr().out
+    assert main(["check", str(build("t5", tmp_path / "both"))]) == 2
+    assert "both (t5) does not predict next tokens" in capsys.readouterr().err
+    assert main(["check", "no-such-model"]) == 2
+    assert "neither a model that TransformerLens knows" in capsys.readouterr().err
