@@ -161,7 +161,7 @@ def _take_away(backend: Backend, key: object, spots: Sequence[Spot], handles: li
 
 
 def cleared_twice(owner: object, work: Callable[..., None], *args: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Work to be done when it is asked for, and in any case when the owner is forgotten, should the first be interrupted."""
+    """Work that is done when it is asked for, and once more when the owner is forgotten, should the first fail."""
     return weakref.finalize(owner, work, *args), weakref.finalize(owner, work, *args)
 
 
