@@ -31,7 +31,9 @@ from .statistics import Effect
 from .steering.engine import SteeringWarning, fwd_hooks, steer
 from .steering.preview import Preview, preview
 from .sweeps.batches import SweepCost
-from .sweeps.results import BestCell, CompletionSweep, Frontier, Sweep
+from .sweeps.choosing import BestCell
+from .sweeps.frontier import Frontier
+from .sweeps.results import CompletionSweep, Sweep
 from .sweeps.sweep import SweepPlan, plan_sweep, sweep
 from .sweeps.texts import CompletionSweepPlan, plan_sweep_completions, sweep_completions
 from .vectors.provenance import Provenance

@@ -15,7 +15,8 @@ from actadd_lens.measuring import scorers
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.texts import as_texts
 from actadd_lens.statistics import split_prompts
-from actadd_lens.sweeps.results import BestCell, CompletionSweep
+from actadd_lens.sweeps.choosing import BestCell
+from actadd_lens.sweeps.results import CompletionSweep
 from actadd_lens.sweeps.texts import sweep_completions
 
 if TYPE_CHECKING:

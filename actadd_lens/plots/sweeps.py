@@ -10,7 +10,8 @@ from actadd_lens.plots.style import NULL, STEERED, colours, heat_map, new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from actadd_lens.sweeps.results import Frontier, Sweep
+    from actadd_lens.sweeps.frontier import Frontier
+    from actadd_lens.sweeps.results import Sweep
 
 _ROOM = 0.09
 """Room that a name needs in the picture of a frontier, as a share of the frontier's size."""
