@@ -412,8 +412,10 @@ def _null_parts(
         return arms
     parts = [whole.activations - vector.activations for vector in vectors]
     largest = torch.stack([part.norm(dim=-1) for part in parts]).amax(dim=0)
-    shape = torch.zeros_like(whole.activations)
-    shape[:, 0] = largest
+    # The whole vector's rows, in the size of what is taken off them: BOS stays BOS, and a zero row may not stay one.
+    shape = torch.nn.functional.normalize(whole.activations.float(), dim=-1)
+    shape[:, 0] += (whole.norms == 0).to(shape)
+    shape = (shape * largest[:, None]).to(whole.activations)
     drawn = null_vectors(model, dataclasses.replace(whole, activations=shape), kind=kind, n=nulls, seed=seed)
     for part in parts:
         for null in drawn:

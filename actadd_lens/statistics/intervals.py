@@ -104,7 +104,7 @@ def share_interval(
     (low, high), (other_low, other_high) = (
         _wilson(share, _effective(arm), quantile) for share, arm in zip(shares, arms, strict=True)
     )
-    (ours, theirs), linked = shares, _correlation(*by_prompt, arms[0].shape[-1])
+    (ours, theirs), linked = shares, _correlation(by_prompt[0], by_prompt[1], arms[0].shape[-1])
     below = _added(ours - low, other_high - theirs, linked)
     above = _added(high - ours, theirs - other_low, linked)
     return np.asarray((ours - theirs - below)[0]), np.asarray((ours - theirs + above)[0])
