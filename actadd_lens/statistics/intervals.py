@@ -110,6 +110,22 @@ def share_interval(
     return np.asarray((ours - theirs - below)[0]), np.asarray((ours - theirs + above)[0])
 
 
+def one_share_interval(hits: Float[np.ndarray, "prompts samples"], *, level: float = 0.95) -> tuple[float, float]:
+    """Interval of one share of hits, by Wilson's score with the effective number of samples; never empty.
+
+    Args:
+        hits: Hits (1) and misses (0); two prompts or more.
+        level: Coverage.
+
+    >>> tuple(round(end, 2) for end in one_share_interval(np.ones((20, 1))))
+    (0.82, 1.0)
+    """
+    found = np.asarray(hits, dtype=float)[None]
+    quantile = t_quantile((1 + level) / 2, found.shape[1] - 1)
+    low, high = _wilson(found.mean(axis=(1, 2)), _effective(found), quantile)
+    return float(low[0]), float(high[0])
+
+
 def statistic_interval(
     statistic: Callable[[Float[np.ndarray, "units columns"]], float],
     units: Float[np.ndarray, "units columns"],

@@ -117,7 +117,7 @@ def p_interval(
 def normal_p(observed: float, nulls: Float[np.ndarray, " nulls"], alternative: Alternative = "greater") -> float:
     """P-value from the nulls' mean and spread, as Student's t of one more draw: right where nulls are normal.
 
-    It does not hang on the largest of a few nulls, as `monte_carlo_p` does.
+    It does not hang on the largest of a few nulls, as `monte_carlo_p` does. Where nulls have no spread, it is that one.
 
     Args:
         observed: The effect.
@@ -132,8 +132,10 @@ def normal_p(observed: float, nulls: Float[np.ndarray, " nulls"], alternative: A
         raise SettingError(f"{values.size} nulls have no spread to speak of: use three or more.")
     spread = float(values.std(ddof=1)) * (1 + 1 / len(values)) ** 0.5
     distance = float(observed - values.mean())
-    if not np.isfinite(distance) or spread <= 1e-12 * float(np.abs(values).max()):
+    if not np.isfinite(distance):
         return 1.0
+    if spread <= 1e-12 * float(np.abs(values).max()):
+        return monte_carlo_p(observed, values, alternative)
     below = t_share_below(distance / spread, len(values) - 1)
     return {"greater": 1 - below, "less": below, "two-sided": 2 * min(below, 1 - below)}[alternative]
 

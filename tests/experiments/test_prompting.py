@@ -112,7 +112,7 @@ def constructed(
 ) -> Prompting:
     low, high = off
     ratio = Estimate((low + high) / 2, low, high, 20, "texts", (0.5, 0.6), 1.0)
-    own = Estimate(sum(injection) / 2, *injection, 20, "texts", (1.0, 1.1), 1.0)
+    own = Estimate(sum(injection) / 2, *injection, 20, "texts", tuple(np.linspace(1.0, 1.1, 19)), 1.0)
     return dataclasses.replace(
         found, against={"on-topic": ratio, "off-topic": ratio}, identity=Estimate(gap, 0.0, gap, 16, "texts"),
         injection={"on-topic": own, "off-topic": own},
