@@ -1,7 +1,7 @@
 """What a sweep found: effects with intervals and adjusted p-values, the best cell, the effect-damage frontier."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class Sweep:
         steered: What was measured in each cell, on each prompt and sample; metrics of logits have one sample.
         unsteered: The same without steering; by pair and position, for what is left out may hang on them.
         nulls: The same as `steered` under each null vector, averaged over samples.
+        plan: Hash under which its plan was registered by `plan.register` before it was run; empty where it was not.
     """
 
     grid: Grid
@@ -53,6 +54,7 @@ class Sweep:
     steered: Float[np.ndarray, "metrics pairs layers coefficients positions prompts samples"]
     unsteered: Float[np.ndarray, "metrics pairs positions prompts samples"]
     nulls: Float[np.ndarray, "metrics nulls pairs layers coefficients positions prompts"]
+    plan: str = field(default="", kw_only=True)
 
     # -- numbers -----------------------------------------------------------------------------------------------
 

@@ -22,8 +22,11 @@ from actadd_lens import metrics, scorers
 from actadd_lens.cli import main
 from actadd_lens.cli.options import numbers as numbers_of
 from actadd_lens.models import backend_of
-from actadd_lens.statistics import split_prompts
+from actadd_lens.statistics import effect_power, paired_effect, split_prompts
 from actadd_lens.sweeps.grid import Grid
+from actadd_lens.sweeps.keys import SweepKeys
+from actadd_lens.sweeps.registering import read_plan
+from actadd_lens.sweeps.sweep import plan_sweep
 from tests.support import PAIRS, hook_state, prompts, tokens_of
 
 PROMPTS = ("The girl looked at the dog. She felt", "It was a good day and she", "The old dog said that the girl was")
@@ -740,3 +743,44 @@ def test_what_is_no_layer_is_refused(text: str, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         main(["sweep", "--pair", "a", "b", "--layers=" + text, "--coefficients", "1"])
     assert "--layers" in capsys.readouterr().err
+
+
+# -- plans -----------------------------------------------------------------------------------------------------
+
+
+def test_a_registered_plan_is_named_by_its_result_and_cannot_be_changed_unseen(quickest: Any, tmp_path: Path) -> None:
+    plan = plan_sweep(quickest, PAIRS[0], **GRID)
+    file = tmp_path / "plan.json"
+    assert plan.run(progress=False).plan == ""
+    found = plan.register(file, question="does the first cell stand?")
+    assert plan.run(progress=False).plan == found == plan.hash == read_plan(file)["hash"]
+    assert read_plan(file)["plan"]["prompts"] == list(GRID["prompts"])
+    assert plan.register(file) == found  # the same again
+    other = plan_sweep(quickest, PAIRS[0], **{**GRID, "coefficients": [9.0]})
+    with pytest.raises(al.SettingError, match="holds another plan"):
+        other.register(file)
+    with pytest.raises(al.SettingError, match="another plan .* or question"):
+        plan.register(file, question="does any cell stand?")
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(al.SettingError, match="was changed after it was registered"):
+        read_plan(file)
+    with pytest.raises(al.SettingError, match="holds no registered plan"):
+        read_plan(tmp_path / "none.json")
+
+
+def test_a_plan_tells_its_power_from_a_pilot(quickest: Any) -> None:
+    plan = plan_sweep(quickest, PAIRS[0], **{**GRID, "nulls": 19})
+    pilot = paired_effect(np.random.default_rng(0).normal(0.5, 1.0, size=(12, 1)), np.zeros((12, 1)))
+    told = plan.power(pilot, effect=0.7)
+    assert (told.n_prompts, told.smallest_p) == (len(GRID["prompts"]), 0.05)
+    assert told.power < 0.8 < effect_power(told.smallest_effect, told.spread, told.n_prompts) + 1e-6
+    assert effect_power(0.7, told.spread, told.prompts_needed) >= 0.8
+    with pytest.raises(al.SettingError, match="without spread"):
+        plan.power(paired_effect(np.ones((3, 1)), np.zeros((3, 1))))
+
+
+def test_nulls_of_unpaired_additions_that_0_1_stored_are_not_read_again(quickest: Any) -> None:
+    pairs = [al.PromptPair("Love", "Hate"), al.PromptPair("Love", None)]
+    placed = plan_sweep(quickest, pairs, **{**GRID, "nulls": 2}).passes.placed
+    paired, unpaired = (SweepKeys(placed, [1])._nulls[index] for index in (0, 1))
+    assert paired != unpaired
