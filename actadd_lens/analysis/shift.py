@@ -136,7 +136,8 @@ class NextTokenShift:
         for tokens in (self.rises, self.falls, self.kl_parts):
             lines = "".join(
                 f"<div>{html_token(one.text, shade=signed_shade(one.change, largest))} "
-                f"<small>{one.unsteered:.2g} → {one.steered:.2g} (×{np.exp(one.change):.2g})</small></div>"
+                f"<small>{one.unsteered:.2g} → {one.steered:.2g} (×{np.exp(one.change):.2g}"
+                f"{'' if math.isnan(one.adjusted_p) else f'; p = {one.adjusted_p:.2g}'})</small></div>"
                 for one in tokens
             )
             cells += f"<td style='text-align:left; vertical-align:top'>{lines}</td>"

@@ -21,8 +21,11 @@ Kind = Literal["shares", "counts", "numbers"]
 FEWEST_PROMPTS = 10
 """Below this, an interval is exact for normal effects only, and no verdict is given."""
 
-_FEW_HITS = 5
-"""Below this many hits or misses in both arms, an interval of shares covers more than it says."""
+_FEW_HITS = 6
+"""Below this many hits or misses in an arm, an interval of shares may cover more than it says."""
+
+_FEW_FOR_A_TAIL = 20
+"""Below this many prompts, a long tail may not have shown itself."""
 
 
 @dataclass(frozen=True)
@@ -283,8 +286,8 @@ def _caution(
 ) -> str:
     """Where simulation says that the interval covers more or less than it says."""
     if kind == "shares":
-        fewest = max(min(float(arm.sum()), float((1 - arm).sum())) for arm in (steered, unsteered))
-        return "few hits or misses: it covers more than it says" if fewest < _FEW_HITS else ""
+        fewest = min(float(part.sum()) for arm in (steered, unsteered) for part in (arm, 1 - arm))
+        return "few hits or misses: it may cover more than it says" if fewest < _FEW_HITS else ""
     values = (steered - unsteered).mean(axis=1)
     count = len(values)
     if values.std() <= 1e-12 * np.abs(values).max():
@@ -292,4 +295,4 @@ def _caution(
     expected = (6 * (count - 2) / ((count + 1) * (count + 3))) ** 0.5
     if abs(float(skewness(values[None])[0])) > 2 * expected > 0:
         return "a long tail: it covers less than it says"
-    return "few prompts: it covers as often as it says only where effects are normal" if count < FEWEST_PROMPTS else ""
+    return "few prompts: right where effects have no long tail" if count < _FEW_FOR_A_TAIL else ""
