@@ -400,7 +400,7 @@ class _Picker:
         ranked = listed[np.argsort(-values[listed], kind="stable")][:k]
         return [int(token) for token in ranked if values[token] > 0]
 
-    def adjusted(self, lists: Sequence[Sequence[int]]) -> list[Float[np.ndarray, " listed"]]:
+    def adjusted(self, lists: Sequence[Sequence[int]]) -> list[Float[np.ndarray, " _"]]:
         """Adjusted p-values of what the lists hold; NaN without nulls."""
         if len(self._listed) < 2:
             return [np.full(len(tokens), np.nan) for tokens in lists]

@@ -155,8 +155,8 @@ def on_one_scale(values: Float[np.ndarray, "arms cells"]) -> Float[np.ndarray, "
 
 
 def adjusted_over_lists(
-    lists: Sequence[Float[np.ndarray, " listed"]], null_best: Float[np.ndarray, "lists nulls"]
-) -> list[Float[np.ndarray, " listed"]]:
+    lists: Sequence[Float[np.ndarray, " _"]], null_best: Float[np.ndarray, "lists nulls"]
+) -> list[Float[np.ndarray, " _"]]:
     """P-values of what stands in lists because it is large, adjusted over every list (min-P, Westfall and Young).
 
     Each null picks its own largest value for each list; a value is compared with those of its own list, and what comes
