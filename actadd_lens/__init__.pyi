@@ -45,7 +45,9 @@ from .steering.interventions import (
 from .steering.preview import Preview, preview
 from .steering.steer import SteeringWarning, fwd_hooks, steer
 from .sweeps.batches import SweepCost
-from .sweeps.results import BestCell, CompletionSweep, Frontier, Sweep
+from .sweeps.choosing import BestCell
+from .sweeps.frontier import Frontier
+from .sweeps.results import CompletionSweep, Sweep
 from .sweeps.sweep import SweepPlan, plan_sweep, sweep
 from .sweeps.texts import CompletionSweepPlan, plan_sweep_completions, sweep_completions
 from .vectors.interventions import Intervention

@@ -16,7 +16,7 @@ from page_parts import DOCS, picture, table, write
 import actadd_lens as al
 
 PAGES = ("analysis.md", "ablation-and-trace.md", "two-vectors.md")
-COEFFICIENT, LAYER, NULLS = 4.0, 3, 20
+COEFFICIENT, LAYER, NULLS = 4.0, 3, 99
 PAIR, SENTENCES = (" happy", " sad"), ("I am so happy today", "I am so sad today")
 # The examples of analysis.md, word for word, are measured with the settings that stand there.
 TOPIC, LOVE, PROMPT = (" weddings", ""), ("Love", "Hate"), "I went up to my friend and said"
@@ -114,6 +114,7 @@ def trace(model: Any) -> str:
         "contribution",
         "null sd",
         "standardised",
+        "adjusted p",
         "attention steered",
         "attention unsteered",
     ]

@@ -11,8 +11,9 @@ from page_parts import picture, table
 import actadd_lens as al
 from actadd_lens.analysis.ablation import TokenAblation
 from actadd_lens.analysis.trace import Contributions
+from actadd_lens.statistics import max_t_p, on_one_scale
 
-PROMPTS, NULLS, LISTED = 16, 20, 5
+PROMPTS, NULLS, LISTED = 16, 99, 5
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,11 @@ def decoded(model: Any, vector: al.SteeringVector) -> str:
             "nulls as extreme ": [row.demoted_share for row in rows],
         }
     )
-    shares = [share for row in rows for share in (row.promoted_share, row.demoted_share)]
-    beyond = sum(share <= 0.05 for share in shares)
-    return f"**Decodes to.** {beyond} of {len(shares)} lists are more extreme than 95 % of the nulls.\n\n{table(frame)}"
+    stand = ", ".join(f"`{token.text}`" for token in lens.standing) or "none"
+    return (
+        f"**Decodes to.** Tokens that stand (p at most .05, adjusted over all lists; a null vector has one in 5 % of "
+        f"runs): {stand}.\n\n{table(frame)}"
+    )
 
 
 def listed(tokens: Any) -> str:
@@ -116,12 +119,14 @@ def read_by(model: Any, vector: al.SteeringVector, subject: Subject, prompts: Se
     frame["sd over prompts"] = contributions.std(axis=0, ddof=1)[seen]
     frame["null mean"], frame["null sd"] = nulls.mean(axis=0)[seen], nulls.std(axis=0, ddof=1)[seen]
     frame["standardised"] = (frame["contribution"] - frame["null mean"]) / frame["null sd"]
+    scaled = on_one_scale(np.concatenate([contributions.mean(axis=0)[None], nulls])[:, seen])
+    frame["adjusted p"] = max_t_p(scaled[0], scaled[1:], "two-sided")
     largest = frame.reindex(frame["contribution"].abs().sort_values(ascending=False).index).head(LISTED)
-    outside = int((frame["standardised"].abs() > 3).sum())
+    outside = int((frame["adjusted p"] <= 0.05).sum())
     change = np.mean([trace.change for trace in traces])
     drawn = picture(traces[0], f"trace-{subject.name}{suffix}")
     return (
-        f"**Read by.** More than three standard deviations of the nulls away from their mean: {outside} of "
+        f"**Read by.** Contributions beyond the nulls' (p at most .05, adjusted over all of them): {outside} of "
         f"{len(frame)} heads and MLPs from layer {subject.layer} on. All parts add up to {change:+.3g}, the mean over "
         f"the prompts; the largest direct contributions:\n\n{table(largest)}\n\n"
         f"On the first prompt, {traces[0].prompt!r}:\n\n{drawn}"

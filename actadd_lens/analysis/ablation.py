@@ -20,7 +20,7 @@ from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair, pad_token_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.statistics import Effect, max_t_p, paired_effect
+from actadd_lens.statistics import Effect, max_t_p, monte_carlo_p, on_one_scale, paired_effect
 from actadd_lens.vectors.provenance import Provenance
 from actadd_lens.vectors.vector import SteeringVector, as_vectors, check_coefficient
 
@@ -107,8 +107,8 @@ class TokenAblation:
     def frame(self) -> "pd.DataFrame":
         """One row per ablation.
 
-        `share` is the drop in units of the whole effect. `p` compares each drop with its own nulls, two-sided;
-        `adjusted p` each with the largest of every null's drops, all in units of their spread (max-T).
+        `share` is the drop in units of the whole effect. `p` compares each drop with its own nulls, two-sided, drop and
+        nulls in units of their common spread; `adjusted p` compares the same with the largest of every null (max-T).
         """
         import pandas as pd
 
@@ -117,8 +117,9 @@ class TokenAblation:
             drops = [item.drop for item in self.ablations]
             nulls = np.stack([drop.nulls for drop in drops], axis=1)
             frame["null mean"], frame["null sd"] = nulls.mean(axis=0), nulls.std(axis=0, ddof=min(1, len(nulls) - 1))
-            frame["p"] = [drop.p_value("two-sided") for drop in drops]
-            frame["adjusted p"] = _adjusted(np.array([drop.mean for drop in drops]), nulls)
+            scaled = on_one_scale(np.concatenate([np.array([[drop.mean for drop in drops]]), nulls]))
+            frame["p"] = [monte_carlo_p(float(cell[0]), cell[1:], "two-sided") for cell in scaled.T]
+            frame["adjusted p"] = max_t_p(scaled[0], scaled[1:], "two-sided")
         return frame
 
     def _row(self, item: Ablation) -> dict[str, Any]:
@@ -412,8 +413,10 @@ def _null_parts(
         return arms
     parts = [whole.activations - vector.activations for vector in vectors]
     largest = torch.stack([part.norm(dim=-1) for part in parts]).amax(dim=0)
-    shape = torch.zeros_like(whole.activations)
-    shape[:, 0] = largest
+    # The whole vector's rows, in the size of what is taken off them: BOS stays BOS, and a zero row may not stay one.
+    shape = torch.nn.functional.normalize(whole.activations.float(), dim=-1)
+    shape[:, 0] += (whole.norms == 0).to(shape)
+    shape = (shape * largest[:, None]).to(whole.activations)
     drawn = null_vectors(model, dataclasses.replace(whole, activations=shape), kind=kind, n=nulls, seed=seed)
     for part in parts:
         for null in drawn:
@@ -467,25 +470,14 @@ def _effects(
         raise SettingError(f"{metric.name} has no value on any prompt: are all their positions injected?")
     values = values[:, kept]
     plain, whole, null_values = values[0], values[1], values[2 + count :]
-    means = null_values.reshape(-1, nulls, values.shape[1]).mean(axis=2) if nulls else np.zeros((count + 1, 0))
+    by_prompt = null_values.reshape(count + 1, nulls, values.shape[1])
     found = []
     for index, ablated in enumerate(values[1 : 2 + count]):
         effect = paired_effect(ablated[:, None], plain[:, None])
         drop = paired_effect(whole[:, None], ablated[:, None])
         if index == 0:
-            effect = effect.with_nulls(means[0] - plain.mean())
+            effect = effect.with_nulls((by_prompt[0] - plain).mean(axis=1), by_prompt[0] - plain)
         else:
-            drop = drop.with_nulls(whole.mean() - means[index])
+            drop = drop.with_nulls((whole - by_prompt[index]).mean(axis=1), whole - by_prompt[index])
         found.append((effect, drop))
     return found
-
-
-def _adjusted(drops: Float[np.ndarray, " cells"], nulls: Float[np.ndarray, "nulls cells"]) -> np.ndarray:
-    """Max-T p-values of drops in units of their spread, without which the largest ablation would set them all.
-
-    Centre and spread are those of nulls and drop together, so that the drop is judged as one of them.
-    """
-    together = np.concatenate([nulls, drops[None]])
-    spread = together.std(axis=0)
-    scaled = np.divide(together - together.mean(axis=0), spread, out=np.zeros_like(together), where=spread > 0)
-    return max_t_p(scaled[-1], scaled[:-1], "two-sided")

@@ -1,7 +1,7 @@
 """Logit lens of a steering vector: which tokens it promotes and demotes, and what becomes of it in later layers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ from actadd_lens.models.readout import Readout, readout_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.spans import as_span
 from actadd_lens.prompts.texts import encode_prompts
+from actadd_lens.statistics import LEVEL, adjusted_over_lists
 from actadd_lens.steering.interventions import placed
 from actadd_lens.steering.landings import Prompts, touched
 from actadd_lens.vectors.naming import html_token, row_names, signed_shade, vector_names
@@ -43,6 +44,8 @@ class LensToken:
         rank: 1 for the most promoted token of the vocabulary, in the order asked for.
         value: `direction`: the centred logit before the final norm's scale; `anchored`: the change of the logit.
         z: The value in standard deviations of random directions of the same size (closed form).
+        adjusted_p: P-value of a listed token, adjusted for being picked from the vocabulary and over all lists of the
+            call (min-P: each null picks its own for each list); NaN without nulls, and for followed tokens.
     """
 
     token: int
@@ -50,6 +53,12 @@ class LensToken:
     rank: int
     value: float
     z: float
+    adjusted_p: float = float("nan")
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is larger than what a null vector lists, in all but 5 % of runs."""
+        return self.adjusted_p <= LEVEL
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +80,8 @@ class LensRow:
         order: What tokens are ranked by: `value` or `z`.
         null_promoted: The k-th largest value, or z-score, of each null vector's row.
         null_demoted: The k-th smallest.
+        null_largest: The largest value, or z-score, of each null vector's row.
+        null_smallest: The smallest.
     """
 
     vector: int
@@ -87,6 +98,8 @@ class LensRow:
     order: LensOrder
     null_promoted: Float[np.ndarray, " nulls"]
     null_demoted: Float[np.ndarray, " nulls"]
+    null_largest: Float[np.ndarray, " nulls"] = field(default_factory=lambda: np.zeros(0))
+    null_smallest: Float[np.ndarray, " nulls"] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def promoted_share(self) -> float:
@@ -126,6 +139,11 @@ class LogitLens:
     def frame(self) -> "pd.DataFrame":
         """One line per row and token: the promoted, then the demoted."""
         return _frame((row, list_name, token) for row in self.rows for list_name, token in _listed(row))
+
+    @property
+    def standing(self) -> tuple[LensToken, ...]:
+        """The listed tokens that stand; a null vector has one in at most 5 % of calls. None without nulls."""
+        return tuple(token for row in self.rows for _, token in _listed(row) if token.stands)
 
     def followed_frame(self) -> "pd.DataFrame":
         """One line per row and token that was asked for by `tokens=`."""
@@ -277,7 +295,7 @@ def logit_lens(
     title = f"logit lens, {reading} reading" + (f", on {prompt!r}" if anchors is not None else "")
     if len({vector.label for vector in found}) == 1:
         title += f": {found[0].label}" + (f", layer {found[0].layer}" if len(found) == 1 else "")
-    return LogitLens(reading, tuple(rows), k, prompt if anchors is not None else None, nulls, title)
+    return LogitLens(reading, _adjusted(rows), k, prompt if anchors is not None else None, nulls, title)
 
 
 @torch.no_grad()
@@ -343,6 +361,8 @@ def logit_lens_carried(
     where = f"carried to token {column} {text!r} of {prompt!r}: " + " and ".join(vector_names(found))
     direction = lens.read(changes[:, 0], None, null_rows, told, rescale=False)
     anchored = lens.read(changes[:, 0], plain, null_rows, told, rescale=False)
+    both = _adjusted([*direction, *anchored])
+    direction, anchored = both[: len(direction)], both[len(direction) :]
     relative = (changes[:, 0].norm(dim=-1) / plain.norm(dim=-1)).tolist()
     return CarriedLens(
         LogitLens("direction", direction, k, prompt, nulls, f"direction reading, {where}"),
@@ -393,9 +413,9 @@ class _Lens:
         values, z = values[:, : self.size], z[:, : self.size]
         centred = self.readout.centre(rows)
         norms = centred.norm(dim=-1)
-        largest, smallest = self._null_ends(norms if rescale else None, anchors, null_rows, len(rows))
+        ends = self._null_ends(norms if rescale else None, anchors, null_rows, len(rows))
         return tuple(
-            self._row(values[index], z[index], float(norms[index]), largest[:, index], smallest[:, index], facts)
+            self._row(values[index], z[index], float(norms[index]), ends[:, :, index], facts)
             for index, facts in enumerate(told)
         )
 
@@ -405,33 +425,25 @@ class _Lens:
         anchors: Tensor | None,
         null_rows: Tensor | None,
         count: int,
-    ) -> tuple[Float[np.ndarray, "nulls rows"], Float[np.ndarray, "nulls rows"]]:
-        """The k-th largest and smallest value of each null's rows."""
-        ends: list[tuple[Tensor, Tensor]] = []
+    ) -> Float[np.ndarray, "ends nulls rows"]:
+        """The k-th largest and smallest value of each null's rows, and its largest and smallest."""
+        ends: list[Tensor] = []
         for null in () if null_rows is None else null_rows:
             rows = self.readout.centre(null)
             if norms is not None:
                 rows = rows * (norms / rows.norm(dim=-1).clamp_min(1e-30))[:, None]
             values, z = read_rows(self.readout, rows, anchors)
             scores = (z if self.order == "z" else values)[:, : self.size]
-            ends.append(
-                (
-                    scores.topk(self.k, dim=-1).values[:, -1],
-                    scores.topk(self.k, dim=-1, largest=False).values[:, -1],
-                )
-            )
-        if not ends:
-            return np.zeros((0, count)), np.zeros((0, count))
-        tops, bottoms = (torch.stack(end).cpu().numpy() for end in zip(*ends, strict=True))
-        return tops, bottoms
+            tops, bottoms = (scores.topk(self.k, dim=-1, largest=largest).values for largest in (True, False))
+            ends.append(torch.stack([tops[:, -1], bottoms[:, -1], tops[:, 0], bottoms[:, 0]]))
+        return torch.stack(ends, dim=1).cpu().numpy() if ends else np.zeros((4, 0, count))
 
     def _row(
         self,
         values: Float[Tensor, " d_vocab"],
         z: Float[Tensor, " d_vocab"],
         norm: float,
-        largest: np.ndarray,
-        smallest: np.ndarray,
+        ends: Float[np.ndarray, "ends nulls"],
         told: dict[str, Any],
     ) -> LensRow:
         count = self.k if norm > 0 else 0
@@ -448,8 +460,10 @@ class _Lens:
             values=values.cpu(),
             z=z.cpu(),
             order=self.order,
-            null_promoted=largest,
-            null_demoted=smallest,
+            null_promoted=ends[0],
+            null_demoted=ends[1],
+            null_largest=ends[2],
+            null_smallest=ends[3],
         )
 
     def _tokens(self, ids: Int[Tensor, " some"], values: Tensor, z: Tensor) -> tuple[LensToken, ...]:
@@ -459,6 +473,28 @@ class _Lens:
             LensToken(token, text, 1 + int((scores > scores[token]).sum()), float(values[token]), float(z[token]))
             for token, text in zip(ids.tolist(), texts, strict=True)
         )
+
+
+def _adjusted(rows: Sequence[LensRow]) -> tuple[LensRow, ...]:
+    """The same with adjusted p-values, over both lists of every row that is not zero."""
+    members = [index for index, row in enumerate(rows) if row.promoted and len(row.null_largest)]
+    if not members:
+        return tuple(rows)
+    lists, best = [], []
+    for row in (rows[index] for index in members):
+        for sign, tokens, ends in ((1, row.promoted, row.null_largest), (-1, row.demoted, row.null_smallest)):
+            lists.append(sign * np.array([getattr(token, row.order) for token in tokens]))
+            best.append(sign * ends)
+    found = adjusted_over_lists(lists, np.stack(best).astype(float))
+    changed = list(rows)
+    for place, index in enumerate(members):
+        row = rows[index]
+        promoted, demoted = (
+            tuple(replace(token, adjusted_p=float(p)) for token, p in zip(tokens, p_values, strict=True))
+            for tokens, p_values in ((row.promoted, found[2 * place]), (row.demoted, found[2 * place + 1]))
+        )
+        changed[index] = replace(row, promoted=promoted, demoted=demoted)
+    return tuple(changed)
 
 
 def read_rows(
@@ -587,11 +623,11 @@ def _frame(lines: Any) -> "pd.DataFrame":
     import pandas as pd
 
     columns = ["vector", "layer", "row", "tokens of the row", "list", "rank", "token", "text", "value", "z",
-               "share of nulls as extreme"]  # fmt: skip
+               "share of nulls as extreme", "adjusted p"]  # fmt: skip
     shares = {"promoted": "promoted_share", "demoted": "demoted_share"}
     table = [
         (row.name, row.layer, row.row, row.row_name, list_name, token.rank, token.token, token.text, token.value,
-         token.z, getattr(row, shares[list_name]) if list_name in shares else float("nan"))
+         token.z, getattr(row, shares[list_name]) if list_name in shares else float("nan"), token.adjusted_p)
         for row, list_name, token in lines
     ]  # fmt: skip
     return pd.DataFrame(table, columns=columns).astype({"row": "Int64"})

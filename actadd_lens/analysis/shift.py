@@ -1,5 +1,6 @@
 """Next-token shift: which tokens a steering vector makes likelier, after a prompt and over texts (section 2c)."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -19,15 +20,22 @@ from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.progress import tracked
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.statistics import FEWEST_PROMPTS, Effect, paired_effect
+from actadd_lens.statistics import (
+    FEWEST_PROMPTS,
+    LEVEL,
+    Effect,
+    adjusted_over_lists,
+    max_t_p,
+    on_one_scale,
+    paired_effect,
+    statistic_interval,
+)
 from actadd_lens.vectors.naming import html_token, signed_shade, vector_names
 from actadd_lens.vectors.vector import check_interventions
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-
-_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ class ShiftedToken:
         rank_before: Its rank by mean unsteered log-probability, 1 for the likeliest.
         rank_after: Its rank by mean steered log-probability.
         z: (change - mean change under nulls) / their standard deviation; NaN with fewer than two.
+        adjusted_p: P-value adjusted for being picked from all tokens, and over the three lists (min-P: each null picks
+            its own largest by the same rule); for a followed token, over those that are followed; NaN without nulls.
     """
 
     token: int
@@ -55,6 +65,12 @@ class ShiftedToken:
     rank_before: int
     rank_after: int
     z: float
+    adjusted_p: float = math.nan
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is larger than what a null vector lists, in all but 5 % of runs."""
+        return self.adjusted_p <= LEVEL
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +105,19 @@ class NextTokenShift:
 
         lists = {"rises": self.rises, "falls": self.falls, "KL": self.kl_parts, "followed": self.followed}
         columns = ["list", "token", "text", "unsteered", "steered", "change", "factor", "KL part", "rank before",
-                   "rank after", "z"]  # fmt: skip
+                   "rank after", "z", "adjusted p"]  # fmt: skip
         lines = [
             (name, one.token, one.text, one.unsteered, one.steered, one.change, float(np.exp(one.change)), one.kl_part,
-             one.rank_before, one.rank_after, one.z)
+             one.rank_before, one.rank_after, one.z, one.adjusted_p)
             for name, tokens in lists.items()
             for one in tokens
         ]  # fmt: skip
         return pd.DataFrame(lines, columns=columns)
+
+    @property
+    def standing(self) -> tuple[ShiftedToken, ...]:
+        """The listed tokens that stand; a null vector has one in at most 5 % of runs. None without nulls."""
+        return tuple(one for one in (*self.rises, *self.falls, *self.kl_parts) if one.stands)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Bars of the largest rises and falls."""
@@ -115,7 +136,8 @@ class NextTokenShift:
         for tokens in (self.rises, self.falls, self.kl_parts):
             lines = "".join(
                 f"<div>{html_token(one.text, shade=signed_shade(one.change, largest))} "
-                f"<small>{one.unsteered:.2g} → {one.steered:.2g} (×{np.exp(one.change):.2g})</small></div>"
+                f"<small>{one.unsteered:.2g} → {one.steered:.2g} (×{np.exp(one.change):.2g}"
+                f"{'' if math.isnan(one.adjusted_p) else f'; p = {one.adjusted_p:.2g}'})</small></div>"
                 for one in tokens
             )
             cells += f"<td style='text-align:left; vertical-align:top'>{lines}</td>"
@@ -136,6 +158,8 @@ class TextToken:
         low: Lower end of the 95 % interval; NaN where nothing can be resampled.
         high: Upper end.
         z: (change - mean change under nulls) / their standard deviation; NaN with fewer than two.
+        adjusted_p: Two-sided p-value of the change, adjusted over all tokens that are listed, each on one scale with
+            its nulls (max-T); NaN without nulls.
     """
 
     token: int
@@ -145,6 +169,7 @@ class TextToken:
     low: float
     high: float
     z: float
+    adjusted_p: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +179,7 @@ class TextShift:
     Attributes:
         tokens: Every token that occurs, the largest rise first.
         effect: Mean change over the predictions of a text, with its interval over texts, beside the nulls'.
-        covers: What the intervals of single tokens are resampled over: `texts`, or `occurrences` where there are fewer
+        covers: What the intervals of single tokens are over: `texts`, or `occurrences` where there are fewer
             than 10 texts.
         name: The vectors in a few characters.
     """
@@ -168,8 +193,9 @@ class TextShift:
         """One line per token, the largest rise first."""
         import pandas as pd
 
-        columns = ["token", "text", "count", "change", "low", "high", "z"]
-        return pd.DataFrame([[getattr(one, name) for name in columns] for one in self.tokens], columns=columns)
+        columns = ["token", "text", "count", "change", "low", "high", "z", "adjusted_p"]
+        lines = [[getattr(one, name) for name in columns] for one in self.tokens]
+        return pd.DataFrame(lines, columns=[name.replace("_", " ") for name in columns])
 
     @property
     def quantiles(self) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
@@ -254,12 +280,14 @@ def next_token_shift(
     sums = _Sums(backend, arms, ids, found, position, batch_size, progress)
     facts = sums.facts()
     pick = _Picker(backend, facts, least)
+    lists = [pick.order(values[0], k) for values in pick.scores]
+    rises, falls, parts = (pick.tokens(*found) for found in zip(lists, pick.adjusted(lists), strict=True))
     return NextTokenShift(
         texts,
-        rises=pick.tokens(pick.order(facts["change"], k)),
-        falls=pick.tokens(pick.order(-facts["change"], k)),
-        kl_parts=pick.tokens(pick.order(facts["kl part"], k)),
-        followed=pick.tokens(followed),
+        rises=rises,
+        falls=falls,
+        kl_parts=parts,
+        followed=pick.tokens(followed, pick.adjusted_followed(followed)),
         kl=sums.kl(),
         changes=facts["change"],
         least=least,
@@ -282,8 +310,8 @@ class _Sums:
     ) -> None:
         self._count = len(prompts)
         self._logs: list[Tensor] = [torch.zeros(0)] * len(arms)
-        self._probabilities: list[Tensor] = [torch.zeros(0)] * 2
-        self._part = torch.zeros(0)
+        self._probabilities: list[Tensor] = [torch.zeros(0)] * len(arms)
+        self._parts: list[Tensor] = [torch.zeros(0)] * len(arms)
         self._kl = torch.zeros(len(arms), len(prompts), dtype=torch.float64)
         step = max(1, batch_size // len(arms))
         for first in tracked(range(0, len(prompts), step), what="next-token shift", unit="batch", shown=progress):
@@ -300,13 +328,11 @@ class _Sums:
         part = logs.exp() * (logs - plain)
         self._kl[number, where] = part.sum(dim=-1).double().cpu()
         self._logs[number] = _plus(self._logs[number], logs)
-        if number < 2:
-            self._probabilities[number] = _plus(self._probabilities[number], logs.exp())
-        if number == 1:
-            self._part = _plus(self._part, part)
+        self._probabilities[number] = _plus(self._probabilities[number], logs.exp())
+        self._parts[number] = _plus(self._parts[number], part)
 
     def facts(self) -> dict[str, np.ndarray]:
-        """Numbers of every token."""
+        """Numbers of every token; `changes`, `probabilities` and `parts` hold them for each null too."""
         logs = torch.stack(self._logs) / self._count
         changes = (logs[1:] - logs[0]).cpu().numpy()
         nulls = changes[1:]
@@ -314,12 +340,17 @@ class _Sums:
         if len(nulls) > 1:
             spread = nulls.std(axis=0, ddof=1)
             z = np.where(spread > 0, (changes[0] - nulls.mean(axis=0)) / np.maximum(spread, 1e-30), np.nan)
+        probabilities = (torch.stack(self._probabilities) / self._count).cpu().numpy()
+        parts = (torch.stack(self._parts[1:]) / self._count).cpu().numpy()
         return {
             "change": changes[0],
             "z": z,
-            "unsteered": (self._probabilities[0] / self._count).cpu().numpy(),
-            "steered": (self._probabilities[1] / self._count).cpu().numpy(),
-            "kl part": (self._part / self._count).cpu().numpy(),
+            "unsteered": probabilities[0],
+            "steered": probabilities[1],
+            "kl part": parts[0],
+            "changes": changes,
+            "probabilities": probabilities,
+            "parts": parts,
             "before": logs[0].cpu().numpy(),
             "after": logs[1].cpu().numpy(),
         }
@@ -327,7 +358,7 @@ class _Sums:
     def kl(self) -> Effect:
         """KL(steered || unsteered) over prompts, beside the nulls'."""
         values = self._kl.numpy()
-        return paired_effect(values[1, :, None], values[0, :, None]).with_nulls(values[2:].mean(axis=1))
+        return paired_effect(values[1, :, None], values[0, :, None]).with_nulls(values[2:].mean(axis=1), values[2:])
 
 
 def _passes(
@@ -352,29 +383,50 @@ def _plus(total: Tensor, rows: Tensor) -> Tensor:
 
 
 class _Picker:
-    """Tokens picked from the numbers of all."""
+    """Tokens picked from the numbers of all; each null picks by the same rule."""
 
     def __init__(self, backend: Backend, facts: dict[str, np.ndarray], least: float) -> None:
         self._backend = backend
         self._facts = facts
         size = min(len(backend.tokenizer), len(facts["change"]))
-        seen = np.maximum(facts["unsteered"], facts["steered"]) >= least
-        self._listed = np.flatnonzero(seen[:size])
+        shares = facts["probabilities"][:, :size]
+        self._listed = np.maximum(shares[0], shares[1:]) >= least
+        self.scores = [facts["changes"][:, :size], -facts["changes"][:, :size], facts["parts"][:, :size]]
+        """Of the vector and of each null: what the lists of rises, falls and parts in the KL are ordered by."""
 
     def order(self, values: np.ndarray, k: int) -> list[int]:
         """The k listed tokens with the largest values that are above zero."""
-        ranked = self._listed[np.argsort(-values[self._listed], kind="stable")][:k]
+        listed = np.flatnonzero(self._listed[0])
+        ranked = listed[np.argsort(-values[listed], kind="stable")][:k]
         return [int(token) for token in ranked if values[token] > 0]
 
-    def tokens(self, ids: Sequence[int]) -> tuple[ShiftedToken, ...]:
+    def adjusted(self, lists: Sequence[Sequence[int]]) -> list[Float[np.ndarray, " _"]]:
+        """Adjusted p-values of what the lists hold; NaN without nulls."""
+        if len(self._listed) < 2:
+            return [np.full(len(tokens), np.nan) for tokens in lists]
+        best = [np.where(self._listed[1:], scores[1:], -np.inf).max(axis=1) for scores in self.scores]
+        values = [scores[0, tokens].astype(float) for scores, tokens in zip(self.scores, lists, strict=True)]
+        return adjusted_over_lists(values, np.stack(best).astype(float))
+
+    def adjusted_followed(self, tokens: Sequence[int]) -> Float[np.ndarray, " listed"]:
+        """Adjusted p-values of the changes of tokens that were named beforehand, on one scale; NaN without nulls."""
+        changes = self._facts["changes"][:, list(tokens)].astype(float)
+        if not tokens or len(changes) < 2:
+            return np.full(len(tokens), np.nan)
+        scaled = on_one_scale(changes)
+        return max_t_p(scaled[0], scaled[1:], "two-sided")
+
+    def tokens(self, ids: Sequence[int], adjusted: Float[np.ndarray, " listed"]) -> tuple[ShiftedToken, ...]:
+        """What is told of some tokens."""
         facts = self._facts
+        texts = self._backend.token_strings(ids) if ids else []
         return tuple(
             ShiftedToken(
                 token, text, float(facts["unsteered"][token]), float(facts["steered"][token]),
                 float(facts["change"][token]), float(facts["kl part"][token]), self._rank("before", token),
-                self._rank("after", token), float(facts["z"][token]),
+                self._rank("after", token), float(facts["z"][token]), float(p_value),
             )
-            for token, text in zip(ids, self._backend.token_strings(ids) if ids else [], strict=True)
+            for token, text, p_value in zip(ids, texts, adjusted, strict=True)
         )  # fmt: skip
 
     def _rank(self, name: str, token: int) -> int:
@@ -466,7 +518,9 @@ class Occurrences:
         which, place = np.unique(self.texts, return_inverse=True)
         counts = np.bincount(place, minlength=len(which))
         means = np.stack([np.bincount(place, weights=arm, minlength=len(which)) / counts for arm in self.log_probs])
-        return paired_effect(means[1, :, None], means[0, :, None]).with_nulls((means[2:] - means[0]).mean(axis=1))
+        return paired_effect(means[1, :, None], means[0, :, None]).with_nulls(
+            (means[2:] - means[0]).mean(axis=1), means[2:] - means[0]
+        )
 
 
 def read_occurrences(
@@ -508,12 +562,16 @@ def _text_tokens(backend: Backend, seen: Occurrences, least_count: int) -> tuple
         spread = means[1:].std(axis=0, ddof=1)
         z = np.where(spread > 0, (means[0] - means[1:].mean(axis=0)) / np.maximum(spread, 1e-30), np.nan)
     low, high = _intervals(seen, place, len(which))
-    order = [index for index in np.argsort(-means[0], kind="stable") if counts[index] >= least_count]
+    order = [int(index) for index in np.argsort(-means[0], kind="stable") if counts[index] >= least_count]
+    adjusted = np.full(len(which), np.nan)
+    if len(means) > 1 and order:
+        scaled = on_one_scale(means[:, order].astype(float))
+        adjusted[order] = max_t_p(scaled[0], scaled[1:], "two-sided")
     texts = backend.token_strings([int(which[index]) for index in order]) if order else []
     return tuple(
         TextToken(
             int(which[index]), text, int(counts[index]), float(means[0, index]), float(low[index]), float(high[index]),
-            float(z[index]),
+            float(z[index]), float(adjusted[index]),
         )
         for index, text in zip(order, texts, strict=True)
     )  # fmt: skip
@@ -522,24 +580,27 @@ def _text_tokens(backend: Backend, seen: Occurrences, least_count: int) -> tuple
 def _intervals(
     seen: Occurrences, place: Int[np.ndarray, " occurrences"], count: int
 ) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
-    """Bootstrap intervals of each token's mean change: over texts where there are ten, else over its occurrences."""
-    random = np.random.default_rng(0)
+    """Intervals of each token's mean change: over the texts that it stands in, or over occurrences in a few texts.
+
+    Over texts it is that of a ratio, changes over occurrences, by the jackknife.
+    """
     names, text = np.unique(seen.texts, return_inverse=True)
     low, high = np.full(count, np.nan), np.full(count, np.nan)
     change = seen.changes[0]
-    weights = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES)
     order = np.argsort(place, kind="stable")
     ends = np.searchsorted(place[order], np.arange(count + 1))
     for token in range(count):
         mine = order[ends[token] : ends[token + 1]]
-        values, texts = change[mine], text[mine]
-        if len(names) < FEWEST_PROMPTS:
-            means = values[random.integers(len(values), size=(_RESAMPLES, len(values)))].mean(axis=1)
+        values, texts = change[mine].astype(float), text[mine]
+        if len(names) >= FEWEST_PROMPTS:
+            _, which = np.unique(texts, return_inverse=True)
+            values = np.stack([np.bincount(which, weights=values), np.bincount(which)], axis=1)
         else:
-            drawn = weights[:, texts]
-            total = drawn.sum(axis=1)
-            means = (drawn @ values)[total > 0] / total[total > 0]
-        clusters = len(values) if len(names) < FEWEST_PROMPTS else len(np.unique(texts))
-        if clusters > 1:
-            low[token], high[token] = np.quantile(means, [0.025, 0.975])
+            values = np.stack([values, np.ones(len(values))], axis=1)
+        low[token], high[token] = statistic_interval(_ratio, values)
     return low, high
+
+
+def _ratio(table: Float[np.ndarray, "units columns"]) -> float:
+    """Sum of changes over number of occurrences."""
+    return float(np.divide(*table.sum(axis=0)))

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 SimilarityBy = Literal["rows", "aligned", "pooled"]
 
+_ROUNDING = 1e-5
+"""Cosines closer than this differ by rounding only."""
+
 
 @dataclass(frozen=True, eq=False)
 class CosineSimilarity:
@@ -36,7 +39,8 @@ class CosineSimilarity:
         null_sd: Its standard deviation.
         null_low: 2.5 % quantile of unrelated pairs.
         null_high: 97.5 % quantile.
-        nulls: Number of unrelated pairs; each is compared with every other.
+        nulls: Number of unrelated pairs; each is compared with every other, or with itself where both sides are of
+            one pair.
         centred: Whether each row's mean over `d_model` was taken away.
     """
 
@@ -54,7 +58,7 @@ class CosineSimilarity:
     @property
     def z(self) -> Float[np.ndarray, "a b"]:
         """(cosine - mean of unrelated pairs) / their standard deviation; NaN where they have none."""
-        spread = np.where(self.null_sd > 0, self.null_sd, np.nan)
+        spread = np.where(self.null_sd > _ROUNDING, self.null_sd, np.nan)
         return np.asarray((self.cosines - self.null_mean) / spread)
 
     def frame(self) -> "pd.DataFrame":
@@ -78,8 +82,8 @@ class CosineSimilarity:
 
     @property
     def outside(self) -> np.ndarray:
-        """Which cosines lie outside the 95 % of unrelated pairs; none without nulls."""
-        return (self.cosines < self.null_low) | (self.cosines > self.null_high)
+        """Which cosines lie outside the 95 % of unrelated pairs, cell by cell; none without nulls."""
+        return (self.cosines < self.null_low - _ROUNDING) | (self.cosines > self.null_high + _ROUNDING)
 
     def __repr__(self) -> str:
         return f"CosineSimilarity(by={self.by!r}, {self.cosines.shape[0]} x {self.cosines.shape[1]})"
@@ -107,7 +111,7 @@ def cosine_similarity(
     *,
     by: SimilarityBy = "rows",
     centred: bool = True,
-    nulls: int = 32,
+    nulls: int = 39,
     seed: int = 0,
     texts: Sequence[str] | None = None,
 ) -> CosineSimilarity:
@@ -119,7 +123,8 @@ def cosine_similarity(
 
     Whether a cosine is large depends on the layer: differences of activations share directions even between pairs
     that have nothing to do with each other. So each cell has its scale, the cosines of unrelated pairs that were read
-    at the same layers and treated alike, before any rescaling.
+    at the same layers and treated alike, before any rescaling. Vectors of different pairs are judged by different
+    unrelated pairs; the same pair at two layers, or two rows of it, by one unrelated pair at these layers and rows.
 
     Args:
         model: The model.
@@ -152,7 +157,17 @@ def cosine_similarity(
     scale = np.full((4, *cosines.shape), np.nan)
     if nulls:
         drawn = _Unrelated(model, nulls, seed, texts)
-        scale = _null_scale(*(_null_units(drawn, side, by, length, centre) for side in (left, right)))
+        units = [[drawn.units(vector, by, length, centre) for vector in side] for side in (left, right)]
+        links = [[_link(one, other) for other in right] for one in left]
+        scale = np.concatenate(
+            [
+                np.concatenate(
+                    [_null_scale(one, other, link) for other, link in zip(units[1], row, strict=True)], axis=2
+                )
+                for one, row in zip(units[0], links, strict=True)
+            ],
+            axis=1,
+        )
     mean, spread, low, high = scale
     return CosineSimilarity(
         by, _names(backend, left, by), _names(backend, right, by), cosines, mean, spread, low, high, nulls, centre
@@ -185,42 +200,62 @@ def _cosines(left: Float[Tensor, "a size"], right: Float[Tensor, "b size"]) -> F
 
 
 class _Unrelated:
-    """Rows of unrelated pairs that match vectors in layer and length, each drawn once."""
+    """Rows of unrelated pairs that match vectors in layer, length and kind, each drawn once."""
 
     def __init__(self, model: LensModel, n: int, seed: int, texts: Sequence[str] | None) -> None:
         self._settings: dict[str, Any] = {"n": n, "seed": seed, "texts": texts}
         self._model = model
         self._found: dict[tuple[Any, ...], list[Tensor]] = {}
 
-    def rows(self, vector: SteeringVector) -> list[Float[Tensor, "rows d_model"]]:
-        """The n null matrices for a vector."""
+    def units(
+        self, vector: SteeringVector, by: SimilarityBy, length: int, centre: bool
+    ) -> Float[Tensor, "nulls units size"]:
+        """Unrelated pairs, treated as the vector is."""
+        told = vector.provenance
         zero = tuple((vector.norms == 0).tolist())
-        layer = vector.layer if vector.provenance.read_layer is None else vector.provenance.read_layer
-        if (layer, zero) not in self._found:
-            self._found[layer, zero] = unrelated_rows(self._model, vector, **self._settings)
-        return self._found[layer, zero]
+        layer = vector.layer if told.read_layer is None else told.read_layer
+        key = (layer, zero, told.negative_tokens is None, told.positive_tokens, told.steps)
+        if key not in self._found:
+            self._found[key] = unrelated_rows(self._model, vector, **self._settings)
+        return torch.stack([_units(null, vector, by, length, centre) for null in self._found[key]])
 
 
-def _null_units(
-    drawn: _Unrelated, vectors: Sequence[SteeringVector], by: SimilarityBy, length: int, centre: bool
-) -> Float[Tensor, "nulls units size"]:
-    """Unrelated pairs, treated as the vectors are."""
-    per_vector = [
-        torch.stack([_units(null, vector, by, length, centre) for null in drawn.rows(vector)]) for vector in vectors
-    ]
-    return torch.cat(per_vector, dim=1)
+_Link = Literal["one pair", "different pairs", "not known"]
+
+
+def _link(one: SteeringVector, other: SteeringVector) -> _Link:
+    """Whether two vectors are of one pair, so that null i of both must be one pair too.
+
+    Where rows of one pair were picked, null i of both need not be; then there is no scale.
+    """
+    if one is other:
+        return "one pair"
+    ours, theirs = one.provenance, other.provenance
+    is_same = ours.positive_tokens is not None and (ours.positive_tokens, ours.negative_tokens) == (
+        theirs.positive_tokens, theirs.negative_tokens
+    )  # fmt: skip
+    if not is_same:
+        return "different pairs"
+    return "one pair" if one.rows == other.rows and torch.equal(one.norms > 0, other.norms > 0) else "not known"
 
 
 def _null_scale(
-    left: Float[Tensor, "nulls a size"], right: Float[Tensor, "nulls b size"]
+    left: Float[Tensor, "nulls a size"], right: Float[Tensor, "nulls b size"], link: _Link
 ) -> Float[np.ndarray, "numbers a b"]:
-    """Mean, sd and the 95 % of the cosines of each null with every other; NaN where they are zero rows."""
+    """Mean, sd and the 95 % of the cosines of unrelated pairs; NaN where they are zero rows.
+
+    The quantiles are those that one more draw lies outside in 5 % of cases (Weibull's places).
+    """
     left, right = _directions(left), _directions(right)
-    different = ~torch.eye(len(left), dtype=torch.bool)
     scale = np.full((4, left.shape[1], right.shape[1]), np.nan)
+    if link == "not known":
+        return scale
+    count = len(left)
+    kept = torch.eye(count, dtype=torch.bool) if link == "one pair" else ~torch.eye(count, dtype=torch.bool)
     for unit in range(left.shape[1]):
-        cosines = torch.einsum("is,jbs->ijb", left[:, unit], right)[different].double().cpu().numpy()
-        scale[:, unit] = [cosines.mean(0), cosines.std(0, ddof=1), *np.quantile(cosines, [0.025, 0.975], axis=0)]
+        cosines = torch.einsum("is,jbs->ijb", left[:, unit], right)[kept].double().cpu().numpy()
+        ends = np.quantile(cosines, [0.025, 0.975], axis=0, method="weibull")
+        scale[:, unit] = [cosines.mean(0), cosines.std(0, ddof=1), *ends]
     is_zero = (left == 0).all(-1).all(0).cpu().numpy()[:, None] | (right == 0).all(-1).all(0).cpu().numpy()
     scale[:, is_zero] = np.nan
     return scale

@@ -21,7 +21,7 @@ from actadd_lens.models.readout import Readout, readout_of
 from actadd_lens.prompts.pairs import PromptPair
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.statistics import Effect, paired_effect
+from actadd_lens.statistics import Effect, max_t_p, on_one_scale, paired_effect
 from actadd_lens.steering.landings import act, land
 from actadd_lens.vectors.vector import SteeringVector, check_coefficient, check_vectors
 
@@ -136,7 +136,11 @@ class Trace:
         return shown[:, :, list(self.later)].mean(axis=2) if self.later else np.full(shown.shape[:2], np.nan)
 
     def frame(self) -> "pd.DataFrame":
-        """One row per part of the change; with nulls, each part's standardised contribution."""
+        """One row per part of the change; with nulls, each part's standardised contribution.
+
+        `adjusted p` is two-sided and adjusted over all parts, each on one scale with its nulls (max-T): the largest of
+        many parts is large in a null vector's trace too.
+        """
         import pandas as pd
 
         rows: list[dict[str, Any]] = []
@@ -160,6 +164,7 @@ class Trace:
         frame = pd.DataFrame(rows).astype({"layer": "Int64"})
         frame.insert(2, "contribution", _listed(self.contributions, self.first_layer))
         if len(self.nulls) > 1:
+            frame["adjusted p"] = self._adjusted(np.array(frame["contribution"]))
             nulls = np.stack([_listed(null, self.first_layer) for null in self.nulls])
             mean, spread = nulls.mean(axis=0), nulls.std(axis=0, ddof=1)
             frame.insert(3, "null mean", mean)
@@ -167,6 +172,13 @@ class Trace:
             is_noise = spread <= 1e-5 * np.abs(frame["contribution"]).max()
             frame.insert(5, "standardised", (frame["contribution"] - mean) / np.where(is_noise, np.nan, spread))
         return frame
+
+    def _adjusted(self, parts: Float[np.ndarray, " parts"]) -> Float[np.ndarray, " parts"]:
+        """Adjusted p-values of all parts; what is rounding in every arm is nothing."""
+        arms = np.stack([parts, *(_listed(null, self.first_layer) for null in self.nulls)])
+        arms[:, arms.std(axis=0) <= 1e-5 * np.abs(arms).max()] = 0.0
+        scaled = on_one_scale(arms)
+        return max_t_p(scaled[0], scaled[1:], "two-sided")
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Heat map of the contributions of heads and MLPs, by layer."""
@@ -509,8 +521,8 @@ class LayerTraces:
             effect = paired_effect(
                 np.array([[trace.steered] for trace in row]), np.array([[trace.unsteered] for trace in row])
             )
-            nulls = np.array([[null.total for null in trace.nulls] for trace in row]).mean(axis=0)
-            found.append(effect.with_nulls(nulls))
+            nulls = np.array([[null.total for null in trace.nulls] for trace in row]).T
+            found.append(effect.with_nulls(nulls.mean(axis=1), nulls))
         return tuple(found)
 
     @property

@@ -19,7 +19,7 @@ from actadd_lens.models import Backend, backend_of, load_model
 from actadd_lens.models.agreement import LARGEST_GAP, check_agreement, first_line, reference_of
 from actadd_lens.models.hooked import hooked_transformer
 from actadd_lens.models.loading import Family, source_model
-from actadd_lens.steering.engine import steer
+from actadd_lens.steering.steer import steer
 from actadd_lens.vectors.vector import SteeringVector
 
 _PROMPT = "The girl looked at the old dog."

@@ -20,7 +20,7 @@ from actadd_lens.measuring.scorers import Scorer, scorer_name
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.statistics import split_prompts
+from actadd_lens.statistics import FEWEST_PROMPTS, paired_effect, split_prompts
 from actadd_lens.sweeps.results import CompletionSweep
 from actadd_lens.sweeps.texts import CompletionSweepPlan, sweep_completions
 from actadd_lens.vectors.vector import SteeringVector, as_vectors, check_vectors
@@ -39,6 +39,9 @@ PAPER_LAYERS = (6, 12, 18, 24)
 
 RELEVANT = 0.5
 """What is to be left of relevance, steered over unsteered, for it to stay; ours, as the paper gives no margin."""
+
+RELEVANCE_MARGIN = 1 - RELEVANT
+"""The same as a distance from what all of it would be."""
 
 
 def writing_options(n: int, max_new_tokens: int, seed: int, top_p: float | None, temperature: float) -> dict[str, Any]:
@@ -158,8 +161,8 @@ class Measured:
 
     def change(self, arm: str = "steered") -> Estimate:
         """An arm minus the unsteered one, or their ratio, over prompts; beside the nulls."""
-        found = prompt_estimate(
-            getattr(self, arm) - self.unsteered, [_sample_means(null - self.unsteered) for null in self.nulls]
+        found = paired_estimate(
+            getattr(self, arm), self.unsteered, [_sample_means(null - self.unsteered) for null in self.nulls]
         )
         if not self.is_log:
             return found
@@ -309,6 +312,27 @@ def prompt_estimate(
     return resampled(lambda table: float(table.mean()), by_prompt[kept, None], of="prompts", nulls=found)
 
 
+def paired_estimate(
+    steered: Float[np.ndarray, "prompts samples"],
+    unsteered: Float[np.ndarray, "prompts samples"],
+    nulls: Sequence[Float[np.ndarray, " prompts"]] = (),
+) -> Estimate:
+    """Mean difference over prompts as `prompt_estimate` has it; that of two shares where both arms are hits and misses.
+
+    Args:
+        steered: One number for each prompt and sample; NaN where there is none.
+        unsteered: As many.
+        nulls: For each null what each prompt contributes.
+    """
+    found = prompt_estimate(steered - unsteered, nulls)
+    is_whole = np.isfinite(steered) & np.isfinite(unsteered)
+    rows = is_whole.any(axis=1)
+    if not rows.any() or (is_whole[rows] != is_whole[rows][:1, :1]).any():
+        return found
+    effect = paired_effect(steered[rows].astype(float), unsteered[rows].astype(float))
+    return replace(found, low=effect.low, high=effect.high) if effect.kind == "shares" else found
+
+
 def _sample_means(values: Float[np.ndarray, "prompts samples"]) -> Float[np.ndarray, " prompts"]:
     """Means over the samples that have a value; NaN where none has."""
     kept = np.isfinite(values)
@@ -330,24 +354,31 @@ def _nothing(*, nulls: tuple[float, ...] = (), neutral: float = 0.0) -> Estimate
 
 def judged(claim: int, about: str, verdict: Verdict, estimate: Estimate, paper: str = "", limits: str = "") -> Finding:
     """A finding whose limits are told where it has a verdict; where it has none, it says itself what is lacking."""
-    return Finding(claim, about, verdict, estimate, paper, "" if verdict == "not testable here" else limits)
+    return Finding(claim, about, verdict, estimate, paper, "" if verdict == "undecided" else limits)
 
 
-def fluency_finding(disfluency: Measured, most: float, where: str, paper: str) -> Finding:
+def fluency_finding(disfluency: Measured, most: float, where: str, paper: str, *, chosen_below: float) -> Finding:
     """Claim 7: that the cost in fluency is moderate; text that gets more fluent does not speak against it.
+
+    A cell that was chosen for costing no more than that does not show it: then only a larger cost says something.
 
     Args:
         disfluency: Perplexity of continuations.
         most: Largest ratio that counts as moderate.
         where: The cell.
         paper: The paper's figures.
+        chosen_below: Largest ratio that the cell was allowed when it was chosen.
     """
     ratio = disfluency.change()
     about = (
         "perplexity of continuations steered / unsteered (geometric means over prompts; the paper does not tell how it "
         f"averages), moderate up to {most:.3g}, {where}"
     )
-    return judged(7, about, stays(ratio, most - 1, against="greater"), ratio, paper)
+    verdict = stays(ratio, most - 1, against="greater")
+    if verdict == "same direction" and chosen_below <= most:
+        reason = f"the cell was chosen for a ratio of at most {chosen_below:.3g}: that it has one says nothing"
+        return Finding(7, about, "not testable here", ratio, paper, reason)
+    return judged(7, about, verdict, ratio, paper)
 
 
 def relevance_finding(own: Measured, where: str, measured_by: str) -> Finding:
@@ -363,10 +394,10 @@ def relevance_finding(own: Measured, where: str, measured_by: str) -> Finding:
         f"relevance of continuations to their own prompt, beyond another prompt's, {own.told()}, steered / unsteered; "
         f"it stays where {RELEVANT:g} of it is left (our margin: the paper gives none), {where}"
     )
-    if moves(plain, "greater") in ("no effect", "opposite"):
+    if plain.n >= FEWEST_PROMPTS and moves(plain, "greater") != "same direction":
         reason = f"The unsteered continuations are not seen to have to do with their own prompt: {plain}."
         return Finding(7, about, "not testable here", left, "", reason)
-    return judged(7, about, stays(left, 1 - RELEVANT, against="less"), left, "", measured_by)
+    return judged(7, about, stays(left, RELEVANCE_MARGIN, against="less"), left, "", measured_by)
 
 
 # -- choosing a cell -------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ class NullComparison(Experiment):
         kl = self._arms(self.kl, kind, coefficient)
         wins = kl[0] < kl[1:].mean(axis=0)
         among = [float((kl[arm] < np.delete(kl[1:], arm - 1, axis=0).mean(axis=0)).mean()) for arm in range(1, len(kl))]
-        return resampled(_mean, wins.astype(float)[:, None], of="prompts", nulls=among, neutral=0.5)
+        return Estimate.share(wins.astype(float)[:, None], of="prompts", nulls=among, neutral=0.5)
 
     def _arms(
         self, table: dict[str, Float[np.ndarray, "arms coefficients prompts"]], kind: str, coefficient: float
@@ -161,7 +161,7 @@ def nulls_against(
     prompts: str | Sequence[str] | None = None,
     layer: int | None = None,
     coefficients: Iterable[float] = (1.0, 3.0, 10.0),
-    nulls: int = 19,
+    nulls: int = 99,
     kinds: Sequence[NullKind] = KINDS,
     seed: int = 0,
     batch_size: int | None = None,

@@ -3,23 +3,41 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from actadd_lens.errors import SettingError
-from actadd_lens.statistics import FEWEST_PROMPTS, Effect, monte_carlo_p
+from actadd_lens.statistics import (
+    FEWEST_NULLS,
+    FEWEST_PROMPTS,
+    LEVEL,
+    Effect,
+    monte_carlo_p,
+    normal_p,
+    one_share_interval,
+    p_interval,
+    paired_effect,
+    statistic_interval,
+)
+from actadd_lens.statistics.quantiles import NORMAL
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-Verdict = Literal["same direction", "no effect", "opposite", "not testable here"]
+Verdict = Literal["same direction", "shown to be small", "opposite", "undecided", "not testable here"]
+"""Shown (one way or the other), shown to be small, undecided; or nothing that this run could have shown."""
+
 Side = Literal["greater", "less"]
 
-_ALPHA = 0.05
+_HALF = 1.959964
+"""Half a 95 % interval of the normal distribution, in standard errors."""
+
+_FEWEST_FOR_SPREAD = 3
+"""Null vectors that have a spread to speak of."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +68,88 @@ class Estimate:
         nulls = tuple(float(value) for value in effect.nulls)
         return cls(effect.mean, effect.low, effect.high, effect.n_prompts, of, nulls)
 
+    @classmethod
+    def paired(
+        cls,
+        steered: Float[np.ndarray, "prompts samples"],
+        unsteered: Float[np.ndarray, "prompts samples"],
+        *,
+        of: str = "prompts",
+        nulls: Sequence[float] = (),
+    ) -> "Estimate":
+        """Steered minus unsteered, with the interval of its kind of numbers.
+
+        Args:
+            steered: One number for each prompt and sample.
+            unsteered: As many.
+            of: What the prompts are, in the plural.
+            nulls: The same difference under each null vector.
+        """
+        return replace(cls.from_effect(paired_effect(steered, unsteered), of=of), nulls=tuple(map(float, nulls)))
+
+    @classmethod
+    def share(
+        cls,
+        hits: Float[np.ndarray, "prompts samples"],
+        *,
+        of: str,
+        nulls: Sequence[float] = (),
+        neutral: float = 0.0,
+    ) -> "Estimate":
+        """One share of hits, with an interval that is never empty.
+
+        Args:
+            hits: Hits (1) and misses (0), for each unit and sample.
+            of: What the units are, in the plural.
+            nulls: The same share under each null vector.
+            neutral: The share that means that nothing happened.
+        """
+        low, high = one_share_interval(hits) if len(hits) > 1 else (math.nan, math.nan)
+        return cls(float(np.mean(hits)), low, high, len(hits), of, tuple(map(float, nulls)), neutral)
+
     def p_value(self, side: Side) -> float:
         """Monte Carlo p-value against the nulls; NaN where there are none."""
         return monte_carlo_p(self.value, np.array(self.nulls, dtype=float), side) if self.nulls else math.nan
 
-    def beyond(self, side: Side) -> bool:
-        """Whether it stands apart: the whole interval past the neutral value, and past all but 5 % of the nulls.
+    def p_interval(self, side: Side) -> tuple[float, float]:
+        """What that p could be with ever more nulls; NaN where there are none."""
+        return p_interval(self.value, np.array(self.nulls, dtype=float), side) if self.nulls else (math.nan, math.nan)
 
-        With fewer than 19 nulls no p-value reaches 5 %; then it must lie past every one of them.
+    def judged_p(self, side: Side) -> float:
+        """The p-value that a verdict goes by; NaN where there are none, or too few to have a spread.
+
+        With 39 nulls or more it is the Monte Carlo one; with fewer, that of the nulls' mean and spread, for else the
+        verdict would hang on the largest null alone.
         """
+        nulls = np.array(self.nulls, dtype=float)
+        if len(nulls) >= FEWEST_NULLS:
+            return monte_carlo_p(self.value, nulls, side)
+        return normal_p(self.value, nulls, side) if len(nulls) >= _FEWEST_FOR_SPREAD else math.nan
+
+    def beyond(self, side: Side) -> bool:
+        """Whether it stands apart: the interval past the neutral value, and p at most 0.05 where there are nulls."""
         past = self.low > self.neutral if side == "greater" else self.high < self.neutral
-        return past and (not self.nulls or self.p_value(side) <= max(_ALPHA, 1 / (1 + len(self.nulls))) + 1e-12)
+        return past and (not self.nulls or self.judged_p(side) <= LEVEL)
+
+    def p_moves(self, side: Side) -> float:
+        """One-sided p of the claim that it moves: the larger of the interval's and the nulls'."""
+        sign = 1 if side == "greater" else -1
+        alone = self._normal(sign * (self.neutral - self.value))
+        beside = self.judged_p(side) if self.nulls else 0.0
+        return math.nan if math.isnan(alone + beside) else max(alone, beside)
+
+    def p_stays(self, margin: float, *, against: Side | None = None) -> float:
+        """P of the claim that it stays within a margin: the larger of the two one-sided ones."""
+        past = self.value - self.neutral
+        sides = {"greater": self._normal(past - margin), "less": self._normal(-margin - past)}
+        return max(sides.values()) if against is None else sides[against]
+
+    def _normal(self, distance: float) -> float:
+        """Chance of so large a value where the truth is that far above it, from the interval; NaN without one."""
+        error = (self.high - self.low) / (2 * _HALF)
+        if not (math.isfinite(error) and math.isfinite(distance)) or error <= 0:
+            return math.nan
+        return NORMAL.cdf(distance / error)
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
@@ -95,10 +184,14 @@ def resampled(
     of: str,
     nulls: Sequence[float] = (),
     neutral: float = 0.0,
+    smooth: bool = True,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """Any statistic of a table of independent units, with the percentile bootstrap over its rows.
+    """Any statistic of a table of independent units, with an interval over its rows.
+
+    The interval of a smooth statistic is by its jackknife, as that of a mean; that of another, such as a median, is the
+    percentile bootstrap's, which covers too little with few units.
 
     Args:
         statistic: Table to number, such as a ratio of sums; the columns are what one unit contributes.
@@ -106,8 +199,9 @@ def resampled(
         of: What the units are, in the plural.
         nulls: The same statistic under each null vector.
         neutral: The value that means that nothing happened.
-        resamples: Number of bootstrap resamples.
-        seed: Seed of the resampling.
+        smooth: Whether a little more or less in a unit changes the statistic a little.
+        resamples: Number of bootstrap resamples, where it is not smooth.
+        seed: Their seed.
 
     Raises:
         SettingError: There are no units.
@@ -119,10 +213,13 @@ def resampled(
     table = np.asarray(units, dtype=float)
     if table.ndim != 2 or not len(table):
         raise SettingError(f"A table of shape {table.shape} holds nothing to resample.")
-    random = np.random.default_rng(seed)
-    drawn = [statistic(table[random.integers(len(table), size=len(table))]) for _ in range(resamples)]
-    low, high = np.nanquantile(drawn, [0.025, 0.975]) if len(table) > 1 else (math.nan, math.nan)
-    return Estimate(float(statistic(table)), float(low), float(high), len(table), of, tuple(nulls), neutral)
+    if smooth or len(table) < 2:
+        low, high = statistic_interval(statistic, table)
+    else:
+        random = np.random.default_rng(seed)
+        drawn = [statistic(table[random.integers(len(table), size=len(table))]) for _ in range(resamples)]
+        low, high = map(float, np.nanquantile(drawn, [0.025, 0.975]))
+    return Estimate(float(statistic(table)), low, high, len(table), of, tuple(nulls), neutral)
 
 
 # -- claims ----------------------------------------------------------------------------------------------------
@@ -149,7 +246,7 @@ class Finding:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        if self.verdict == "not testable here" and not self.reason and self.estimate is not None:
+        if self.verdict == "undecided" and not self.reason and self.estimate is not None:
             object.__setattr__(self, "reason", _undecided(self.estimate))
 
     def record(self) -> dict[str, Any]:
@@ -162,52 +259,62 @@ class Finding:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Finding":
-        """The way back."""
-        estimate = record["estimate"]
-        return cls(**{**record, "estimate": None if estimate is None else Estimate.from_record(estimate)})
+        """The way back; what was called `no effect` in 0.1 was not shown, which is undecided."""
+        estimate = None if record["estimate"] is None else Estimate.from_record(record["estimate"])
+        verdict = "undecided" if record["verdict"] == "no effect" else record["verdict"]
+        return cls(**{**record, "verdict": verdict, "estimate": estimate})
 
 
-def moves(estimate: Estimate, side: Side) -> Verdict:
-    """The verdict on a claim that a number moves to one side; under 10 units none is given.
+def moves(estimate: Estimate, side: Side, *, margin: float | None = None) -> Verdict:
+    """The verdict on a claim that a number moves to one side; under 10 units it is undecided.
+
+    Args:
+        estimate: The number.
+        side: Where it is claimed to move.
+        margin: Largest distance from the neutral value that counts as not moving, told before; None where none was.
 
     >>> moves(Estimate(0.9, 0.85, 0.95, 40, "texts", neutral=1.0), "less")
     'same direction'
     >>> moves(Estimate(0.9, 0.75, 1.05, 40, "texts", neutral=1.0), "less")
-    'no effect'
+    'undecided'
+    >>> moves(Estimate(1.001, 0.998, 1.004, 40, "texts", neutral=1.0), "less", margin=0.01)
+    'shown to be small'
     """
     if estimate.n < FEWEST_PROMPTS:
-        return "not testable here"
+        return "undecided"
+    if margin is not None and stays(estimate, margin) == "same direction":
+        return "shown to be small"
     if estimate.beyond(side):
         return "same direction"
-    return "opposite" if estimate.beyond("less" if side == "greater" else "greater") else "no effect"
+    return "opposite" if estimate.beyond("less" if side == "greater" else "greater") else "undecided"
 
 
 def stays(estimate: Estimate, margin: float, *, against: Side | None = None) -> Verdict:
     """The verdict on a claim that a number hardly moves: an interval inside the margin says so, one outside denies it.
 
-    An interval across the margin's edge decides nothing: `not testable here`, for want of data; as do fewer than 10
-    units. Where nothing varied, the interval is empty and says too much: then the rule of three stands in for it (up to
-    3 / n of all cases may be otherwise, with 95 % confidence).
+    An interval across the margin's edge decides nothing, nor do fewer than 10 units. Where nothing varied, the interval
+    is empty and says too much: then the rule of three stands in for it (up to 3 / n of all cases may be otherwise, with
+    95 % confidence).
 
     Args:
         estimate: The number.
-        margin: Largest distance from the neutral value that counts as staying.
+        margin: Largest distance from the neutral value that counts as staying, told before.
         against: The side that speaks against the claim, where the other one does not: a cost that falls is no cost.
 
     >>> stays(Estimate(1.002, 0.995, 1.009, 40, "texts", neutral=1.0), margin=0.01)
     'same direction'
     >>> stays(Estimate(1.02, 0.98, 1.06, 40, "texts", neutral=1.0), margin=0.01)
-    'not testable here'
+    'undecided'
     """
     low, high = estimate.low - estimate.neutral, estimate.high - estimate.neutral
     if estimate.n < FEWEST_PROMPTS or not (math.isfinite(low) and math.isfinite(high)):
-        return "not testable here"
+        return "undecided"
     if low == high:
         low, high = low - 3 / estimate.n, high + 3 / estimate.n
     if (against != "less" and low > margin) or (against != "greater" and high < -margin):
         return "opposite"
     inside = (against == "greater" or -margin <= low) and (against == "less" or high <= margin)
-    return "same direction" if inside else "not testable here"
+    return "same direction" if inside else "undecided"
 
 
 def _undecided(estimate: Estimate) -> str:
@@ -215,6 +322,12 @@ def _undecided(estimate: Estimate) -> str:
         return f"{estimate.n} {estimate.of} are too few: a verdict takes {FEWEST_PROMPTS}"
     if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
         return "there is no interval"
+    if estimate.low <= estimate.neutral <= estimate.high:
+        return f"the interval holds {estimate.neutral:g}: neither shown nor shown to be small"
+    if estimate.nulls:
+        side: Side = "greater" if estimate.value > estimate.neutral else "less"
+        low, high = estimate.p_interval(side)
+        return f"null vectors do as much: p = {estimate.judged_p(side):.2g} ({low:.2g} to {high:.2g} by their draw)"
     return "the interval is too wide to tell"
 
 

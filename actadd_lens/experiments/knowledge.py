@@ -14,7 +14,7 @@ from torch import Tensor
 from actadd_lens import storybook
 from actadd_lens.checks import is_count
 from actadd_lens.errors import PromptError, SettingError
-from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, resampled, stays
+from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, stays
 from actadd_lens.experiments.inputs import read_table
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading
 from actadd_lens.measuring.nulls import NullKind
@@ -104,17 +104,19 @@ class Knowledge(Experiment):
 
     def unsteered(self, k: int) -> Estimate:
         """P@K of the unsteered model."""
-        return resampled(_mean, (self.unsteered_ranks <= k).astype(float)[:, None], of="facts")
+        hits = (self.unsteered_ranks <= k).astype(float)[:, None]
+        return Estimate.share(hits, of="facts")
 
     def steered(self, k: int) -> Estimate:
         """P@K of the steered model, beside that under each null."""
         hits = (self.ranks <= k).astype(float)
-        return resampled(_mean, hits[0, :, None], of="facts", nulls=hits[1:].mean(axis=1).tolist())
+        return Estimate.share(hits[0, :, None], of="facts", nulls=hits[1:].mean(axis=1).tolist())
 
     def change(self, k: int) -> Estimate:
         """P@K steered minus unsteered, paired by fact."""
-        change = (self.ranks <= k).astype(float) - (self.unsteered_ranks <= k)
-        return resampled(_mean, change[0, :, None], of="facts", nulls=change[1:].mean(axis=1).tolist())
+        hits, plain = (self.ranks <= k).astype(float), (self.unsteered_ranks <= k).astype(float)
+        nulls = (hits[1:] - plain).mean(axis=1).tolist()
+        return Estimate.paired(hits[0, :, None], plain[:, None], of="facts", nulls=nulls)
 
     def frame(self) -> "pd.DataFrame":
         """One line per K."""
@@ -165,7 +167,7 @@ class Knowledge(Experiment):
             reason += ", so that it could not fall by more than the margin"
             return Finding(8, about, "not testable here", change, paper, reason)
         verdict = stays(change, MARGIN)
-        if verdict == "not testable here":
+        if verdict == "undecided":
             reason += f"; {len(self.facts)} facts do not decide whether a change is below {MARGIN:g}"
         return Finding(8, about, verdict, change, paper, reason)
 
@@ -190,7 +192,7 @@ def knowledge(
     ks: Iterable[int] = (1, 2, 5, 10, 20, 50, 100),
     layer: int | None = None,
     coefficient: float = 1.0,
-    nulls: int = 19,
+    nulls: int = 99,
     null_kind: NullKind = "unrelated_pairs",
     seed: int = 0,
     batch_size: int | None = None,

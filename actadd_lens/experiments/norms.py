@@ -137,7 +137,7 @@ def norms(
     *,
     prompts: str | Sequence[str] | None = None,
     layers: Iterable[int] | None = None,
-    nulls: int = 19,
+    nulls: int = 99,
     seed: int = 0,
     progress: bool = True,
 ) -> Norms:

@@ -329,7 +329,7 @@ class PerplexityOnTopic(Experiment):
         if first > round(_EARLY * n_layers):
             verdict = "not testable here"
             reason = f"layer {first} of {n_layers} is not as early as the layers that do harm in the paper"
-        elif verdict == "not testable here":
+        elif verdict == "undecided":
             reason = ""
         return Finding(2, about, verdict, alone, "1.167 at layer 0, 1.256 at layer 1, 1.125 at layer 4 of 48", reason)
 

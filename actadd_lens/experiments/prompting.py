@@ -23,7 +23,7 @@ from actadd_lens.methods.actadd import compute_steering_vector, compute_steering
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.statistics import split_prompts
+from actadd_lens.statistics import FEWEST_PROMPTS, split_prompts
 from actadd_lens.sweeps.results import Sweep
 from actadd_lens.sweeps.store import digest
 from actadd_lens.sweeps.sweep import plan_sweep
@@ -152,7 +152,7 @@ class Prompting(Experiment):
         if moves(own := self.injection["on-topic"], "less") != "same direction":
             verdict = "not testable here"
             reason = f"the injection is not seen to do anything on the topic, where it has {own}"
-        elif verdict == "not testable here":
+        elif verdict == "undecided":
             reason = ""
         return Finding(
             11,
@@ -172,7 +172,7 @@ class Prompting(Experiment):
         if verdict == "same direction":
             return Finding(11, about, moves(found, "less"), found, paper, f"read where it is added: {home}")
         reason = f"read where it is added it is not seen to raise them: {home}"
-        if verdict == "not testable here":
+        if home.n < FEWEST_PROMPTS:
             reason = f"{home.n} prompts are too few to tell what it does read where it is added: {home.value:.3g}"
         return Finding(11, about, "not testable here", found, paper, reason)
 
@@ -354,7 +354,8 @@ class _Rivals:
             prompted = ArmRows(self._backend, [said], [()], (), "front").logits()
             # A column that differs in its own token may well predict the same: all columns are compared.
             gaps.append(float((_log_probs(steered) - _log_probs(prompted)).abs().max()))
-        return resampled(lambda table: float(table.max()), np.array(gaps)[:, None], of="texts")
+        # A maximum has no interval: the smallest and the largest gap stand beside it.
+        return Estimate(max(gaps), min(gaps), max(gaps), len(gaps), "texts")
 
     def _half(self, name: str, half: int) -> list[tuple[int, ...]]:
         return [self._texts[name][index] for index in self._halves[name][half]]

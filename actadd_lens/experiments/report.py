@@ -1,6 +1,7 @@
 """The report of a run: verdicts first, then a section for each experiment; as one page, as Markdown and as JSON."""
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -8,9 +9,13 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
+
 from actadd_lens.experiments.evidence import Finding, Verdict
 from actadd_lens.experiments.paper import CLAIMS, TABLES, PaperTable
+from actadd_lens.experiments.registry import Primary, primary_of
 from actadd_lens.experiments.storing import versions, write_json, write_text
+from actadd_lens.statistics import benjamini_hochberg
 
 if TYPE_CHECKING:
     from actadd_lens.experiments.suite import Outcome, Reproduction
@@ -21,14 +26,20 @@ _LONG = 30
 _SHORT = 32
 """A text of so many characters is not broken into lines."""
 
-_CLASSES = dict(zip(get_args(Verdict), ("same", "none", "opposite", "untestable"), strict=True))
+_CLASSES = dict(zip(get_args(Verdict), ("same", "small", "opposite", "none", "untestable"), strict=True))
+
+_PRIMARY_COLUMNS = ("claim", "finding", "verdict", "p", "q")
 
 _READING = (
-    "A verdict compares one measured number with what the paper claims. “Same direction”: the whole 95 % interval lies "
-    "on the claimed side, and past all but 5 % of the null vectors of equal row norms, where there are nulls (past "
-    "every one, where there are fewer than 19); or, for something that is claimed to stay, inside the margin that is "
-    "told. “Opposite”: the same on the other side. “No effect”: neither. “Not testable here”: there is too little to "
-    "measure, for the reason told. Findings of one claim may disagree; none is merged."
+    "A verdict compares one measured number with what the paper claims. “Same direction”: the whole 95 % interval "
+    "lies on the claimed side, and p is at most .05 against null vectors of equal row norms, where there are nulls "
+    "(with fewer than 39 from their mean and spread, so that it hangs on no single one); or, for something that is "
+    "claimed to stay, inside the margin that is told. “Opposite”: the same on the other side. “Shown to be small”: "
+    "the interval lies within a margin that was told before. “Undecided”: neither, which is no evidence that there is "
+    "nothing. “Not testable here”: nothing that this run measures could tell, for the reason told. One finding for "
+    "each claim, named before anything was run, is primary and decides it; the others stand beside it, and some judge "
+    "the same steered number in another way. “q” is the primary findings' p, one-sided, adjusted for the false "
+    "discovery rate over the claims of this report (Benjamini and Hochberg)."
 )
 
 
@@ -42,7 +53,9 @@ def write_report(run: "Reproduction") -> list[Path]:
     write_text(html, page(run))
     write_text(markdown, markdown_page(run))
     outcomes = [outcome.record() for outcome in run.outcomes]
-    write_json(told, {"model": run.model, "versions": versions(), "claims": CLAIMS, "outcomes": outcomes})
+    primary = [dict(zip(_PRIMARY_COLUMNS, row, strict=True)) for row in _primary_rows(run)]
+    record = {"model": run.model, "versions": versions(), "claims": CLAIMS, "primary": primary, "outcomes": outcomes}
+    write_json(told, record)
     return [html, markdown, told]
 
 
@@ -76,12 +89,36 @@ def _model_line(run: "Reproduction") -> str:
 
 
 def _counts(run: "Reproduction") -> str:
-    found = [finding.verdict for finding in run.findings]
+    found = [finding.verdict for _, finding in _primary(run).values()]
     told = ", ".join(f"{found.count(verdict)} {verdict}" for verdict in get_args(Verdict))
+    beside = len(run.findings) - len(found)
     quick = " Quick settings, with few prompts and nulls: a first look." if run.quick else ""
     failed = f" {len(run.failed)} failed: {', '.join(run.failed)}." if run.failed else ""
     experiments = f"{len(run.outcomes)} experiment{'s' * (len(run.outcomes) != 1)}"
-    return f"{experiments}, {len(found)} findings: {told}.{failed}{quick}"
+    claims = f"{len(found)} primary finding{'s' * (len(found) != 1)}"
+    return f"{experiments}, {claims}: {told}; {beside} beside them.{failed}{quick}"
+
+
+def _primary(run: "Reproduction") -> dict[int, tuple[Primary, Finding]]:
+    """The finding that decides each claim, where it was measured."""
+    found: dict[int, tuple[Primary, Finding]] = {}
+    for outcome in run.outcomes:
+        found |= primary_of(outcome.name, outcome.findings)
+    return dict(sorted(found.items()))
+
+
+def _primary_rows(run: "Reproduction") -> list[tuple[Any, ...]]:
+    """Claim, finding, verdict, p and q of each primary finding."""
+    found = _primary(run)
+    p_values = np.array(
+        [math.nan if two.estimate is None else one.p_value(two.estimate) for one, two in found.values()]
+    )
+    return [
+        (claim, finding.about, finding.verdict, *(None if math.isnan(value) else float(value) for value in pair))
+        for (claim, (_, finding)), pair in zip(
+            found.items(), zip(p_values, benjamini_hochberg(p_values), strict=True), strict=True
+        )
+    ]
 
 
 def _by_claim(run: "Reproduction") -> dict[int, list[tuple[str, Finding]]]:
@@ -118,6 +155,7 @@ def page(run: "Reproduction") -> str:
         f"<nav>{links}</nav>",
         "<h2>The twelve claims</h2>",
         f'<p class="notes">{escape(_READING)}</p>',
+        _html_table("Primary findings", _PRIMARY_COLUMNS, _primary_rows(run)),
         _verdict_table(run),
         *(_section(run, outcome) for outcome in run.outcomes),
     ]
@@ -209,6 +247,7 @@ def markdown_page(run: "Reproduction") -> str:
         run: The run.
     """
     parts = [f"# {_title(run)}", _model_line(run), _counts(run), "## The twelve claims", _READING]
+    parts += ["### Primary findings", _markdown_table(_PRIMARY_COLUMNS, _primary_rows(run))]
     by_claim = _by_claim(run)
     for number, found in by_claim.items():
         if not found:

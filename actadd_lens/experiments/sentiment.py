@@ -136,7 +136,8 @@ class Sentiment(Experiment):
             judged(5, share, moves(change, "greater"), change, success, lexicon),
             judged(5, f"mean compound score, {shift.compound.told()}, {where}", moves(compound, side), compound, "",
                    lexicon),
-            fluency_finding(shift.disfluency, MOST_DISFLUENCY, where, told),
+            fluency_finding(shift.disfluency, MOST_DISFLUENCY, where, told,
+                            chosen_below=self.settings.get("most_disfluency", MOST_DISFLUENCY)),
             relevance_finding(shift.own_relevance, where, self.settings["relevance"]),
         ]  # fmt: skip
 

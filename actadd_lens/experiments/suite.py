@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STORE = "results.sqlite"
 """Where sweeps keep their cells, beside the results."""
 
-_FORMAT = 1
+_FORMAT = 2
 """Changes whenever a kept result is written otherwise."""
 
 

@@ -142,7 +142,7 @@ def token_shift(
     k: int = _TOP,
     least: float = 1e-4,
     least_count: int = 5,
-    nulls: int = 19,
+    nulls: int = 99,
     null_kind: NullKind = "unrelated_pairs",
     seed: int = 0,
     batch_size: int = 64,

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from actadd_lens import storybook
-from actadd_lens.experiments.continuations import prompt_estimate, writing_options
-from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
+from actadd_lens.experiments.continuations import paired_estimate, prompt_estimate, writing_options
+from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, stays
 from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.measuring import scorers
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.texts import as_texts
 from actadd_lens.statistics import split_prompts
-from actadd_lens.sweeps.results import BestCell, CompletionSweep
+from actadd_lens.sweeps.choosing import BestCell
+from actadd_lens.sweeps.results import CompletionSweep
 from actadd_lens.sweeps.texts import sweep_completions
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ class TopicWords(Experiment):
         Each null reports from the cell that it chose itself.
         """
         effect = self.best.effect
-        nulls = tuple(float(value) for value in effect.nulls)
-        return resampled(lambda table: float(table.mean()), effect.by_prompt[:, None], of="prompts", nulls=nulls)
+        return Estimate.from_effect(effect)
 
     @property
     def words(self) -> Estimate:
@@ -242,4 +242,4 @@ def cell_estimate(sweep: CompletionSweep, metric: int, place: Place, prompts: Se
     some = list(prompts)
     steered, plain = sweep.steered[(metric, *place)], sweep.unsteered[metric, place[0], place[3]]
     nulls = sweep.null_by_prompt[(metric, slice(None), *place)]
-    return prompt_estimate((steered - plain)[some], list(np.asarray(nulls)[:, some]))
+    return paired_estimate(steered[some], plain[some], list(np.asarray(nulls)[:, some]))

@@ -88,7 +88,13 @@ class Toxicity(Experiment):
         where = self.settings["cell"]
         return (
             *(self._fall(score) for score in self.scores),
-            fluency_finding(self.disfluency, MOST_DISFLUENCY, where, "disfluency 16.0 → 20.4"),
+            fluency_finding(
+                self.disfluency,
+                MOST_DISFLUENCY,
+                where,
+                "disfluency 16.0 → 20.4",
+                chosen_below=self.settings.get("most_disfluency", MOST_DISFLUENCY),
+            ),
             relevance_finding(self.own_relevance, where, self.settings["relevance"]),
         )
 

@@ -70,7 +70,8 @@ class Measurement:
         if not kept.any():
             raise SettingError(f"{self.metric.name} has no value on any prompt: are all their positions injected?")
         effect = paired_effect(self.steered[kept, None], self.unsteered[kept, None])
-        return effect.with_nulls((self.nulls[:, kept] - self.unsteered[kept]).mean(axis=1))
+        nulls = self.nulls[:, kept] - self.unsteered[kept]
+        return effect.with_nulls(nulls.mean(axis=1), nulls)
 
     @property
     def ratio(self) -> float:
@@ -461,5 +462,6 @@ def _scored(
 ) -> CompletionMeasurement:
     plain = score_texts(scorer, completions.unsteered)
     effect = paired_effect(score_texts(scorer, completions.steered), plain)
-    shifts = [float((score_texts(scorer, continuation_texts(arm)) - plain).mean()) for arm in null_arms]
-    return CompletionMeasurement(scorer_name(scorer), completions, effect.with_nulls(np.array(shifts)))
+    shifts = [(score_texts(scorer, continuation_texts(arm)) - plain).mean(axis=1) for arm in null_arms]
+    by_prompt = np.array(shifts).reshape(len(shifts), len(plain))
+    return CompletionMeasurement(scorer_name(scorer), completions, effect.with_nulls(by_prompt.mean(axis=1), by_prompt))

@@ -36,6 +36,9 @@ def null_vectors(
 
     `unrelated_pairs` are steering vectors of pairs of phrases that have nothing to do with each other, cut from random
     places of the package's neutral texts; each row is rescaled to the vector's own, and its zero rows stay zero.
+    Nulls of an unpaired addition are unpaired additions of such phrases. Its BOS row, which every prompt has in common
+    and which is many times as long as the others, is the model's own in each of them: an unrelated direction of that
+    length would do far more than the row does, and anything would stand beside it.
     `gaussian` rows point anywhere, and are easier to beat: a model reads differences of its own activations better
     than noise.
 
@@ -48,7 +51,7 @@ def null_vectors(
         texts: Other texts to cut phrases from.
 
     Raises:
-        SettingError: The kind or number is none, or the texts are too short.
+        SettingError: The kind or number is none, the texts are too short, or the vector mixes BOS rows with others.
         VectorError: The vector does not go with the model.
     """
     return null_table(model, [vector], kind=kind, n=n, seed=seed, texts=texts)[0]
@@ -79,7 +82,8 @@ def null_table(
         SettingError: The kind or number is none, or the texts are too short.
         VectorError: A vector does not go with the model.
     """
-    check_vectors(backend_of(model), vectors)
+    for vector in check_vectors(backend_of(model), vectors):
+        _refuse_mixed(vector)
     require(is_count(n), "n", n, "an integer from 1")
     if kind == "gaussian":
         drawn = [_gaussian(vector, n, seed) for vector in vectors]
@@ -88,7 +92,10 @@ def null_table(
     else:
         raise SettingError(f"Null kind {kind!r} is not known: use 'unrelated_pairs' or 'gaussian'.")
     return [
-        tuple(_matched(vector, rows, f"{kind} {index} (seed {seed})") for index, rows in enumerate(found))
+        tuple(
+            _matched(vector, _with_bos(vector, rows), f"{kind} {index} (seed {seed})")
+            for index, rows in enumerate(found)
+        )
         for vector, found in zip(vectors, drawn, strict=True)
     ]
 
@@ -98,6 +105,8 @@ def unrelated_rows(
 ) -> list[Float[Tensor, "rows d_model"]]:
     """Differences of n unrelated pairs at the vector's layer, as many rows as it has, in the size that they were read.
 
+    For an unpaired addition they are the rows of unpaired phrases, BOS row and all.
+
     Args:
         model: The model that the vector is for.
         vector: The vector to match in layer, rows and leading zero rows.
@@ -105,7 +114,8 @@ def unrelated_rows(
         seed: Seed of the draw.
         texts: Other texts to cut phrases from.
     """
-    return _unrelated(model, [vector], n=n, seed=seed, texts=texts)[0]
+    found = _unrelated(model, [vector], n=n, seed=seed, texts=texts)[0]
+    return [_with_bos(vector, rows) for rows in found]
 
 
 def shuffle_rows(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
@@ -137,18 +147,69 @@ def _gaussian(vector: SteeringVector, n: int, seed: int) -> list[torch.Tensor]:
 def _unrelated(
     model: LensModel, vectors: Sequence[SteeringVector], *, n: int, seed: int, texts: Sequence[str] | None
 ) -> list[list[torch.Tensor]]:
-    """Rows of n vectors of unrelated pairs for each vector, as many as it has after its leading zero rows."""
-    backend, needed = backend_of(model), [vector.rows - _leading_zeros(vector) for vector in vectors]
+    """Rows of n vectors of unrelated pairs for each vector, as many as it has after its leading zero rows.
+
+    For an unpaired addition they are those of unpaired phrases, as many as it has after its BOS row.
+    """
+    backend = backend_of(model)
+    kinds = [(_phrase_rows(vector), _is_unpaired(vector)) for vector in vectors]
     drawn: dict[int, list[torch.Tensor]] = {}
-    for tokens in sorted(set(needed)):
+    for tokens, unpaired in sorted(set(kinds)):
         random, phrases = np.random.default_rng(seed), _Phrases(backend, texts, tokens)
         pairs = [PromptPair(*phrases.draw_two(random)) for _ in range(n)]
-        members = [index for index, count in enumerate(needed) if count == tokens]
+        if unpaired:
+            pairs = [PromptPair(pair.positive, None) for pair in pairs]
+        members = [index for index, kind in enumerate(kinds) if kind == (tokens, unpaired)]
         layers = {index: _read_layer(vectors[index]) for index in members}
         found = compute_steering_vectors(model, pairs, layers=sorted(set(layers.values())))
         for index in members:
             drawn[index] = [_laid(vectors[index], found[pair, layers[index]], tokens) for pair in range(n)]
     return [drawn[index] for index in range(len(vectors))]
+
+
+def _is_unpaired(vector: SteeringVector) -> bool:
+    """Whether the rows are those of one prompt, BOS row and all, rather than differences."""
+    told = vector.provenance
+    return told.positive is not None and told.negative is None and told.negative_tokens is None
+
+
+def _bos_rows(vector: SteeringVector) -> int:
+    """Rows of an unpaired addition that are BOS: one, or none where rows were picked or BOS was left out."""
+    told = vector.provenance
+    tokens = told.positive_tokens or ()
+    return int(_is_unpaired(vector) and bool(told.prepend_bos) and vector.rows == len(tokens) > 1)
+
+
+def _phrase_rows(vector: SteeringVector) -> int:
+    """Rows that a phrase of so many tokens gives."""
+    return vector.rows - max(_leading_zeros(vector), _bos_rows(vector))
+
+
+def _with_bos(vector: SteeringVector, rows: torch.Tensor) -> torch.Tensor:
+    """A null's rows beside the BOS row of an unpaired addition, which all prompts share."""
+    bos = _bos_rows(vector)
+    return rows if not bos else torch.cat([vector.activations[:bos].to(rows), rows[bos:]])
+
+
+def _refuse_mixed(vector: SteeringVector) -> None:
+    """See that no row holds a BOS row among other things.
+
+    Raises:
+        SettingError: One does, so that no phrase gives rows of its kind.
+    """
+    told = vector.provenance
+    with_bos, length = _is_unpaired(vector) and bool(told.prepend_bos), len(told.positive_tokens or ())
+    averaged = with_bos and any(step in ("mean_rows()", "row(0)", f"row({-length})") for step in told.steps)
+    summed = float(vector.norms[0]) > 0 and any(
+        term.positive is not None and term.negative is None and term.negative_tokens is None and term.prepend_bos
+        for _, term in told.terms
+    )
+    if averaged or summed:
+        what = "a row or a mean of rows" if averaged else "a sum"
+        raise SettingError(
+            f"The vector ({vector.label}) is {what} that holds the BOS row of an unpaired addition, which has no "
+            "nulls: pass the terms as a list of vectors, or leave BOS out (prepend_bos=False, or row(-1))."
+        )
 
 
 def _leading_zeros(vector: SteeringVector) -> int:

@@ -10,7 +10,8 @@ from actadd_lens.plots.style import NULL, STEERED, colours, heat_map, new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from actadd_lens.sweeps.results import Frontier, Sweep
+    from actadd_lens.sweeps.frontier import Frontier
+    from actadd_lens.sweeps.results import Sweep
 
 _ROOM = 0.09
 """Room that a name needs in the picture of a frontier, as a share of the frontier's size."""
@@ -79,7 +80,7 @@ def plot_lines(sweep: "Sweep", metric: int, pair: int, position: int, *, ax: "Ax
     ax.set_xticks(layers)
     ax.set_xlabel("injection layer")
     ax.set_ylabel(_axis_label(sweep, metric))
-    bands = "no bands: too few prompts to resample" if covers == "nothing" else f"bands: 95 % over {covers}"
+    bands = "no bands: one number has no interval" if covers == "nothing" else f"bands: 95 % over {covers}"
     ax.set_title(f"{_title(sweep, pair, position)}\n{bands}", fontsize="small")
     ax.legend(title="coefficient", frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.spines[["top", "right"]].set_visible(False)
@@ -115,9 +116,13 @@ def plot_frontier(frontier: "Frontier", *, ax: "Axes | None" = None) -> "Axes":
 def _rule(sweep: "Sweep", metric: int) -> str:
     """What hatching means; empty where nothing was tested."""
     if sweep.grid.nulls:
-        return f"adjusted p above 0.05 ({sweep.grid.nulls} nulls, two-sided)"
+        return f"adjusted p above 0.05 ({sweep.grid.nulls} nulls, two-sided), or interval holds zero"
     covers = sweep.intervals(metric)[2]
-    return "" if covers == "nothing" else f"95 % interval over {covers} holds zero"
+    return (
+        ""
+        if covers == "nothing"
+        else f"adjusted p above 0.05 (flipped signs), or 95 % interval over {covers} holds zero"
+    )
 
 
 def _title(sweep: "Sweep", pair: int, position: int) -> str:

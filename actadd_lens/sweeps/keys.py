@@ -35,14 +35,14 @@ class SweepKeys:
         self._pairs = [_source_key(placed, source) for source in grid.pairs]
         self._prompts = [digest(tokens) for tokens in placed.tokens]
         self._values = [_value_key(value) for value in values]
-        self._nulls = digest((grid.nulls, grid.null_kind, grid.seed, _null_texts()))
+        self._nulls = [digest(_nulls_key(placed, source)) for source in grid.pairs]
 
     def item(self, pair: int, layer: int, coefficient: int, position: int, prompt: int, is_null: bool) -> list[bytes]:
         """Keys of a cell on one prompt: of its own vector, or of all of its nulls; one for each value."""
         grid = self._grid
         number, scale, place = grid.layers[layer], grid.coefficients[coefficient], grid.positions[position]
         cell = f"{number} {scale!r} {place!r}".encode()
-        return self._keys(self._pairs[pair], cell, self._prompts[prompt], self._nulls if is_null else b"own")
+        return self._keys(self._pairs[pair], cell, self._prompts[prompt], self._nulls[pair] if is_null else b"own")
 
     def unsteered(self, pair: int, position: int, prompt: int) -> list[bytes]:
         """Keys of what is measured without steering, where what is left out depends on the pair's rows alone."""
@@ -65,6 +65,15 @@ def _source_key(placed: PlacedGrid, source: Source) -> bytes:
     if isinstance(source, SteeringVector):
         return digest(("vector", source.activations, source.coefficient, source.provenance.read_layer, source.layer))
     return digest(("intervention", type(source).__qualname__, source))
+
+
+def _nulls_key(placed: PlacedGrid, source: Source) -> tuple[Any, ...]:
+    """What the nulls of a pair depend on; those of unpaired additions are drawn in another way than in 0.1."""
+    grid = placed.grid
+    told = (grid.nulls, grid.null_kind, grid.seed, _null_texts())
+    told_of = source if isinstance(source, PromptPair) else source.provenance
+    is_unpaired = told_of.positive is not None and told_of.negative is None
+    return (*told, "unpaired") if is_unpaired else told
 
 
 def _value_key(value: Any) -> bytes:

@@ -3,9 +3,11 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
+from actadd_lens.statistics import Effect, Power, power_of
 from actadd_lens.sweeps.batches import SweepCost, sweep_bar
+from actadd_lens.sweeps.registering import plan_hash, register_plan
 from actadd_lens.sweeps.store import ResultStore, open_store
 
 Found_co = TypeVar("Found_co", covariant=True)
@@ -27,9 +29,52 @@ class Plan(ABC, Generic[Found_co]):
 
     path: str | os.PathLike[str] | None
 
+    registered: ClassVar[str] = ""
+    """The hash under which this plan was registered; empty until it is."""
+
     @abstractmethod
     def _begin(self, store: ResultStore | None) -> SweepRun[Found_co]:
         """The run, with what is stored already."""
+
+    @property
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """Everything that the numbers depend on, as JSON takes it."""
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the record."""
+        return plan_hash(self.record)
+
+    def register(self, path: str | os.PathLike[str], *, question: str = "") -> str:
+        """Write the plan down before it is run, with the day and its hash, which the result names as `plan`.
+
+        Args:
+            path: A JSON file; one that holds another plan is left as it is.
+            question: What the run is to decide, and by which number.
+
+        Returns:
+            The hash.
+
+        Raises:
+            SettingError: The file holds another plan or something else.
+        """
+        found = register_plan(self.record, path, question=question)
+        object.__setattr__(self, "registered", found)
+        return found
+
+    def power(self, pilot: Effect, *, effect: float | None = None) -> Power:
+        """What the run can show in one cell, from the spread over prompts in a pilot on a few other prompts.
+
+        Args:
+            pilot: An effect that was measured on prompts that the run does not use.
+            effect: The effect that would matter; by default the pilot's own.
+
+        Raises:
+            SettingError: The pilot has fewer than two prompts, or nothing varies in it.
+        """
+        record = self.record
+        return power_of(pilot, len(record["prompts"]), nulls=record["nulls"], effect=effect)
 
     @property
     def cost(self) -> SweepCost:

@@ -27,8 +27,9 @@ from actadd_lens.sweeps.grid import Grid, place_grid
 from actadd_lens.sweeps.keys import SweepKeys
 from actadd_lens.sweeps.passes import Arms, Item, PromptBatch, Row, SweepPasses
 from actadd_lens.sweeps.plans import Plan
+from actadd_lens.sweeps.registering import grid_record
 from actadd_lens.sweeps.results import Sweep
-from actadd_lens.sweeps.store import ResultStore, callers_hooks, pack, unpack
+from actadd_lens.sweeps.store import ResultStore, callers_hooks, digest, pack, unpack
 
 _START_BYTES = 2**28
 """Most memory for the streams and logits of a few prompts that are kept for their cells."""
@@ -140,6 +141,15 @@ class SweepPlan(Plan[Sweep]):
     batch_size: int
     path: str | os.PathLike[str] | None
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """Everything that the numbers depend on, as JSON takes it."""
+        metrics = [
+            {"name": metric.name, "hash": digest((metric.name, metric.reads, metric.bind)).hex()}
+            for metric in self.passes.metrics
+        ]
+        return {**grid_record(self.passes.placed), "metrics": metrics}
+
     def _begin(self, store: ResultStore | None) -> "_Run":
         return _Run(self, store)
 
@@ -226,7 +236,15 @@ class _Run:
                     with torch.no_grad(), unsteered(placed.backend):
                         self._chunk(vectors, pairs, chunk, missing, tick)
         names, units = zip(*((metric.name, metric.unit) for metric in self.passes.metrics), strict=True)
-        return Sweep(self.grid, names, units, self.steered[..., None], self.unsteered[..., None], self.nulls)
+        return Sweep(
+            self.grid,
+            names,
+            units,
+            self.steered[..., None],
+            self.unsteered[..., None],
+            self.nulls,
+            plan=self.plan.registered,
+        )
 
     # -- what is there -----------------------------------------------------------------------------------------
 

@@ -21,8 +21,9 @@ from actadd_lens.sweeps.grid import Grid, PlacedGrid, place_grid
 from actadd_lens.sweeps.keys import SweepKeys
 from actadd_lens.sweeps.passes import Item, Row
 from actadd_lens.sweeps.plans import Plan
+from actadd_lens.sweeps.registering import grid_record
 from actadd_lens.sweeps.results import CompletionSweep
-from actadd_lens.sweeps.store import ResultStore
+from actadd_lens.sweeps.store import ResultStore, digest
 from actadd_lens.vectors.interventions import Intervention
 from actadd_lens.writing.completions import as_stops, score_texts
 from actadd_lens.writing.decoding import Cell, DecodeSettings, continuation_texts, decode_cells
@@ -151,6 +152,13 @@ class CompletionSweepPlan(Plan[CompletionSweep]):
     batch_size: int
     path: str | os.PathLike[str] | None
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """Everything that the numbers depend on, as JSON takes it."""
+        judges = [{"name": scorer_name(scorer), "hash": digest(scorer).hex()} for scorer in self.scorers]
+        settings = {**dataclasses.asdict(self.settings), "use_past_kv_cache": None}  # which changes no text
+        return {**grid_record(self.placed), "scorers": judges, "decoding": settings}
+
     def _begin(self, store: ResultStore | None) -> "_Run":
         return _Run(self, store)
 
@@ -208,7 +216,15 @@ class _Run:
         unsteered = np.broadcast_to(self.unsteered[:, None, None], shape)
         units = ("",) * len(names)
         return CompletionSweep(
-            grid, names, units, self.steered, unsteered, self.nulls, self.texts, self.unsteered_texts
+            grid,
+            names,
+            units,
+            self.steered,
+            unsteered,
+            self.nulls,
+            self.texts,
+            self.unsteered_texts,
+            plan=self.plan.registered,
         )
 
     def _chunks(self) -> list[tuple[int, ...]]:

@@ -66,6 +66,16 @@ def test_batches_of_any_size_give_the_same(small: Any) -> None:
     assert np.allclose(texts.frame()[["change", "z"]], one.frame()[["change", "z"]], atol=1e-3)
 
 
+def test_a_null_vector_shifts_a_token_that_stands_in_few_runs(small: Any) -> None:
+    stood = 0
+    for null in al.null_vectors(small, vector(small), kind="gaussian", n=40, seed=5):
+        found = al.next_token_shift(small, PROMPTS[:2], null, nulls=59, null_kind="gaussian", tokens=[3, 4])
+        stood += bool(found.standing)
+        assert all(0 < one.adjusted_p <= 1 for one in (*found.rises, *found.falls, *found.kl_parts, *found.followed))
+    assert stood <= 40 * 0.05 + 3 * (40 * 0.05 * 0.95) ** 0.5
+    assert not al.next_token_shift(small, PROMPTS, vector(small)).standing
+
+
 def test_only_tokens_likely_enough_are_listed_and_zero_shifts_nothing(small: Any) -> None:
     found = al.next_token_shift(small, PROMPTS, vector(small), least=0.01, k=500)
     for one in found.rises + found.falls:

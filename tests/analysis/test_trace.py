@@ -332,3 +332,10 @@ def test_a_stream_that_is_no_sum_of_its_components_is_refused(small: Any) -> Non
         pytest.raises(al.ModelError, match="is not the sum"),
     ):
         trace(small)
+
+
+def test_parts_of_a_trace_have_p_values_adjusted_over_all_of_them(small: Any) -> None:
+    v = al.compute_steering_vector(small, ("Love", "Hate"), layer=1)
+    frame = al.trace_injection(small, PROMPT, 3 * v, metric=al.metrics.next_token_logprob(7), nulls=19).frame()
+    assert (frame["adjusted p"] >= 0.05).all()
+    assert frame["adjusted p"].max() <= 1

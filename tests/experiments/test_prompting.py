@@ -112,7 +112,7 @@ def constructed(
 ) -> Prompting:
     low, high = off
     ratio = Estimate((low + high) / 2, low, high, 20, "texts", (0.5, 0.6), 1.0)
-    own = Estimate(sum(injection) / 2, *injection, 20, "texts", (1.0, 1.1), 1.0)
+    own = Estimate(sum(injection) / 2, *injection, 20, "texts", tuple(np.linspace(1.0, 1.1, 19)), 1.0)
     return dataclasses.replace(
         found, against={"on-topic": ratio, "off-topic": ratio}, identity=Estimate(gap, 0.0, gap, 16, "texts"),
         injection={"on-topic": own, "off-topic": own},
@@ -174,7 +174,7 @@ def test_verdicts_follow_from_the_numbers(found: Prompting) -> None:
     verdicts = [finding.verdict for finding in constructed(found, (0.8, 0.9), 1e-5).findings()[:3]]
     assert verdicts == ["same direction"] * 3
     verdicts = [finding.verdict for finding in constructed(found, (1.05, 1.2), 0.5).findings()[:2]]
-    assert verdicts == ["not testable here", "opposite"]
+    assert verdicts == ["undecided", "opposite"]
     idle = constructed(found, (0.8, 0.9), 1e-5, injection=(0.999, 1.001)).findings()
     assert [finding.verdict for finding in idle[1:3]] == ["not testable here"] * 2
     assert "not seen to do anything on the topic" in idle[1].reason

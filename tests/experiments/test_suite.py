@@ -13,11 +13,12 @@ import pytest
 from actadd_lens.errors import LayerError, SettingError
 from actadd_lens.experiments import paper, registry, suite
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding
-from actadd_lens.experiments.registry import REGISTRY, Entry
+from actadd_lens.experiments.registry import REGISTRY, Entry, Primary
 from actadd_lens.experiments.report import digits
 from actadd_lens.experiments.storing import as_json
 from actadd_lens.plots.style import new_axes
 
+PRIMARY = (Primary(3, "share of words", "greater"), Primary(8, "facts", None, ("knowledge", "MARGIN")))
 RUNS: list[tuple[str, dict[str, Any]]] = []
 
 
@@ -68,7 +69,7 @@ def fails(model: Any, *, layer: int = 99) -> Told:
 def two_experiments(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = (
         Entry("fails", (2,), "here", "fails", pair=""),
-        Entry("told", (1, 3), "here", "told", lambda: {"nulls": 1}),
+        Entry("told", (1, 3), "here", "told", lambda: {"nulls": 1}, primary=PRIMARY),
     )
     monkeypatch.setattr(registry, "REGISTRY", entries)
     monkeypatch.setattr(suite, "REGISTRY", entries)
@@ -158,7 +159,8 @@ def test_the_page_tells_verdicts_in_words_and_escapes_what_it_tells(embedded: An
     assert page.count("data:image/png;base64,") == 2
     for wanted in (
         "ratio &lt;1&gt;", '<span class="verdict opposite">opposite</span>', "What is told &lt;here&gt;",
-        "&lt;b&gt;", "1 not testable here", "base rate 0", paper.CLAIMS[3],
+        "&lt;b&gt;", "1 opposite", "1 not testable here; 2 beside them", "2 primary findings", "base rate 0",
+        paper.CLAIMS[3],
     ):  # fmt: skip
         assert wanted in page
     assert "Quick settings" not in page
@@ -174,7 +176,7 @@ def test_the_markdown_stands_beside_its_pictures(embedded: Any, tmp_path: Path) 
     assert "(told-again.png)" in text
     assert r"a\|b" in text
     assert "Not measured in this run: claims " in text
-    assert text.count("\n### ") == 3  # the claims that it bears on
+    assert text.count("\n### ") == 4  # the primary findings, and the claims that it bears on
     assert (tmp_path / "told.png").exists()
 
 
@@ -241,3 +243,27 @@ def test_numbers_are_told_with_few_digits() -> None:
     assert [digits(value) for value in (0.98765, 1234.5, 0.0, 7, None, "x", [1.0, 2.5], -0.99999, 2e-9, 123.4)] == [
         "0.988", "1,234", "0", "7", "", "x", "1, 2.50", "-1.00", "2.00e-09", "123",
     ]  # fmt: skip
+
+
+def test_every_claim_has_one_primary_finding_named_before_any_run() -> None:
+    claims = [one.claim for entry in REGISTRY for one in entry.primary]
+    assert sorted(claims) == sorted(paper.CLAIMS)
+    for entry in REGISTRY:
+        for one in entry.primary:
+            assert (one.side is None) == (one.within is not None)
+            assert one.claim in entry.claims
+            assert one.side is not None or one.margin > 0
+
+
+def test_the_report_tells_q_of_the_primary_findings(embedded: Any, tmp_path: Path) -> None:
+    run(embedded, tmp_path, names="told")
+    found = json.loads((tmp_path / "report.json").read_text())["primary"]
+    assert [row["claim"] for row in found] == [3, 8]
+    assert found[0]["finding"] == "share of words"
+    assert [row["p"] for row in found] == [None, None]  # two nulls have no spread, and facts no number
+    one = Primary(3, "share of words", "greater")
+    many = [
+        one.p_value(Estimate(2.0, 1.0, 3.0, 20, "texts", (0.0,) * 39)),
+        one.p_value(Estimate(2.0, 1.9, 2.1, 20, "texts")),
+    ]
+    assert many == pytest.approx([0.025, 0.0], abs=1e-9)

@@ -233,7 +233,7 @@ def test_an_empty_text_has_no_score_and_what_is_all_empty_is_not_judged() -> Non
     found = scored("negativity", lambda texts: [0.5 for _ in texts], arms)
     assert found.unsteered[0, 0] == 0.5
     assert np.isnan(found.unsteered[0, 1])
-    assert (found.change().n, moves(found.change(), "less")) == (0, "not testable here")
+    assert (found.change().n, moves(found.change(), "less")) == (0, "undecided")
     assert "50% of the unsteered, 100% of the steered" in told_empty([arms])
 
 
@@ -245,8 +245,15 @@ def test_a_null_that_wrote_nothing_has_no_value() -> None:
 
 def test_fluency_that_improves_is_no_cost() -> None:
     better, worse = (filled("disfluency", 0.0, np.log(ratio), is_log=True) for ratio in (0.2, 2.5))
-    assert fluency_finding(better, 1.7, "cell", "").verdict == "same direction"
-    assert fluency_finding(worse, 1.7, "cell", "").verdict == "opposite"
+    assert fluency_finding(better, 1.7, "cell", "", chosen_below=3.0).verdict == "same direction"
+    assert fluency_finding(worse, 1.7, "cell", "", chosen_below=3.0).verdict == "opposite"
+
+
+def test_fluency_is_not_judged_by_the_limit_that_the_cell_was_chosen_with() -> None:
+    better, worse = (filled("disfluency", 0.0, np.log(ratio), is_log=True) for ratio in (0.2, 2.5))
+    kept = fluency_finding(better, 1.7, "cell", "", chosen_below=1.7)
+    assert (kept.verdict, "chosen for a ratio of at most 1.7" in kept.reason) == ("not testable here", True)
+    assert fluency_finding(worse, 1.7, "cell", "", chosen_below=1.7).verdict == "opposite"
 
 
 def test_relevance_stays_where_half_of_it_is_left() -> None:
@@ -299,8 +306,9 @@ def with_words(result: TopicWords, by_layer: tuple[float, float]) -> TopicWords:
     steered = np.broadcast_to(np.array(by_layer)[None, None, :, None, None, None, None], sweep.steered.shape).copy()
     steered[0] = steered[0] > 0
     sweep = dataclasses.replace(
-        sweep, steered=steered, unsteered=np.zeros_like(sweep.unsteered), nulls=np.zeros_like(sweep.nulls)
-    )
+        sweep, steered=steered, unsteered=np.zeros_like(sweep.unsteered),
+        grid=dataclasses.replace(sweep.grid, nulls=19), nulls=np.repeat(np.zeros_like(sweep.nulls), 19, axis=1),
+    )  # fmt: skip
     return dataclasses.replace(result, sweep=sweep, best=sweep.best(0))
 
 
@@ -315,10 +323,11 @@ def test_gone_is_a_tenth_of_what_was_there(words_result: TopicWords) -> None:
 
 def test_each_null_tells_its_words_from_the_layer_that_it_chose(words_result: TopicWords) -> None:
     faked = with_words(words_result, (1.5, 0.0))
-    nulls = np.zeros_like(faked.sweep.nulls)
+    nulls = np.zeros_like(faked.sweep.nulls[:, :1])
     nulls[:, 0, 0, 1] = 1.0
     nulls[COUNT, 0, 0, 1] = 3.0
-    found = dataclasses.replace(faked, sweep=dataclasses.replace(faked.sweep, nulls=nulls))
+    one = dataclasses.replace(faked.sweep.grid, nulls=1)
+    found = dataclasses.replace(faked, sweep=dataclasses.replace(faked.sweep, grid=one, nulls=nulls))
     assert (found.words.nulls, found.last.nulls, found.beyond_last.nulls) == ((3.0,), (3.0,), (0.0,))
     assert found.words.value == 1.5
 
@@ -332,7 +341,7 @@ def test_topic_words_at_the_last_layer_too_deny_that_they_are_gone(words_result:
 
 def test_without_any_effect_nothing_can_be_gone(words_result: TopicWords) -> None:
     found = with_words(words_result, (0.0, 0.0)).findings()
-    assert [finding.verdict for finding in found] == ["no effect"] * 2 + ["not testable here"] * 2
+    assert [finding.verdict for finding in found] == ["undecided"] * 2 + ["not testable here"] * 2
     assert "no effect" in found[2].reason
 
 
@@ -386,7 +395,7 @@ def shift(unsteered: float, steered: float, ratio: float) -> Shift:
 
 
 def sentiment_verdicts(*values: float) -> list[str]:
-    settings = {"cell": "cell", "choice": "choice", "relevance": "dependence"}
+    settings = {"cell": "cell", "choice": "choice", "relevance": "dependence", "most_disfluency": 9.0}
     return verdicts(Sentiment(model="model", settings=settings, shifts=(shift(*values),)))
 
 
@@ -395,7 +404,7 @@ def test_sentiment_that_shifts_at_a_moderate_cost_goes_the_papers_way() -> None:
 
 
 def test_sentiment_that_stays_at_a_high_cost_does_not() -> None:
-    assert sentiment_verdicts(0.2, 0.2, 2.5) == ["no effect", "same direction", "opposite", "same direction"]
+    assert sentiment_verdicts(0.2, 0.2, 2.5) == ["undecided", "same direction", "opposite", "same direction"]
 
 
 def test_both_directions_are_run_with_opposite_signs_on_the_other_half(embedded: Any) -> None:
@@ -412,7 +421,7 @@ def test_both_directions_are_run_with_opposite_signs_on_the_other_half(embedded:
 
 
 def toxicity_verdicts(unsteered: float, steered: float) -> list[str]:
-    settings = {"cell": "cell", "choice": "choice", "relevance": "dependence"}
+    settings = {"cell": "cell", "choice": "choice", "relevance": "dependence", "most_disfluency": 9.0}
     score = filled("profanity", unsteered, steered, nulls=[unsteered] * 19)
     even = filled("disfluency", 0.0, 0.0, is_log=True)
     result = Toxicity(

@@ -174,6 +174,31 @@ def test_nulls_of_unrelated_pairs_are_differences_that_the_model_made(small: Any
         al.null_vectors(small, vector, n=2, texts=["lonely"])
 
 
+def test_nulls_of_an_unpaired_addition_are_unpaired_and_keep_its_bos_row(model: Any) -> None:
+    vector = 3 * al.compute_steering_vector(model, al.PromptPair(" wedding day", None), layer=2)
+    for kind in ("unrelated_pairs", "gaussian"):
+        nulls = al.null_vectors(model, vector, kind=kind, n=3)
+        for null in nulls:
+            torch.testing.assert_close(null.activations[0], vector.activations[0])
+            torch.testing.assert_close(null.norms, vector.norms)
+        assert not torch.equal(nulls[0].activations[1:], nulls[1].activations[1:])
+    phrase = al.compute_steering_vector(model, al.PromptPair(" blue sky", None), layer=2)
+    bos = phrase.activations[0]  # what a phrase of other words has in its first row is the same
+    torch.testing.assert_close(bos, vector.activations[0])
+    ending = al.null_vectors(model, vector.row(-1), n=2)
+    assert ending[0].rows == 1
+
+
+def test_a_row_that_mixes_bos_with_words_has_no_nulls(small: Any) -> None:
+    unpaired, pair = (
+        al.compute_steering_vector(small, al.PromptPair("Love", other), layer=2) for other in (None, "Hate")
+    )
+    for mixed in (unpaired.mean_rows(), unpaired.row(0), unpaired + pair):
+        with pytest.raises(al.SettingError, match="holds the BOS row of an unpaired addition"):
+            al.null_vectors(small, mixed, n=2)
+    assert al.null_vectors(small, unpaired - unpaired, n=2)[0].rows == unpaired.rows
+
+
 def test_shuffled_rows_are_the_same_rows_in_another_order(small: Any) -> None:
     vector = vector_of(small, PAIRS[2], 2)
     shuffled = al.shuffle_rows(vector, seed=3)

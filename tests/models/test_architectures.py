@@ -98,7 +98,7 @@ def test_a_check_fails_where_a_scale_is_forgotten(
 
 
 def test_a_check_fails_where_steering_lands_elsewhere(shape_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actadd_lens.steering.engine.start_of", lambda position, *, length, rows: 0)
+    monkeypatch.setattr("actadd_lens.prompts.positions.start_of", lambda position, *, length, rows: 0)
     found = check_model(str(shape_folder("gpt2")), family="bridge")
     assert [name for name in CHECKS if not found.findings[name].holds][:3] == ["whole", "cached", "padded"]
 

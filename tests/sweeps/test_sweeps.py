@@ -1,5 +1,6 @@
 """Sweeps: the numbers of the naive loop, kept on disk without mixing, and read with honest statistics."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -21,8 +22,11 @@ from actadd_lens import metrics, scorers
 from actadd_lens.cli import main
 from actadd_lens.cli.options import numbers as numbers_of
 from actadd_lens.models import backend_of
-from actadd_lens.statistics import split_prompts
+from actadd_lens.statistics import effect_power, paired_effect, split_prompts
 from actadd_lens.sweeps.grid import Grid
+from actadd_lens.sweeps.keys import SweepKeys
+from actadd_lens.sweeps.registering import read_plan
+from actadd_lens.sweeps.sweep import plan_sweep
 from tests.support import PAIRS, hook_state, prompts, tokens_of
 
 PROMPTS = ("The girl looked at the dog. She felt", "It was a good day and she", "The old dog said that the girl was")
@@ -485,6 +489,48 @@ def test_a_small_cell_can_stand_beside_a_large_one() -> None:
     assert made_up(effects, nulls).stands()[0, 0, :, 0].tolist() == [True, False]
 
 
+def test_a_cell_does_not_stand_while_its_interval_holds_zero() -> None:
+    random = np.random.default_rng(1)
+    nulls = 5.0 + 0.01 * random.normal(size=(1, 40, 1, 1, 12))
+    effects = random.normal(size=(1, 1, 1, 12))
+    found = made_up(effects - effects.mean(), nulls)  # no effect, where all nulls have the same one
+    assert found.p_values()[0, 0, 0, 0] <= 0.05
+    assert not found.stands().any()
+
+
+def test_without_nulls_a_cell_stands_when_flipped_signs_say_so() -> None:
+    effects = np.zeros((1, 2, 1, 10))
+    effects[0, 0], effects[0, 1] = np.linspace(1.0, 2.0, 10), np.linspace(-1.0, 1.1, 10)
+    assert made_up(effects).stands().ravel().tolist() == [True, False]
+    assert not made_up(effects[..., :5]).stands().any()  # 2 of 32 flips are as large, whatever the prompts do
+
+
+def test_a_null_without_an_allowed_cell_finds_nothing_as_the_vector_might() -> None:
+    random = np.random.default_rng(2)
+    effects, damage = np.full((1, 1, 8), 3.0), np.zeros((1, 1, 8))
+    nulls = random.normal(size=(4, 1, 1, 8))
+    harm = np.zeros((4, 1, 1, 8))
+    harm[:2] = 9.0
+    best = made_up(np.stack([effects, damage]), np.stack([nulls, harm])).best(at_most={1: 1.0})
+    assert (len(best.effect.nulls), best.without_cell, best.p_value) == (2, 2, 1 / 3)
+    assert "2 nulls have no allowed cell" in repr(best)
+    with pytest.raises(al.SettingError, match="2 of 4 nulls have none either"):
+        made_up(np.stack([effects, damage + 9]), np.stack([nulls, harm])).best(at_most={1: 1.0})
+
+
+def test_several_pairs_of_one_concept_are_a_sample_of_such_pairs() -> None:
+    random = np.random.default_rng(3)
+    alone = made_up(random.normal(size=(1, 1, 1, 20)))
+    by_pair = np.array([1.0, 5.0, 9.0])[:, None] + 0.1 * random.normal(size=(3, 20))
+    pairs = dataclasses.replace(alone.grid, pairs=tuple(al.PromptPair(name, "b") for name in "abc"))
+    found = dataclasses.replace(
+        alone, grid=pairs, steered=by_pair[None, :, None, None, None, :, None],
+        unsteered=np.zeros((1, 3, 1, 20, 1)), nulls=np.zeros((1, 0, 3, 1, 1, 1, 20)),
+    ).concept()  # fmt: skip
+    assert found.mean == pytest.approx(by_pair.mean())
+    assert found.low < 0 < found.high  # three pairs that differ so much say little of a fourth
+
+
 def test_the_best_cell_is_chosen_without_the_prompts_that_it_is_reported_on() -> None:
     effects = np.zeros((1, 1, 2, 8))
     choose, report = split_prompts(8)
@@ -664,7 +710,7 @@ def test_the_command_line_sweeps_writes_and_resumes(
     told = capsys.readouterr()
     cells = json.loads(told.out)["cells"]
     assert [(cell["layer"], cell["coefficient"]) for cell in cells] == [(0, -1.0), (0, 2.0), (3, -1.0), (3, 2.0)]
-    assert cells[0]["low"] is None  # three prompts have no interval
+    assert cells[0]["low"] < cells[0]["effect"] < cells[0]["high"]
     assert "4 cells × 3 prompts = 12 steered rows" in told.err
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"sweep.csv", "sweep_0_0_0.png", "results.sqlite"}
     assert main(command) == 2
@@ -697,3 +743,44 @@ def test_what_is_no_layer_is_refused(text: str, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         main(["sweep", "--pair", "a", "b", "--layers=" + text, "--coefficients", "1"])
     assert "--layers" in capsys.readouterr().err
+
+
+# -- plans -----------------------------------------------------------------------------------------------------
+
+
+def test_a_registered_plan_is_named_by_its_result_and_cannot_be_changed_unseen(quickest: Any, tmp_path: Path) -> None:
+    plan = plan_sweep(quickest, PAIRS[0], **GRID)
+    file = tmp_path / "plan.json"
+    assert plan.run(progress=False).plan == ""
+    found = plan.register(file, question="does the first cell stand?")
+    assert plan.run(progress=False).plan == found == plan.hash == read_plan(file)["hash"]
+    assert read_plan(file)["plan"]["prompts"] == list(GRID["prompts"])
+    assert plan.register(file) == found  # the same again
+    other = plan_sweep(quickest, PAIRS[0], **{**GRID, "coefficients": [9.0]})
+    with pytest.raises(al.SettingError, match="holds another plan"):
+        other.register(file)
+    with pytest.raises(al.SettingError, match="another plan .* or question"):
+        plan.register(file, question="does any cell stand?")
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(al.SettingError, match="was changed after it was registered"):
+        read_plan(file)
+    with pytest.raises(al.SettingError, match="holds no registered plan"):
+        read_plan(tmp_path / "none.json")
+
+
+def test_a_plan_tells_its_power_from_a_pilot(quickest: Any) -> None:
+    plan = plan_sweep(quickest, PAIRS[0], **{**GRID, "nulls": 19})
+    pilot = paired_effect(np.random.default_rng(0).normal(0.5, 1.0, size=(12, 1)), np.zeros((12, 1)))
+    told = plan.power(pilot, effect=0.7)
+    assert (told.n_prompts, told.smallest_p) == (len(GRID["prompts"]), 0.05)
+    assert told.power < 0.8 < effect_power(told.smallest_effect, told.spread, told.n_prompts) + 1e-6
+    assert effect_power(0.7, told.spread, told.prompts_needed) >= 0.8
+    with pytest.raises(al.SettingError, match="without spread"):
+        plan.power(paired_effect(np.ones((3, 1)), np.zeros((3, 1))))
+
+
+def test_nulls_of_unpaired_additions_that_0_1_stored_are_not_read_again(quickest: Any) -> None:
+    pairs = [al.PromptPair("Love", "Hate"), al.PromptPair("Love", None)]
+    placed = plan_sweep(quickest, pairs, **{**GRID, "nulls": 2}).passes.placed
+    paired, unpaired = (SweepKeys(placed, [1])._nulls[index] for index in (0, 1))
+    assert paired != unpaired
