@@ -122,11 +122,11 @@ class Since(Span):
         return f"since({self.starts[0] if len(self.starts) == 1 else list(self.starts)})"
 
 
-def since(index: int | Sequence[int]) -> Since:
+def since(index: Any) -> Since:
     """Every token from an index on, generated ones too.
 
     Args:
-        index: A token index from 0, BOS counted; or one per prompt.
+        index: A token index from 0, BOS counted; or one per prompt, as a list or a tensor.
 
     Raises:
         PositionError: It is no index from 0.
@@ -175,14 +175,14 @@ class After(Span):
         return f"after({self.mark if isinstance(self.mark, tuple) else repr(self.mark)})"
 
 
-def after(mark: str | Sequence[int]) -> After:
+def after(mark: Any) -> After:
     """From the last token of a text mark on, generated tokens too: where a chat model's turn begins, say.
 
     The last occurrence counts, and its last token is included. A text is looked for in the prompt's text, so it does
     not matter how it would be tokenised alone; token ids are looked for as they stand.
 
     Args:
-        mark: A text, or token ids.
+        mark: A text, or token ids: a list or a tensor.
 
     Raises:
         PositionError: The mark is empty, or neither text nor token ids.

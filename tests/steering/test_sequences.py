@@ -153,8 +153,8 @@ def test_holes_in_a_mask_are_no_tokens(model: Any, row: Any, position: Any) -> N
 @torch.no_grad()
 def test_a_pass_from_a_stream_has_no_tokens_of_another_pass(hooked: Any) -> None:
     row = 5 * vector_of(hooked, PAIRS[0], 2).row(-1)
-    first, second = tokens_of(hooked, "The girl"), torch.tensor([[3, 4, 5]])
-    assert first.shape == second.shape
+    first = tokens_of(hooked, "The girl")
+    second = torch.arange(3, 3 + first.shape[1])[None]
     stream = hooked(second, stop_at_layer=0)
     with al.steer(hooked, row, position="all"):
         hooked(first)
@@ -170,7 +170,7 @@ def test_a_pass_from_embeddings_has_no_tokens_of_another_pass(load: Any) -> None
     model = load("gpt2", "bridge")
     row = 5 * vector_of(model, PAIRS[0], 2).row(-1)
     first = tokens_of(model, "The girl")
-    embeddings = model.original_model.get_input_embeddings()(torch.tensor([[3, 4, 5]]))
+    embeddings = model.original_model.get_input_embeddings()(torch.arange(3, 3 + first.shape[1])[None])
     with al.steer(model, row, position="all"):
         model(first)
         with pytest.raises(al.AmbiguousPositionError, match="began from a residual stream"):
@@ -270,6 +270,7 @@ def module_hooks(model: Any) -> int:
     return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
 
 
+@pytest.mark.usefixtures("unchecked")  # the checks at run time keep what they look at
 def test_an_interruption_at_any_line_leaves_no_hook_behind(small: Any) -> None:
     vector, tokens = 5 * vector_of(small, PAIRS[0], 2), tokens_of(small, "A cat")
     before, hung, place = hook_state(small), module_hooks(small), 0
@@ -334,13 +335,17 @@ def test_numbers_that_overflow_are_an_error_and_no_text(gpt2_folder: Any) -> Non
     vector = vector_of(model, PAIRS[0], 1)
     with pytest.raises(al.CoefficientError, match="infinite in torch.float16"):
         al.complete(model, LONG, 1e6 * vector, progress=False)
-    wide = al.load_model(gpt2_folder)
+    most = (4e4 / float(vector.activations.float().abs().max())) * vector
     for run in (
-        lambda: al.complete(wide, LONG, 1e36 * vector_of(wide, PAIRS[0], 1), progress=False),
-        lambda: al.measure(wide, LONG, 1e36 * vector_of(wide, PAIRS[0], 1), al.metrics.entropy(), progress=False),
+        lambda: al.complete(model, LONG, [most, most], progress=False),
+        lambda: al.measure(model, LONG, [most, most], al.metrics.entropy(), progress=False),
+        lambda: al.sweep(
+            model, most, layers=1, coefficients=1.9, prompts=LONG, metric=al.metrics.entropy(), progress=False
+        ),
     ):
-        with pytest.raises((NonFiniteError, al.CoefficientError)):
+        with pytest.raises((NonFiniteError, al.CoefficientError), match="float16"):
             run()
+    wide = al.load_model(gpt2_folder)
     with pytest.raises(al.CoefficientError, match="infinite"):
         al.complete(wide, LONG, 1e39 * vector_of(wide, PAIRS[0], 1), progress=False)
     cold = al.complete(wide, LONG, vector_of(wide, PAIRS[0], 1), temperature=1e-6, max_new_tokens=4, progress=False)
