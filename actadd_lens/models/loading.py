@@ -19,6 +19,7 @@ import torch
 
 from actadd_lens.errors import ModelDownloadError, ModelError
 from actadd_lens.models.hooked import hooked_transformer
+from actadd_lens.models.layout import lie_as_wanted, loaded_at_once, uncopied
 from actadd_lens.models.protocol import LensModel
 
 EMBEDDED = "storybook"
@@ -42,6 +43,7 @@ def load_model(
     family: Family | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
+    fast_layout: bool = True,
     **from_pretrained: Any,
 ) -> LensModel:
     """Load a model to steer.
@@ -53,6 +55,8 @@ def load_model(
             TransformerLens still has it (before 4.0), else the second.
         device: Where the model lies; by default a CUDA device where there is one, else the CPU.
         dtype: Precision of the weights, such as torch.float16 or "float16"; float32 by default.
+        fast_layout: Whether the weights of a HookedTransformer lie in memory as its passes want them: the same values,
+            with other strides.
         **from_pretrained: Passed on to `HookedTransformer.from_pretrained`, or to
             `TransformerBridge.boot_transformers`.
 
@@ -71,10 +75,14 @@ def load_model(
     with _quiet():
         if folder is not None:
             with _neutral(folder) as neutral:
-                load = _hooked_from_folder if family == "hooked" else _bridge_from_folder
-                model = load(folder, neutral, settings)
+                if family == "hooked":
+                    model = _hooked_from_folder(folder, neutral, settings, fast_layout=fast_layout)
+                else:
+                    model = _bridge_from_folder(folder, neutral, settings)
         else:
             model = _from_hub(str(name), family, settings)
+            if family == "hooked" and fast_layout:
+                lie_as_wanted(model)
     if folder is not None:
         model.cfg.model_name = EMBEDDED if name == EMBEDDED else folder.name
     return model
@@ -260,7 +268,7 @@ def _hf_parts(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _hooked_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -> Any:
+def _hooked_from_folder(folder: Path, neutral: Path, settings: dict[str, Any], *, fast_layout: bool) -> Any:
     """What `from_pretrained` does for a name, for a folder; it refuses one itself."""
     from transformer_lens import HookedTransformer
     from transformer_lens import loading_from_pretrained as loading
@@ -278,7 +286,8 @@ def _hooked_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -
             "try family='bridge'."
         ) from error
     model = HookedTransformer(config, tokenizer, move_to_device=False, default_padding_side=padding_side)
-    model.load_and_process_state_dict(weights, **processing)
+    with loaded_at_once(model, hf_model, fast_layout=fast_layout):
+        model.load_and_process_state_dict(uncopied(weights), **processing)
     model.move_model_modules_to_device()
     return model
 
