@@ -25,7 +25,8 @@ from .measuring.measure import CompletionMeasurement, Measurement, measure, meas
 from .measuring.metrics import Metric
 from .measuring.nulls import null_vectors, shuffle_rows
 from .methods.actadd import SteeringVectors, compute_steering_vector, compute_steering_vectors
-from .models import LensModel, load_model
+from .models import LensModel, fetch, load_model
+from .prompts.chat import ChatPrompt, chat
 from .prompts.pairs import PromptPair
 from .statistics import Effect
 from .steering.engine import SteeringWarning, fwd_hooks, steer
@@ -48,6 +49,7 @@ __all__ = [
     "AmbiguousPositionError",
     "BestCell",
     "CarriedLens",
+    "ChatPrompt",
     "CoefficientError",
     "CompletionMeasurement",
     "CompletionSweep",
@@ -89,11 +91,13 @@ __all__ = [
     "VectorError",
     "VectorFileError",
     "ablate_tokens",
+    "chat",
     "complete",
     "compute_steering_vector",
     "compute_steering_vectors",
     "cosine_similarity",
     "experiments",
+    "fetch",
     "fwd_hooks",
     "linearity",
     "load_model",

@@ -21,6 +21,8 @@ def add(commands: Any) -> None:
         "--coefficient 4 --n 3",
     )
     steer.add_argument("prompt", nargs="+", help="one or more prompts")
+    steer.add_argument("--chat", action="store_true", help="the prompts are what a user says: write them as a chat")
+    steer.add_argument("--system", metavar="TEXT", help="system message of the chat (default: the model's own)")
     source = steer.add_argument_group("steering vectors")
     source.add_argument("--pair", nargs=2, action="append", default=[], metavar=("POSITIVE", "NEGATIVE"),
                         help="prompt pair; may be given several times")  # fmt: skip
@@ -57,11 +59,14 @@ def run(options: argparse.Namespace) -> int:
     layers, coefficients = _per_pair(options, "layer", None), _per_pair(options, "coefficient", 1.0)
     if options.save and (len(options.pair) != 1):
         raise SettingError(f"--save writes the vector of one pair, but {len(options.pair)} were given.")
+    if options.system is not None and not options.chat:
+        raise SettingError("--system goes with --chat: it is the system message of a chat.")
     if not options.pair and not options.vector:
         raise SettingError("Nothing to steer with: give --pair POSITIVE NEGATIVE with --layer, or --vector FILE.")
     position = int(options.position) if options.position.lstrip("-").isdigit() else options.position
     from actadd_lens.methods.actadd import compute_steering_vector
     from actadd_lens.models import load_model
+    from actadd_lens.prompts.chat import chat
     from actadd_lens.vectors.vector import SteeringVector
     from actadd_lens.writing.completions import complete
 
@@ -75,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         computed[0].save(options.save)
     completions = complete(
         model,
-        options.prompt,
+        [chat(model, text, system=options.system) for text in options.prompt] if options.chat else options.prompt,
         [*computed, *loaded],
         position=position,
         n=options.n,

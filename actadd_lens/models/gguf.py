@@ -1,9 +1,13 @@
-"""GGUF files of the Llama shape as Hugging Face folders, tensor for tensor; what cannot be converted exactly is refused.
+"""GGUF files of the Llama shape as Hugging Face folders, tensor for tensor; what cannot be converted is refused.
 
-A file is a list of keys and a list of tensors. Every key of the architecture, every tensor and every kind of number must
-be one that is understood here: an unknown one could change what the model computes.
+A file is a list of keys and a list of tensors. Every key of the architecture, every tensor and every kind of number
+must be one that is understood here: an unknown one could change what the model computes.
 """
 
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +117,19 @@ def convert_gguf(file: Path, folder: Path) -> None:
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     shape.save_config(folder, special)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors writes for its user alone
+
+
+@contextlib.contextmanager
+def as_folder(path: Path) -> Iterator[Path]:
+    """The folder itself; for a GGUF file a folder that it is converted to while the block runs."""
+    if path.is_dir():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="actadd-", ignore_cleanup_errors=True) as parent:
+        folder = Path(parent, path.stem)
+        convert_gguf(path, folder)
+        yield folder
 
 
 def _open(file: Path) -> Any:

