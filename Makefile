@@ -18,7 +18,7 @@ demo: $(STAMP)
 # A real chat model, fetched once (93 MB), and one answer of its, steered beside unsteered.
 smollm2: $(STAMP)
 	$(BIN)/actadd fetch smollm2
-	$(BIN)/actadd steer "What do you think about rainy days?" --model smollm2 --chat --pair "I love it" "I hate it" --no-bos \
+	$(BIN)/actadd steer "How was your day?" --model smollm2 --chat --pair "I love it" "I hate it" --no-bos \
 		--layer 18 --row 1 --norm 56 --position all --temperature 0 --max-new-tokens 48
 
 test: $(STAMP)

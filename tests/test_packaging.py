@@ -37,7 +37,7 @@ def test_the_version_stands_in_one_place_and_the_rest_follows_it(project: dict[s
     assert project["tool"]["hatch"]["version"]["path"] == "actadd_lens/__init__.py"
     assert METADATA["Version"] == al.__version__
     assert f"\nversion: {al.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    first = re.search(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert first is not None
     assert first[1] == al.__version__
 

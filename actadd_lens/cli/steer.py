@@ -41,6 +41,14 @@ def add(commands: Any) -> None:
     source.add_argument("--norm", type=float, help="scale each row of the pairs' vectors to this norm")
     source.add_argument("--position", default="front", help="front, mid, back, all, or a token index (default: front)")
     source.add_argument("--save", type=Path, metavar="FILE", help="write the vector of the one pair to a file")
+    _add_text(steer)
+    add_model(steer)
+    steer.add_argument("--json", action="store_true", help="print JSON")
+    steer.set_defaults(run=run)
+
+
+def _add_text(steer: argparse.ArgumentParser) -> None:
+    """The options that say how the text goes on."""
     text = steer.add_argument_group("text")
     text.add_argument("--n", type=int, default=1, help="samples per prompt (default: 1)")
     text.add_argument("--max-new-tokens", type=int, default=40, help="most tokens to add (default: 40)")
@@ -54,9 +62,6 @@ def add(commands: Any) -> None:
     text.add_argument(
         "--stop", action="append", default=[], help="text that ends a completion; may be given several times"
     )
-    add_model(steer)
-    steer.add_argument("--json", action="store_true", help="print JSON")
-    steer.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -107,7 +112,8 @@ def _computed(model: "LensModel", pair: list[str], layer: int, options: argparse
     from actadd_lens.methods.actadd import compute_steering_vector
     from actadd_lens.prompts.pairs import PromptPair
 
-    vector = compute_steering_vector(model, PromptPair(*pair, prepend_bos=not options.no_bos), layer=layer)
+    positive, negative = pair
+    vector = compute_steering_vector(model, PromptPair(positive, negative, prepend_bos=not options.no_bos), layer=layer)
     vector = vector if options.row is None else vector.row(options.row)
     return vector if options.norm is None else vector.with_norm(options.norm)
 
