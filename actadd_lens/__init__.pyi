@@ -14,9 +14,11 @@ from .errors import (
     LayerError,
     ModelDownloadError,
     ModelError,
+    NonFiniteError,
     PositionError,
     PromptError,
     SettingError,
+    SteeringError,
     VectorError,
     VectorFileError,
 )
@@ -28,13 +30,26 @@ from .methods.actadd import SteeringVectors, compute_steering_vector, compute_st
 from .models import LensModel, fetch, load_model
 from .prompts.chat import ChatPrompt, chat
 from .prompts.pairs import PromptPair
+from .prompts.spans import after, first, since
 from .statistics import Effect
-from .steering.engine import SteeringWarning, fwd_hooks, steer
+from .steering.interventions import (
+    Gate,
+    PerPrompt,
+    gate,
+    gated,
+    per_prompt,
+    project_out,
+    replace,
+    scale,
+    set_projection,
+)
 from .steering.preview import Preview, preview
+from .steering.steer import SteeringWarning, fwd_hooks, steer
 from .sweeps.batches import SweepCost
 from .sweeps.results import BestCell, CompletionSweep, Frontier, Sweep
 from .sweeps.sweep import SweepPlan, plan_sweep, sweep
 from .sweeps.texts import CompletionSweepPlan, plan_sweep_completions, sweep_completions
+from .vectors.interventions import Intervention
 from .vectors.provenance import Provenance
 from .vectors.vector import SteeringVector
 from .writing.completions import Completions, complete
@@ -61,6 +76,8 @@ __all__ = [
     "Effect",
     "FingerprintError",
     "Frontier",
+    "Gate",
+    "Intervention",
     "LayerError",
     "LayerTraces",
     "LensModel",
@@ -71,7 +88,9 @@ __all__ = [
     "ModelDownloadError",
     "ModelError",
     "NextTokenShift",
+    "NonFiniteError",
     "NormProfile",
+    "PerPrompt",
     "PositionError",
     "Preview",
     "PromptError",
@@ -79,6 +98,7 @@ __all__ = [
     "Provenance",
     "Sampling",
     "SettingError",
+    "SteeringError",
     "SteeringVector",
     "SteeringVectors",
     "SteeringWarning",
@@ -91,6 +111,7 @@ __all__ = [
     "VectorError",
     "VectorFileError",
     "ablate_tokens",
+    "after",
     "chat",
     "complete",
     "compute_steering_vector",
@@ -98,7 +119,10 @@ __all__ = [
     "cosine_similarity",
     "experiments",
     "fetch",
+    "first",
     "fwd_hooks",
+    "gate",
+    "gated",
     "linearity",
     "load_model",
     "logit_lens",
@@ -109,12 +133,18 @@ __all__ = [
     "next_token_shift",
     "norm_profile",
     "null_vectors",
+    "per_prompt",
     "plan_sweep",
     "plan_sweep_completions",
     "plots",
     "preview",
+    "project_out",
+    "replace",
+    "scale",
     "scorers",
+    "set_projection",
     "shuffle_rows",
+    "since",
     "steer",
     "storybook",
     "sweep",

@@ -10,6 +10,8 @@ ActAddError
 ├── VectorError (ValueError)              vectors that do not go together, or not with this model
 │   └── FingerprintError                  a vector that was read from another model
 ├── VectorFileError (ValueError)          a file that is no sound steering vector
+├── SteeringError (RuntimeError)          steering that cannot act as asked: other threads, a hook point that is gone
+├── NonFiniteError (ArithmeticError)      numbers that overflowed, so nothing can be read from them
 ├── SettingError (ValueError)             any other setting out of its range
 ├── ModelError (ValueError)               an object, name or folder that is no usable model
 │   └── ModelDownloadError (OSError)      a model that is not here and could not be fetched
@@ -53,6 +55,14 @@ class FingerprintError(VectorError):
 
 class VectorFileError(ActAddError, ValueError):
     """A file that is no sound steering vector."""
+
+
+class SteeringError(ActAddError, RuntimeError):
+    """Steering that cannot act as asked: another thread runs the model, or a hook point is gone."""
+
+
+class NonFiniteError(ActAddError, ArithmeticError):
+    """Numbers that overflowed: NaN or infinite, so that nothing can be read from them."""
 
 
 class SettingError(ActAddError, ValueError):

@@ -22,7 +22,7 @@ from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import Effect, max_t_p, paired_effect
 from actadd_lens.vectors.provenance import Provenance
-from actadd_lens.vectors.vector import SteeringVector, check_coefficient
+from actadd_lens.vectors.vector import SteeringVector, as_vectors, check_coefficient
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -430,7 +430,8 @@ def _distinct(arms: Sequence[Arm]) -> tuple[list[Arm], list[int]]:
     keys: dict[bytes, int] = {b"": 0}
     distinct, places = [arms[0]], []
     for arm in arms:
-        rows = arm[0].activations.cpu().float() if arm and bool(arm[0].injection.any()) else None
+        vector = as_vectors(arm)[0] if arm else None
+        rows = None if vector is None or not bool(vector.injection.any()) else vector.activations.cpu().float()
         key = b"" if rows is None else (rows + 0.0).numpy().tobytes()  # + 0.0: minus zero is zero
         if key not in keys:
             keys[key] = len(distinct)

@@ -18,10 +18,12 @@ from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.readout import Readout, readout_of
 from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.spans import as_span
 from actadd_lens.prompts.texts import encode_prompts
-from actadd_lens.steering.engine import Prompts, additions_by_layer, land
+from actadd_lens.steering.interventions import placed
+from actadd_lens.steering.landings import Prompts, touched
 from actadd_lens.vectors.naming import html_token, row_names, signed_shade, vector_names
-from actadd_lens.vectors.vector import SteeringVector, check_vectors
+from actadd_lens.vectors.vector import SteeringVector, as_vectors, check_vectors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -252,7 +254,7 @@ def logit_lens(
         VectorError: A vector does not go with the model.
     """
     backend = backend_of(model)
-    found = check_vectors(backend, vectors)
+    found = check_vectors(backend, vectors, what="the logit lens")
     lens = _Lens.of(backend, k, tokens, order)
     require(reading in ("direction", "anchored"), "reading", reading, "'direction' or 'anchored'")
     if reading == "anchored" and prompt is None:
@@ -267,7 +269,7 @@ def logit_lens(
             {"vector": number, "name": name, "layer": vector.layer, "row": row, "row_name": row_name}
             for row, row_name in enumerate(row_names(backend, vector))
         ]
-        null_rows = torch.stack([arm[number].injection for arm in drawn]) if drawn else None
+        null_rows = torch.stack([as_vectors(arm)[number].injection for arm in drawn]) if drawn else None
         rows += lens.read(vector.injection, None if anchors is None else anchors[number], null_rows, told)
     title = f"logit lens, {reading} reading" + (f", on {prompt!r}" if anchors is not None else "")
     if len({vector.label for vector in found}) == 1:
@@ -316,7 +318,7 @@ def logit_lens_carried(
         VectorError: A vector does not go with the model.
     """
     backend = backend_of(model)
-    found = check_vectors(backend, vectors)
+    found = check_vectors(backend, vectors, what="the logit lens")
     lens = _Lens.of(backend, k, tokens, order)
     require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
     (ids,) = encode_prompts(backend, (prompt,), prepend_bos=prepend_bos)
@@ -513,9 +515,10 @@ def _anchors(
     streams = pass_rows.streams(torch.arange(len(ids), device=backend.device)[None])[:, 0]
     anchors = []
     for vector in vectors:
-        (landing,) = land(additions_by_layer([vector], position)[vector.layer], pass_rows.prompts)
-        first = len(ids) - 1 if landing.column is None else landing.column
-        anchors.append(streams[vector.layer, first : first + vector.rows])
+        places = touched(vector, position, pass_rows.prompts.facts(0, backend.decode))
+        is_span = as_span(placed(vector, position)) is not None
+        tokens = [token for _, token in (places[-1:] if is_span else places)]
+        anchors.append(streams[vector.layer, tokens])
     return anchors
 
 
@@ -539,19 +542,18 @@ def _streams(
     return torch.cat(found, dim=1)
 
 
-def _reached(backend: Backend, vectors: Arm, position: Position, prompts: Prompts, column: int) -> int:
+def _reached(
+    backend: Backend, vectors: Sequence[SteeringVector], position: Position, prompts: Prompts, column: int
+) -> int:
     """The first depth at which the stream of a column can differ: where a row lands on it, or after one lands before.
 
     Up to there causality makes the difference zero, and rounding must not be read as a direction.
     """
     depths = [backend.n_layers + 1]
     for vector in vectors:
-        (landing,) = land(additions_by_layer([vector], position)[vector.layer], prompts)
         lands = (vector.injection != 0).any(dim=-1).nonzero().flatten().tolist()
-        starts = int(bool(prompts.starts_with_bos and prompts.starts_with_bos[0]))
-        columns = (
-            range(starts, prompts.lengths[0]) if landing.column is None else [landing.column + row for row in lands]
-        )
+        places = touched(vector, position, prompts.facts(0, backend.decode))
+        columns = [token for row, token in places if row in lands]
         if not lands or column < min(columns, default=column + 1):
             continue
         depths.append(vector.layer + (column not in columns))

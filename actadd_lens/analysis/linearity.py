@@ -19,9 +19,9 @@ from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import Effect, paired_effect
-from actadd_lens.steering.engine import additions_by_layer, land
+from actadd_lens.steering.landings import touched
 from actadd_lens.vectors.naming import row_names, vector_names
-from actadd_lens.vectors.vector import SteeringVector, check_coefficient, check_vectors
+from actadd_lens.vectors.vector import SteeringVector, as_vectors, check_coefficient, check_vectors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,7 +169,7 @@ def linearity(
         SettingError: A setting is out of its range, or the metric has no gradient.
     """
     backend = backend_of(model)
-    found, chosen = check_vectors(backend, vectors), as_metric(metric)
+    found, chosen = check_vectors(backend, vectors, what="the first-order estimate"), as_metric(metric)
     factors = tuple(sorted({check_coefficient(factor) for factor in coefficients}))
     require(bool(factors), "coefficients", coefficients, "one number or more")
     require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
@@ -178,7 +178,7 @@ def linearity(
     slopes, by_row = _slopes(backend, ids, found, chosen, position=position, batch_size=batch_size)
     families = [found, *null_arms(model, found, nulls, null_kind, seed)]
     arms: list[Arm] = [()]
-    arms += [tuple(factor * vector for vector in arm) for arm in families for factor in factors]
+    arms += [tuple(vector.times(factor) for vector in arm) for arm in families for factor in factors]
     values = measure_arms(
         backend, ids, arms, chosen, measured=found, position=position, batch_size=batch_size, progress=progress
     )
@@ -212,7 +212,15 @@ def _slopes(
         some = prompts[first : first + batch_size]
         rows = ArmRows(backend, some, [()] * len(some), vectors, position)
         gradients = _gradients(backend, rows, metric, bound, sorted({vector.layer for vector in vectors}))
-        parts.append(torch.cat([_row_slopes(gradients[vector.layer], vector, rows, position) for vector in vectors], 1))
+        parts.append(
+            torch.cat(
+                [
+                    _row_slopes(backend, gradients[vector.layer], vector, rows, position)
+                    for vector in as_vectors(vectors)
+                ],
+                1,
+            )
+        )
     by_row = torch.cat(parts).double().cpu().numpy()
     return by_row.sum(axis=1), by_row
 
@@ -253,22 +261,16 @@ def _gradients(
 
 
 def _row_slopes(
-    gradient: Float[Tensor, "prompts pos d_model"], vector: SteeringVector, rows: ArmRows, position: Position
+    backend: Backend,
+    gradient: Float[Tensor, "prompts pos d_model"],
+    vector: SteeringVector,
+    rows: ArmRows,
+    position: Position,
 ) -> Float[Tensor, "prompts rows"]:
     """Gradient times injection, where each row lands."""
     injection = vector.injection.to(gradient.device).float()
     slopes = torch.zeros(len(gradient), vector.rows, device=gradient.device)
-    for landing in land(additions_by_layer([vector], position)[vector.layer], rows.prompts):
-        if landing.column is None:
-            slopes[:, 0] = ((gradient.float() @ injection[0]) * _every_token(rows)).sum(dim=1)
-        else:
-            here = gradient[landing.rows, landing.column : landing.column + vector.rows].float()
-            slopes[landing.rows] = (here * injection).sum(dim=-1)
+    for prompt in range(len(gradient)):
+        for row, token in touched(vector, position, rows.prompts.facts(prompt, backend.decode)):
+            slopes[prompt, row] += gradient[prompt, token].float() @ injection[row]
     return slopes
-
-
-def _every_token(rows: ArmRows) -> Float[Tensor, "prompts pos"]:
-    """1 for every token but BOS and padding: where `all` adds."""
-    columns = torch.arange(rows.tokens.shape[1], device=rows.tokens.device)
-    starts = torch.tensor(rows.prompts.starts_with_bos, device=rows.tokens.device).int()
-    return ((columns >= starts[:, None]) & (columns < rows.lengths[:, None])).float()

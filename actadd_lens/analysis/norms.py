@@ -12,7 +12,7 @@ from actadd_lens.measuring.measure import ArmRows
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import encode_prompts
-from actadd_lens.steering.engine import additions_by_layer, land
+from actadd_lens.steering.landings import touched
 from actadd_lens.vectors.naming import row_names, vector_names, visible
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
@@ -151,21 +151,17 @@ def norm_profile(
         VectorError: A vector does not go with the model.
     """
     backend = backend_of(model)
-    found = check_vectors(backend, vectors)
+    found = check_vectors(backend, vectors, what="the norm profile")
     (ids,) = encode_prompts(backend, (prompt,), prepend_bos=prepend_bos)
     pass_rows = ArmRows(backend, [ids], [()], found, position)
     streams = pass_rows.streams(torch.arange(len(ids), device=backend.device)[None])[:-1, 0]
     sizes = streams.norm(dim=-1).cpu().numpy()
     texts, names = tuple(backend.token_strings(ids)), vector_names(found)
-    has_bos = ids[0] == backend.bos_token_id
     rows = []
     for number, vector in enumerate(found):
-        (landing,) = land(additions_by_layer([vector], position)[vector.layer], pass_rows.prompts)
         norms = vector.injection.float().norm(dim=-1).tolist()
         named = row_names(backend, vector)
-        places = [(0, token) for token in range(int(has_bos), len(ids))]
-        if landing.column is not None:
-            places = [(row, landing.column + row) for row in range(vector.rows)]
+        places = touched(vector, position, pass_rows.prompts.facts(0, backend.decode))
         rows += [
             LandedRow(number, names[number], vector.layer, row, named[row], token, texts[token], norms[row],
                       norms[row] / sizes[:, token])

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import FEWEST_PROMPTS, Effect, paired_effect
 from actadd_lens.vectors.naming import html_token, signed_shade, vector_names
-from actadd_lens.vectors.vector import SteeringVector, check_vectors
+from actadd_lens.vectors.vector import check_interventions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -203,7 +203,7 @@ class TextShift:
 def next_token_shift(
     model: LensModel,
     prompts: str | Sequence[str],
-    vectors: SteeringVector | Sequence[SteeringVector],
+    vectors: Any,
     *,
     k: int = 10,
     least: float = 1e-4,
@@ -240,7 +240,7 @@ def next_token_shift(
         SettingError: A setting is out of its range.
     """
     backend = backend_of(model)
-    found = check_vectors(backend, vectors)
+    found = check_interventions(backend, vectors)
     if isinstance(tokens, str):
         raise SettingError(f"tokens is the text {tokens!r}: pass a list of texts or ids.")
     followed = [token_id(backend, token) for token in tokens]
@@ -389,7 +389,7 @@ class _Picker:
 def text_shift(
     model: LensModel,
     texts: str | Sequence[str],
-    vectors: SteeringVector | Sequence[SteeringVector],
+    vectors: Any,
     *,
     least_count: int = 1,
     position: Position = "front",
@@ -424,7 +424,7 @@ def text_shift(
         SettingError: A setting is out of its range, or every prediction is made from an injected position.
     """
     backend = backend_of(model)
-    found = check_vectors(backend, vectors)
+    found = check_interventions(backend, vectors)
     require(is_count(least_count), "least_count", least_count, "an integer from 1")
     require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
     given = (texts,) if isinstance(texts, str) else tuple(texts)

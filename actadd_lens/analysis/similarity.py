@@ -137,8 +137,8 @@ def cosine_similarity(
         SettingError: A setting is out of its range.
     """
     backend = backend_of(model)
-    left = check_vectors(backend, vectors)
-    right = left if others is None else check_vectors(backend, as_vectors(others))
+    left = check_vectors(backend, vectors, what="cosine similarity")
+    right = left if others is None else check_vectors(backend, as_vectors(others), what="cosine similarity")
     require(by in ("rows", "aligned", "pooled"), "by", by, "'rows', 'aligned' or 'pooled'")
     is_number = isinstance(nulls, int) and not isinstance(nulls, bool)
     if not is_number or nulls < 0 or nulls == 1:

@@ -22,7 +22,7 @@ from actadd_lens.prompts.pairs import PromptPair
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import Effect, paired_effect
-from actadd_lens.steering.engine import add_landings, land
+from actadd_lens.steering.landings import act, land
 from actadd_lens.vectors.vector import SteeringVector, check_coefficient, check_vectors
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def trace_injection(
             not show its attention.
     """
     backend, chosen = backend_of(model), as_metric(metric)
-    found = check_vectors(backend, vectors)
+    found = check_vectors(backend, vectors, what="the trace of an injection")
     if at not in ("unsteered", "steered"):
         raise SettingError(f"at is {at!r}: expected 'unsteered' or 'steered'.")
     if not isinstance(prompt, str):
@@ -454,12 +454,10 @@ class _Readings:
 
 def _added(rows: ArmRows, like: Float[Tensor, "rows pos d_model"]) -> Float[Tensor, "rows pos d_model"]:
     """What is added to each row at any layer, by the arithmetic that the hooks use."""
-    starts = rows.prompts.starts_with_bos or (False,) * len(like)
-    every_token = torch.ones(like.shape[:2], dtype=torch.bool, device=like.device)
-    every_token[:, 0] = ~torch.tensor(starts, device=like.device)
+    real = torch.arange(like.shape[1], device=like.device) < rows.lengths[:, None].to(like.device)
     total = torch.zeros_like(like)
-    for additions in rows.additions.values():
-        landed = add_landings(torch.zeros_like(like), land(additions, rows.prompts), past=0, every_token=every_token)
+    for items in rows.assignments.values():
+        landed = act(torch.zeros_like(like), land(items, rows.prompts), past=0, real=real)
         total = total if landed is None else total + landed
     return total
 

@@ -132,8 +132,10 @@ def _per_pair(options: argparse.Namespace, name: str, default: Any) -> list[Any]
 
 
 def _completions_json(completions: "Completions") -> dict[str, Any]:
+    from actadd_lens.vectors.vector import SteeringVector
+
     return {
-        "vectors": [vector_json(vector) for vector in completions.vectors],
+        "vectors": [vector_json(vector) for vector in completions.vectors if isinstance(vector, SteeringVector)],
         "settings": completions.settings,
         "completions": completions.frame().to_dict(orient="records"),
     }

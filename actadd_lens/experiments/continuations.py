@@ -23,7 +23,7 @@ from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweeps.results import CompletionSweep
 from actadd_lens.sweeps.texts import CompletionSweepPlan, sweep_completions
-from actadd_lens.vectors.vector import SteeringVector, check_vectors
+from actadd_lens.vectors.vector import SteeringVector, as_vectors, check_vectors
 from actadd_lens.writing.completions import score_texts
 from actadd_lens.writing.decoding import Cell, DecodeSettings, continuation_texts, decode_cells
 from actadd_lens.writing.sampling import Sampling
@@ -390,7 +390,8 @@ class Cells:
     def planned(cls, plan: CompletionSweepPlan) -> "Cells":
         """Those of a sweep, with its nulls: null i comes from the same unrelated pair at every layer."""
         grid = plan.placed.grid
-        return cls(grid.layers, grid.coefficients, plan.placed.vectors(range(len(grid.pairs))))
+        found = plan.placed.vectors(range(len(grid.pairs)))
+        return cls(grid.layers, grid.coefficients, {place: as_vectors(arms) for place, arms in found.items()})
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -17,7 +17,8 @@ from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import LensModel, backend_of, load_model
 from actadd_lens.progress import tracked
 from actadd_lens.prompts.pairs import PromptPair, as_pair
-from actadd_lens.steering.engine import steer, unsteered
+from actadd_lens.steering.clean import unsteered
+from actadd_lens.steering.steer import steer
 from actadd_lens.vectors.vector import SteeringVector
 from actadd_lens.writing.decoding import Cell, DecodeSettings, decode_cells
 from actadd_lens.writing.sampling import Sampling

@@ -29,7 +29,7 @@ from actadd_lens.measuring import scorers
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.steering.engine import unsteered
+from actadd_lens.steering.clean import unsteered
 from actadd_lens.sweeps.results import CompletionSweep
 from actadd_lens.sweeps.texts import plan_sweep_completions, sweep_completions
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from actadd_lens.errors import ModelDownloadError, SettingError
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.steering.engine import unsteered
+from actadd_lens.steering.clean import unsteered
 
 Texts = Sequence[Sequence[str]]
 """For each prompt, its samples."""

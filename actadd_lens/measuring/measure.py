@@ -12,17 +12,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from actadd_lens.checks import is_whole, require
-from actadd_lens.errors import SettingError
+from actadd_lens.errors import NonFiniteError, SettingError
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
 from actadd_lens.measuring.nulls import NullKind, null_vectors
 from actadd_lens.measuring.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.models import Backend, LensModel, backend_of
+from actadd_lens.models.protocol import Spot
 from actadd_lens.progress import progress_bar
-from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.positions import Position, as_position, plain_position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import Effect, paired_effect
-from actadd_lens.steering.engine import Addition, Prompts, additions_by_layer, injected, land, unsteered
-from actadd_lens.vectors.vector import SteeringVector, check_vectors
+from actadd_lens.steering.clean import check_fits, prompts_of, resolved, unsteered
+from actadd_lens.steering.hooks import injected
+from actadd_lens.steering.interventions import by_prompt
+from actadd_lens.steering.landings import Assignment, assign, touched
+from actadd_lens.vectors.interventions import Intervention, distinct
 from actadd_lens.writing.completions import Completions, as_stops, score_texts
 from actadd_lens.writing.decoding import Cell, Continuation, DecodeSettings, continuation_texts, decode_cells
 from actadd_lens.writing.sampling import Sampling
@@ -31,7 +35,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-Arm = tuple[SteeringVector, ...]
+Arm = tuple[Intervention, ...]
+"""What is done together; nothing is the unsteered arm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +60,7 @@ class Measurement:
     unsteered: Float[np.ndarray, " prompts"]
     nulls: Float[np.ndarray, "nulls prompts"]
     null_kind: str | None
-    vectors: tuple[SteeringVector, ...]
+    vectors: tuple[Intervention, ...]
     position: Position
 
     @property
@@ -105,10 +110,10 @@ class Measurement:
 def measure(
     model: LensModel,
     prompts: str | Sequence[str],
-    vectors: SteeringVector | Sequence[SteeringVector],
+    vectors: Any,
     metric: Any,
     *,
-    position: Position = "front",
+    position: Any = "front",
     nulls: int = 0,
     null_kind: NullKind = "unrelated_pairs",
     seed: int = 0,
@@ -121,7 +126,8 @@ def measure(
     Args:
         model: The model; steering that is open around the call is left out of all arms.
         prompts: One text or several, of any lengths.
-        vectors: One steering vector or several, all added in the steered arm.
+        vectors: One steering vector or other intervention, or several, all of which act in the steered arm; or
+            `per_prompt([...])`, with those of each prompt.
         metric: A metric, or a function of the last token's logits.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         nulls: Number of null vectors to run beside it.
@@ -137,24 +143,37 @@ def measure(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range.
     """
-    backend = backend_of(model)
-    found, chosen = check_vectors(backend, vectors), as_metric(metric)
-    texts = as_texts(prompts)
+    backend, position = backend_of(model), as_position(position)
+    chosen, texts = as_metric(metric), as_texts(prompts)
+    found = by_prompt(backend, vectors, len(texts))
     tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos)
-    arms = [(), found, *null_arms(model, found, nulls, null_kind, seed)]
+    unsteered_arm: list[Arm] = [()] * len(texts)
+    arms = [unsteered_arm, found, *_null_arms_by_prompt(model, found, nulls, null_kind, seed)]
     values = measure_arms(
         backend, tokens, arms, chosen, measured=found, position=position, batch_size=batch_size, progress=progress
     )
-    return Measurement(chosen, texts, values[1], values[0], values[2:], null_kind if nulls else None, found, position)
+    kind, told = null_kind if nulls else None, distinct(found)
+    return Measurement(chosen, texts, values[1], values[0], values[2:], kind, told, position)
+
+
+def _null_arms_by_prompt(
+    model: LensModel, found: Sequence[Arm], nulls: int, kind: NullKind, seed: int
+) -> list[list[Arm]]:
+    """One arm per null, each with what it does to every prompt; prompts that share an arm share its nulls."""
+    drawn: dict[int, list[Arm]] = {}
+    for arm in found:
+        if id(arm) not in drawn:
+            drawn[id(arm)] = null_arms(model, arm, nulls, kind, seed)
+    return [[drawn[id(arm)][null] for arm in found] for null in range(nulls)]
 
 
 def measure_arms(
     backend: Backend,
     prompts: Sequence[Sequence[int]],
-    arms: Sequence[Arm],
+    arms: Sequence[Arm | Sequence[Arm]],
     metric: Metric,
     *,
-    measured: Arm,
+    measured: Arm | Sequence[Arm],
     position: Position,
     batch_size: int = 64,
     progress: bool = True,
@@ -164,9 +183,9 @@ def measure_arms(
     Args:
         backend: The model.
         prompts: Token ids of each prompt.
-        arms: The vectors of each arm; the first is the unsteered one, `()`.
+        arms: The vectors of each arm, for all prompts or for each; the first is the unsteered one, `()`.
         metric: What is measured.
-        measured: Vectors whose landing places count as injected, in every arm.
+        measured: Vectors whose landing places count as injected, in every arm; for all prompts or for each.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         batch_size: Most rows in one pass.
         progress: Whether to show a bar when it takes more than a moment.
@@ -174,18 +193,39 @@ def measure_arms(
     Raises:
         PositionError: A measured vector does not fit onto a prompt; nothing has run then.
     """
-    for row in prompts:
-        ArmRows(backend, [row], [measured], measured, position)
-    shared = _Pass(backend, metric, metric.bind(backend), arms, measured, position, batch_size)
+    by_arm = [_for_each(arm, len(prompts)) for arm in arms]
+    marked = _for_each(measured, len(prompts))
+    for number, arm in enumerate(marked):
+        known = prompts_of(backend, [prompts[number]], numbers=[number])
+        check_fits(backend, arm, position, known)
+    shared = _Pass(backend, metric, metric.bind(backend), by_arm, marked, position, batch_size)
     values = np.empty((len(arms), len(prompts)))
     step = max(1, batch_size // len(arms))
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     with progress_bar(total=len(prompts), what=metric.name, unit="prompt", shown=progress) as bar:
         for first in range(0, len(order), step):
             members = order[first : first + step]
-            values[:, members] = shared.values([prompts[index] for index in members])
+            values[:, members] = shared.values([prompts[index] for index in members], members)
             bar.update(len(members))
     return values
+
+
+def check_finite(backend: Backend, logits: Tensor) -> None:
+    """See that logits are numbers.
+
+    Raises:
+        NonFiniteError: The model's numbers overflowed.
+    """
+    if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
+        raise NonFiniteError(
+            f"Logits are not finite: the numbers of {backend.name} overflowed in {backend.dtype}, so nothing can be "
+            "measured with them. Use a smaller coefficient, or load the model in float32 or bfloat16."
+        )
+
+
+def _for_each(arm: Arm | Sequence[Arm], prompts: int) -> Sequence[Arm]:
+    """An arm for each prompt, from one for all or one each."""
+    return [arm] * prompts if isinstance(arm, tuple) else list(arm)
 
 
 def null_arms(model: LensModel, vectors: Arm, nulls: int, kind: NullKind, seed: int) -> list[Arm]:
@@ -197,8 +237,20 @@ def null_arms(model: LensModel, vectors: Arm, nulls: int, kind: NullKind, seed: 
     require(is_whole(nulls), "nulls", nulls, "an integer from 0")
     if not nulls:
         return []
-    drawn = [null_vectors(model, vector, kind=kind, n=nulls, seed=seed + index) for index, vector in enumerate(vectors)]
+    if not vectors:
+        return [()] * nulls
+    drawn = [_nulls_of(model, item, kind, nulls, seed + index) for index, item in enumerate(vectors)]
     return [tuple(arm) for arm in zip(*drawn, strict=True)]
+
+
+def _nulls_of(model: LensModel, item: Intervention, kind: NullKind, nulls: int, seed: int) -> list[Intervention]:
+    """The intervention with null vectors in place of the vector that it is made from."""
+    if item.vector is None:
+        raise SettingError(
+            f"{item.label} is made from no steering vector, so there is no null vector to put in its place: use "
+            "nulls=0, and measure other interventions of its kind beside it."
+        )
+    return [item.with_vector(null) for null in null_vectors(model, item.vector, kind=kind, n=nulls, seed=seed)]
 
 
 class ArmRows:
@@ -208,8 +260,9 @@ class ArmRows:
         backend: The model.
         prompts: Token ids of each row.
         arms: The vectors that each row gets.
-        measured: Vectors whose landing places count as injected, in every row.
+        measured: Vectors whose landing places count as injected, in every row, or for each row.
         position: Prompt token that receives row 0, for vectors without a position of their own.
+        numbers: Which of the caller's prompts each row is; by default they are in order.
 
     Raises:
         PositionError: A measured vector does not fit onto a prompt.
@@ -220,27 +273,28 @@ class ArmRows:
         backend: Backend,
         prompts: Sequence[Sequence[int]],
         arms: Sequence[Arm],
-        measured: Arm,
+        measured: Arm | Sequence[Arm],
         position: Position,
+        numbers: Sequence[int] | None = None,
     ) -> None:
         lengths = [len(prompt) for prompt in prompts]
         longest, filler = max(lengths), backend.pad_token_id or 0
         padded = [[*prompt, *[filler] * (longest - len(prompt))] for prompt in prompts]
         self.tokens = torch.tensor(padded, device=backend.device)
         self.lengths = torch.tensor(lengths, device=backend.device)
-        bos = tuple(prompt[0] == backend.bos_token_id for prompt in prompts)
-        self.prompts = Prompts((0,) * len(prompts), tuple(lengths), bos)
-        self.additions: dict[int, list[Addition]] = {}
-        for row, arm in enumerate(arms):
-            for layer, additions in additions_by_layer(arm, position, rows=(row,)).items():
-                self.additions.setdefault(layer, []).extend(additions)
-        self.injected = self._injected(measured, position)
         self._backend = backend
+        self.prompts = prompts_of(backend, prompts, numbers=numbers)
+        assignments: dict[Spot, list[Assignment]] = {}
+        for row, arm in enumerate(arms):
+            for spot, items in assign(arm, position, rows=(row,)).items():
+                assignments.setdefault(spot, []).extend(items)
+        self.injected = self._injected(_for_each(measured, len(prompts)), position)
+        self.assignments = resolved(backend, assignments, self.prompts)
 
     @contextmanager
     def steered(self) -> Iterator[None]:
         """The model with each row's own injections, and no other steering."""
-        with unsteered(self._backend), injected(self._backend, self.additions, self.prompts):
+        with unsteered(self._backend), injected(self._backend, self.assignments, self.prompts):
             yield
 
     def last_logits(self) -> Float[Tensor, "rows d_vocab"]:
@@ -256,7 +310,7 @@ class ArmRows:
     def streams(self, columns: Int[Tensor, "rows picks"]) -> Float[Tensor, "depths rows picks d_model"]:
         """The residual stream at some columns: `resid_pre` of every layer, steered, and `resid_post` of the last."""
         backend, last = self._backend, self._backend.n_layers - 1
-        names = [backend.hook_name(layer) for layer in range(last + 1)] + [f"blocks.{last}.hook_resid_post"]
+        names = [backend.hook_name(layer) for layer in range(last + 2)]
         rows = torch.arange(len(columns), device=backend.device)[:, None]
         found: list[Tensor] = []
 
@@ -269,16 +323,13 @@ class ArmRows:
             backend.logits_at(self.tokens, self.lengths - 1)
         return torch.stack(found)
 
-    def _injected(self, vectors: Arm, position: Position) -> Bool[Tensor, "rows pos"]:
+    def _injected(self, arms: Sequence[Arm], position: Position) -> Bool[Tensor, "rows pos"]:
         """Columns where the measured vectors land, whatever the arm; rows that are all zero change nothing there."""
         marks = torch.zeros(self.tokens.shape, dtype=torch.bool)
-        for additions in additions_by_layer(vectors, position).values():
-            for landing in land(additions, self.prompts):
-                if landing.column is None:
-                    marks[:, 1:] = True
-                    marks[:, 0] |= ~torch.tensor(self.prompts.starts_with_bos)
-                else:
-                    marks[landing.rows, landing.column : landing.column + landing.injection.shape[0]] = True
+        for row, arm in enumerate(arms):
+            for vector in arm:
+                for _, token in touched(vector, position, self.prompts.facts(row, self._backend.decode)):
+                    marks[row, token] = True
         return marks.to(self.tokens.device)
 
 
@@ -289,21 +340,24 @@ class _Pass:
     backend: Backend
     metric: Metric
     bound: BoundMetric
-    arms: Sequence[Arm]
-    measured: Arm
+    arms: Sequence[Sequence[Arm]]
+    measured: Sequence[Arm]
     position: Position
     batch_size: int
 
     @torch.no_grad()
-    def values(self, prompts: Sequence[Sequence[int]]) -> Float[np.ndarray, "arms prompts"]:
+    def values(self, prompts: Sequence[Sequence[int]], numbers: Sequence[int]) -> Float[np.ndarray, "arms prompts"]:
         """The metric of every arm on a few prompts; the unsteered arm comes first and is kept for the others."""
         per_pass = max(1, self.batch_size // len(prompts))
         values, plain = [], None
         for first in range(0, len(self.arms), per_pass):
             some = self.arms[first : first + per_pass]
-            by_row = [arm for arm in some for _ in prompts]
-            rows = ArmRows(self.backend, [*prompts] * len(some), by_row, self.measured, self.position)
+            by_row = [arm[number] for arm in some for number in numbers]
+            marked = [self.measured[number] for number in numbers] * len(some)
+            many = [*numbers] * len(some)
+            rows = ArmRows(self.backend, [*prompts] * len(some), by_row, marked, self.position, many)
             logits = rows.last_logits() if self.metric.reads == "last" else rows.logits()
+            check_finite(self.backend, logits)
             plain = logits[: len(prompts)] if plain is None else plain
             repeats = (len(some),) + (1,) * (plain.ndim - 1)
             reading = Reading(logits, rows.tokens, rows.lengths, rows.injected, plain.repeat(repeats))
@@ -338,10 +392,10 @@ class CompletionMeasurement:
 def measure_completions(
     model: LensModel,
     prompts: str | Sequence[str],
-    vectors: SteeringVector | Sequence[SteeringVector],
+    vectors: Any,
     scorers: Scorer | Sequence[Scorer],
     *,
-    position: Position = "front",
+    position: Any = "front",
     n: int = 4,
     nulls: int = 0,
     null_kind: NullKind = "unrelated_pairs",
@@ -357,7 +411,8 @@ def measure_completions(
     Args:
         model: The model.
         prompts: One text or several.
-        vectors: One steering vector or several, all added in the steered arm.
+        vectors: One steering vector or other intervention, or several, all of which act in the steered arm; or
+            `per_prompt([...])`, with those of each prompt.
         scorers: One callable on texts or several; each gives a result of its own from the same texts.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         n: Samples per prompt and arm.
@@ -379,9 +434,9 @@ def measure_completions(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range.
     """
-    backend = backend_of(model)
-    found = check_vectors(backend, vectors)
+    backend, position = backend_of(model), as_position(position)
     texts = as_texts(prompts)
+    found = by_prompt(backend, vectors, len(texts))
     chosen = as_scorers(scorers)
     settings = DecodeSettings(
         n=n,
@@ -391,12 +446,13 @@ def measure_completions(
         sampling=Sampling.from_options(sampling),
     )
     tokens = encode_prompts(backend, texts, room=settings.max_new_tokens)
-    arms = [found, (), *null_arms(model, found, nulls, null_kind, seed)]
-    cells = [Cell(row, arm) for arm in arms for row in tokens]
+    unsteered_arm: list[Arm] = [()] * len(texts)
+    arms = [found, unsteered_arm, *_null_arms_by_prompt(model, found, nulls, null_kind, seed)]
+    cells = [Cell(row, arm[number], number) for arm in arms for number, row in enumerate(tokens)]
     written = decode_cells(backend, cells, settings, position=position, batch_size=batch_size, progress=progress)
     by_arm = [tuple(written[first : first + len(tokens)]) for first in range(0, len(written), len(tokens))]
-    told = {"position": position, "prepend_bos": True, **dataclasses.asdict(settings)}
-    completions = Completions(texts, by_arm[0], by_arm[1], found, told)
+    told = {"position": plain_position(position), "prepend_bos": True, **dataclasses.asdict(settings)}
+    completions = Completions(texts, by_arm[0], by_arm[1], distinct(found), told)
     return [_scored(scorer, completions, by_arm[2:]) for scorer in chosen]
 
 

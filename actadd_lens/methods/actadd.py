@@ -12,7 +12,8 @@ from torch import Tensor
 from actadd_lens.errors import LayerError, PromptError, VectorError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair
-from actadd_lens.steering.engine import SteeringWarning, unsteered
+from actadd_lens.steering.clean import unsteered
+from actadd_lens.steering.steer import SteeringWarning
 from actadd_lens.vectors.provenance import Provenance
 from actadd_lens.vectors.vector import SteeringVector
 
@@ -148,7 +149,6 @@ def differences(
         yield from _differences(backend, tokens[first : first + step], layers)
 
 
-@torch.no_grad()
 def _differences(
     backend: Backend, tokens: Sequence[PairTokens], layers: Sequence[int]
 ) -> Iterator[list[Float[Tensor, "pos d_model"]]]:
@@ -159,7 +159,7 @@ def _differences(
     rows = [row for pair in tokens for row in (pair.positive, pair.negative) if row is not None]
     longest = max(map(len, rows))
     batch = torch.tensor([[*row, *row[-1:] * (longest - len(row))] for row in rows], device=backend.device)
-    with unsteered(backend):
+    with torch.no_grad(), unsteered(backend):
         streams = backend.residuals(batch, sorted(set(layers)))
     row = 0
     for pair in tokens:

@@ -124,7 +124,7 @@ class BridgeBackend(Backend):
         cache = next((value for value in values if hasattr(value, "get_seq_length")), None)
         past = 0 if cache is None else self._past(cache, layer)
         real = _real_columns(values, past=past, seen=int(args[0].shape[1]))
-        return PassContext(past=past, real=None if real is None or bool(real.all()) else real)
+        return PassContext(past=past, real=None if real is None or bool(real.all()) else real, cache=cache)
 
     def _past(self, cache: Any, layer: int) -> int:
         try:

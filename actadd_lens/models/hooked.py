@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from actadd_lens.models.protocol import Backend, PassContext
+from actadd_lens.models.protocol import Backend, InThisThread, PassContext
 
 
 def hooked_transformer() -> type[Any] | None:
@@ -38,10 +38,13 @@ class HookedBackend(Backend):
         """One pass with `stop_at_layer`; the highest layer's hook point is called by hand, for the caller's hooks."""
         found: dict[int, Tensor] = {}
         top = max(layers)
+        below = sorted(set(layers) - {top}) if top < self.n_layers else sorted(set(layers))
         with ExitStack() as stack:
-            for layer in sorted(set(layers) - {top}):
+            for layer in below:
                 stack.callback(self.add_hook(self.hook_name(layer), _keeper(found, layer)).remove)
-            found[top] = self.hook_point(self.hook_name(top))(self._blocks(tokens, mask=None, stop=top))
+            residual = self._blocks(tokens, mask=None, stop=top)
+            if top < self.n_layers:
+                found[top] = self.hook_point(self.hook_name(top))(residual)
         return found
 
     def logits(
@@ -64,8 +67,10 @@ class HookedBackend(Backend):
         with ExitStack() as stack:
             for layer in set(layers):
                 # A caller's hook may change the stream in place.
-                keep = _input_keeper(found, layer, copy=bool(self.hooks_at(self.hook_name(layer))))
-                stack.callback(self.model.blocks[layer].register_forward_pre_hook(keep).remove)
+                name = self.hook_name(layer)
+                keep = InThisThread(_input_keeper(found, layer, copy=bool(self.hooks_at(name))))
+                module = self.model.blocks[layer] if layer < self.n_layers else self.hook_point(name)
+                stack.callback(module.register_forward_pre_hook(keep).remove)
             logits = self.read_out(_at(self._blocks(tokens, mask=None), columns))
         if self.model.cfg.positional_embedding_type == "shortformer":  # its blocks read positions beside the stream
             return dict.fromkeys(layers, tokens), logits
@@ -75,7 +80,9 @@ class HookedBackend(Backend):
         self, start: Tensor, layer: int, columns: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch *pos size"]:
         """The last residual stream; from a stream by `start_at_layer`."""
-        if start.is_floating_point():
+        if start.is_floating_point() and layer == self.n_layers:
+            residual = self.hook_point(self.hook_name(layer))(start)
+        elif start.is_floating_point():
             residual = self.model.forward(start, start_at_layer=layer, stop_at_layer=self.n_layers)
         else:
             residual = self._blocks(start, mask=None)
@@ -115,6 +122,7 @@ class HookedBackend(Backend):
         return PassContext(
             past=0 if entry is None else int(entry.past_keys.shape[1]),
             real=None if mask is None else mask.bool(),
+            cache=entry,
         )
 
     def _blocks(

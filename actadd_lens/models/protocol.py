@@ -1,16 +1,55 @@
 """What this package asks of a model, and what a forward pass can tell a hook."""
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import index as as_index
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from actadd_lens.errors import LayerError, PromptError
+from actadd_lens.errors import LayerError, ModelError, PromptError, SettingError
+
+Site = Literal["resid_pre", "attn_out", "mlp_out", "head", "neuron"]
+"""Where in a block something is read or changed: the stream that enters it, what its attention or its MLP writes, the
+heads' mixes of values before W_O (`hook_z`), or the MLP's neurons after the activation function (`hook_post`).
+"""
+
+SITES: tuple[Site, ...] = get_args(Site)
+
+_HOOKS: dict[Site, str] = {
+    "resid_pre": "hook_resid_pre",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "head": "attn.hook_z",
+    "neuron": "mlp.hook_post",
+}
+
+_HANGING = threading.Lock()
+"""Held while a hook is hung or taken away: TransformerLens keeps its hooks in plain lists."""
+
+
+class Spot(NamedTuple):
+    """A hook point: a layer and a site in it; `resid_pre` of layer `n_layers` is the stream after the last block."""
+
+    layer: int
+    site: Site = "resid_pre"
+
+
+def check_site(site: object) -> Site:
+    """The site as given, once it is known to be one.
+
+    Raises:
+        SettingError: There is no such site.
+    """
+    for known in SITES:
+        if site == known:
+            return known
+    raise SettingError(f"site is {site!r}: expected one of {', '.join(SITES)}.")
 
 
 @runtime_checkable
@@ -43,10 +82,12 @@ class PassContext:
     Attributes:
         past: Number of columns that the KV cache holds before this pass.
         real: Which of all columns, cached ones first, are tokens and not padding; None where no mask was given.
+        cache: The cache's own object, by which a sequence is known again in its next pass; None without a cache.
     """
 
     past: int
     real: Bool[Tensor, "batch columns"] | None
+    cache: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +104,22 @@ class HookHandle:
 
     def remove(self) -> None:
         """Take this hook away, and no other."""
-        self.handle.hook.remove()
-        self.hook_point.fwd_hooks = [handle for handle in self.hook_point.fwd_hooks if handle is not self.handle]
+        with _HANGING:
+            self.handle.hook.remove()
+            self.hook_point.fwd_hooks = [handle for handle in self.hook_point.fwd_hooks if handle is not self.handle]
+
+
+class InThisThread:
+    """A hook function that acts only in the thread that made it: passes of other threads are none of its business."""
+
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        self.hook = hook
+        self._thread = threading.get_ident()
+        self.__name__ = getattr(hook, "__name__", type(hook).__name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the hook returns, or nothing."""
+        return self.hook(*args, **kwargs) if threading.get_ident() == self._thread else None
 
 
 class Backend(ABC):
@@ -134,25 +189,34 @@ class Backend(ABC):
         rows = self.model.embed.W_E[:64].detach().float()
         return bool(rows.mean(dim=-1).abs().max() < 1e-4 * rows.norm(dim=-1).mean())
 
-    def check_layer(self, layer: object) -> int:
+    def check_layer(self, layer: object, *, site: Site = "resid_pre") -> int:
         """The layer as an int.
+
+        The stream has one layer more than there are blocks: `n_layers` is what the last block leaves.
 
         Raises:
             LayerError: It is no integer, or the model has no such layer.
         """
+        most = self.n_layers - (site != "resid_pre")
+        told = f"{self.name} has layers 0 to {self.n_layers - 1}"
+        if site == "resid_pre":
+            told += f", and {self.n_layers} for the stream after the last block"
         try:
             if isinstance(layer, bool) or not isinstance(layer, SupportsIndex):
                 raise TypeError
             number = as_index(layer)
         except TypeError:
-            raise LayerError(f"Layer {layer!r} is not an integer: {self._layers_in_words}.") from None
-        if not 0 <= number < self.n_layers:
-            raise LayerError(f"Layer {number} does not exist: {self._layers_in_words}.")
+            raise LayerError(f"Layer {layer!r} is not an integer: {told}.") from None
+        if not 0 <= number <= most:
+            raise LayerError(f"Layer {number} does not exist: {told}.")
         return number
 
-    @property
-    def _layers_in_words(self) -> str:
-        return f"{self.name} has layers 0 to {self.n_layers - 1}"
+    def width(self, site: Site) -> int:
+        """Numbers per token at a site; heads lie side by side."""
+        cfg = self.model.cfg
+        if site == "head":
+            return int(cfg.n_heads) * int(cfg.d_head)
+        return int(cfg.d_mlp) if site == "neuron" else self.d_model
 
     # -- text --------------------------------------------------------------------------------------------------
 
@@ -196,13 +260,17 @@ class Backend(ABC):
         return int(token)
 
     def encode(self, text: str, *, prepend_bos: bool = True) -> list[int]:
-        """Token ids of one text, exactly as the model's own `to_tokens` makes them, never cut short."""
+        """Token ids of one text, as the model's own `to_tokens` makes them, never cut short; BOS stands there once."""
         tokenizer = self.tokenizer
         if not text:
             bos = tokenizer.bos_token_id
             return [int(bos)] if prepend_bos and bos is not None else []
-        tokens = self.model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)
-        return [int(token) for token in tokens[0]]
+        tokens = [int(token) for token in self.model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)[0]]
+        bos = tokenizer.bos_token_id
+        # A text that says BOS itself, as those of chat templates do, would get a second one, and all rows that are
+        # added would land one token early.
+        has_own = bos is not None and text.startswith(str(tokenizer.bos_token))
+        return tokens[1:] if has_own and tokens[:2] == [bos, bos] and prepend_bos else tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids, special tokens included, nothing cleaned up."""
@@ -227,6 +295,28 @@ class Backend(ABC):
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
     ) -> dict[int, Float[Tensor, "batch pos d_model"]]:
         """`resid_pre` at each layer, from one pass that stops at the highest; no mask, so pads stand right."""
+
+    def read(
+        self, tokens: Int[Tensor, "batch pos"], spots: Sequence[Spot]
+    ) -> dict[Spot, Float[Tensor, "batch pos width"]]:
+        """Activations at any sites, from one pass that stops after the highest block; no mask, so pads stand right."""
+        wanted = dict.fromkeys(spots)
+        streams = {spot.layer for spot in wanted if spot.site == "resid_pre"}
+        others = [spot for spot in wanted if spot.site != "resid_pre"]
+        top = max([*streams, *(spot.layer + 1 for spot in others)])
+        found: dict[Spot, Tensor] = {}
+
+        def keeper(spot: Spot) -> Callable[..., None]:
+            def keep(value: Tensor, hook: Any) -> None:
+                found[spot] = value.flatten(2)
+
+            return keep
+
+        with ExitStack() as stack:
+            for spot in others:
+                stack.callback(self.add_hook(self.hook_name(*spot), keeper(spot)).remove)
+            layers = self.residuals(tokens, sorted({*streams, top}))
+        return {spot: found[spot] if spot in found else layers[spot.layer] for spot in wanted}
 
     @abstractmethod
     def logits(
@@ -293,24 +383,62 @@ class Backend(ABC):
 
     # -- hooks -------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def hook_name(layer: int) -> str:
-        """Name of the hook point at which rows are read and added."""
-        return f"blocks.{layer}.hook_resid_pre"
+    def hook_name(self, layer: int, site: Site = "resid_pre") -> str:
+        """Name of the hook point at which something is read or changed."""
+        return hook_name(layer, site, n_layers=self.n_layers)
 
     def hook_point(self, name: str) -> Any:
         """The hook point itself."""
         return self.model.hook_dict[name]
 
     def add_hook(self, name: str, hook: Callable[..., Any]) -> HookHandle:
-        """Add a hook after those that are there, by the model's own `add_hook`."""
-        point = self.hook_point(name)
-        self.model.add_hook(name, hook)
-        return HookHandle(point, point.fwd_hooks[-1])
+        """Add a hook after those that are there; it acts in this thread only.
+
+        Raises:
+            ModelError: There is no such hook point; or something else stands in its place.
+        """
+        return self.hang(name, InThisThread(hook))
+
+    def hang(self, name: str, hook: Callable[..., Any]) -> HookHandle:
+        """Add a hook after those that are there, by the model's own `add_hook`; it acts in every thread.
+
+        Raises:
+            ModelError: There is no such hook point; or something else stands in its place.
+        """
+        point = self._own_hook_point(name)
+        with _HANGING:
+            self.model.add_hook(name, hook)
+            return HookHandle(point, point.fwd_hooks[-1])
+
+    def take_away(self, name: str, is_meant: Callable[[Any], bool]) -> None:
+        """Take the hooks of one kind away from a hook point, wherever they came from; the others stay."""
+        try:
+            point = self.hook_point(name)
+        except (KeyError, AttributeError):  # the hook point itself is gone
+            return
+        for handle in [handle for handle in getattr(point, "fwd_hooks", ()) if is_meant(handle.user_hook)]:
+            HookHandle(point, handle).remove()
+
+    def _own_hook_point(self, name: str) -> Any:
+        try:
+            point = self.hook_point(name)
+        except (KeyError, AttributeError):
+            point = None
+        if point is None or not hasattr(point, "fwd_hooks"):
+            raise ModelError(
+                f"{self.name} has no hook point {name}: another module, such as a sparse autoencoder, may stand in its "
+                "place. Take it away first, or use another layer or site."
+            )
+        return point
 
     def hooks_at(self, name: str) -> list[Any]:
-        """The hook functions at a hook point, as they were given."""
-        return [handle.user_hook for handle in self.hook_point(name).fwd_hooks]
+        """The hook functions at a hook point, as they were given; none where there is no such hook point."""
+        try:
+            point = self.hook_point(name)
+        except (KeyError, AttributeError):
+            return []
+        found = [handle.user_hook for handle in getattr(point, "fwd_hooks", ())]
+        return [hook.hook if isinstance(hook, InThisThread) else hook for hook in found]
 
     def hooked_names(self) -> list[str]:
         """Names of the hook points that carry hooks."""
@@ -340,6 +468,23 @@ class Backend(ABC):
     def _canonical(self, rows: Tensor) -> Tensor:
         rows = rows[:: max(1, rows.shape[0] // 64)].float()
         return rows - rows.mean(dim=-1, keepdim=True) if self.normalization == "LN" else rows
+
+
+def hook_name(layer: int, site: Site = "resid_pre", *, n_layers: int | None = None) -> str:
+    """Name of a hook point, by TransformerLens's own names.
+
+    Args:
+        layer: The block, 0-based.
+        site: Where in it.
+        n_layers: Number of blocks, where it is known: the stream that enters a block after the last is what that one
+            leaves.
+
+    >>> hook_name(3), hook_name(3, "head"), hook_name(8, n_layers=8)
+    ('blocks.3.hook_resid_pre', 'blocks.3.attn.hook_z', 'blocks.7.hook_resid_post')
+    """
+    if site == "resid_pre" and layer == n_layers:
+        return f"blocks.{layer - 1}.hook_resid_post"
+    return f"blocks.{layer}.{_HOOKS[site]}"
 
 
 def _spread(rows: Tensor, count: int) -> list[float]:

@@ -1,6 +1,7 @@
-"""What a model is given to read: prompt pairs, texts as tokens, and places among them."""
+"""What a model is given to read: prompt pairs, texts as tokens, and places and spans among them."""
 
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair
 from actadd_lens.prompts.positions import Position, check_position, start_of
+from actadd_lens.prompts.spans import after, first, since
 
-__all__ = ["PairTokens", "Position", "PromptPair", "as_pair", "check_position", "start_of"]
+__all__ = ["PairTokens", "Position", "PromptPair", "after", "as_pair", "check_position", "first", "since", "start_of"]

@@ -6,7 +6,6 @@ from typing import Any
 
 from actadd_lens.errors import PromptError
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.prompts.texts import starts_with_bos
 
 TEMPLATE = "template"
 """What tokens that nobody says belong to."""
@@ -174,7 +173,7 @@ def _part(backend: Backend, said: tuple[tuple[str, str], ...], index: int, text:
 
 def _covered(backend: Backend, prompt: str, *, prepend_bos: bool) -> tuple[tuple[int, ...], dict[int, tuple[int, int]]]:
     """Token ids of a prompt, and the characters that each of them covers; a BOS put before the text covers none."""
-    tokens = tuple(backend.encode(prompt, prepend_bos=prepend_bos and not starts_with_bos(backend, prompt)))
+    tokens = tuple(backend.encode(prompt, prepend_bos=prepend_bos))
     if not getattr(backend.tokenizer, "is_fast", False):
         raise PromptError(f"The tokenizer of {backend.name} does not tell which characters a token covers.")
     plain = backend.tokenizer(str(prompt), add_special_tokens=False, return_offsets_mapping=True)

@@ -42,7 +42,7 @@ def encode_prompts(
     for prompt in prompts:
         if not isinstance(prompt, str):
             raise PromptError(f"The prompt {prompt!r} is no text.")
-        row = tuple(backend.encode(prompt, prepend_bos=prepend_bos and not starts_with_bos(backend, prompt)))
+        row = tuple(backend.encode(prompt, prepend_bos=prepend_bos))
         if not row:
             raise PromptError("An empty prompt without BOS has no tokens: give it a text, or BOS.")
         if len(row) + room > backend.n_ctx:
@@ -53,9 +53,3 @@ def encode_prompts(
             )
         rows.append(row)
     return rows
-
-
-def starts_with_bos(backend: Backend, text: str) -> bool:
-    """Whether a text brings its own BOS along, as chat templates do."""
-    bos = backend.tokenizer.bos_token
-    return bool(bos) and text.startswith(bos)

@@ -1,18 +1,23 @@
 """`preview`: which row lands on which token, and how large it is there, before anything is generated."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from actadd_lens.models import LensModel, backend_of
+from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.chat import TEMPLATE, ChatPrompt, token_parts
-from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.positions import Position, as_position
+from actadd_lens.prompts.spans import as_span
 from actadd_lens.prompts.texts import encode_prompts
-from actadd_lens.steering.engine import Prompts, additions_by_layer, land, unsteered
-from actadd_lens.vectors.vector import SteeringVector, check_vectors
+from actadd_lens.steering.clean import prompts_of, read_clean, resolved
+from actadd_lens.steering.interventions import placed
+from actadd_lens.steering.landings import Prompts, act, assign, land, touched
+from actadd_lens.vectors.interventions import Intervention
+from actadd_lens.vectors.vector import SteeringVector, check_interventions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,9 +128,9 @@ class Preview:
 def preview(
     model: LensModel,
     prompt: str,
-    vectors: SteeringVector | Sequence[SteeringVector],
+    vectors: Any,
     *,
-    position: Position = "front",
+    position: Any = "front",
     prepend_bos: bool = True,
 ) -> Preview:
     """Show which row lands on which token of a prompt, and how large it is there.
@@ -135,7 +140,8 @@ def preview(
     Args:
         model: The model.
         prompt: One text.
-        vectors: One steering vector or several.
+        vectors: One steering vector or other intervention, or several. For what does not add, the norm is that of the
+            change that it makes to the unsteered activations.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         prepend_bos: Whether the prompt starts with BOS.
 
@@ -144,32 +150,37 @@ def preview(
         PositionError: A vector does not fit onto the prompt.
         VectorError: A vector does not go with the model.
     """
-    backend = backend_of(model)
-    found = check_vectors(backend, vectors)
+    backend, position = backend_of(model), as_position(position)
+    found = check_interventions(backend, vectors)
     (tokens,) = encode_prompts(backend, (prompt,), prepend_bos=prepend_bos)
-    has_bos = tokens[0] == backend.bos_token_id
-    prompts = Prompts((0,), (len(tokens),), (has_bos,))
-    texts = tuple(backend.token_strings(tokens))
-    placed = [
-        (number, vector, land(additions_by_layer([vector], position)[vector.layer], prompts)[0].column)
-        for number, vector in enumerate(found)
-    ]
-    with unsteered(backend):
-        streams = backend.residuals(
-            torch.tensor([tokens], device=backend.device), sorted({vector.layer for vector in found})
-        )
-    touches = []
-    for number, vector, column in placed:
-        norms = vector.injection.float().norm(dim=-1).tolist()
-        sizes = streams[vector.layer][0].float().norm(dim=-1).tolist()
-        landed: list[tuple[int, int | None, float]]
-        if column is None:
-            landed = [(token, None, norms[0]) for token in range(int(has_bos), len(tokens))]
-        else:
-            landed = [(column + row, row, norm) for row, norm in enumerate(norms)]
-        touches += [
-            Touch(token, texts[token], number, vector.label, vector.layer, row, norm, norm / sizes[token])
-            for token, row, norm in landed
-        ]
+    prompts = prompts_of(backend, [tokens])
+    facts = prompts.facts(0, backend.decode)
+    places = [touched(item, position, facts) for item in found]
+    clean = read_clean(backend, [tokens], [item.spot for item in found]).values
+    texts, touches = tuple(backend.token_strings(tokens)), []
+    for number, (item, pairs) in enumerate(zip(found, places, strict=True)):
+        stream = clean[item.spot].float()
+        changes = _change(backend, item, position, stream, prompts).norm(dim=-1)[0].tolist()
+        norms, sizes = _row_norms(item), stream[0].norm(dim=-1).tolist()
+        is_span = as_span(placed(item, position)) is not None
+        for row, token in pairs:
+            norm = changes[token] if norms is None else norms[row]
+            shown = None if is_span else row
+            relative = norm / sizes[token] if sizes[token] > 0 else float("inf")
+            touches.append(Touch(token, texts[token], number, item.label, item.layer, shown, norm, relative))
     parts = token_parts(model, prompt, prepend_bos=prepend_bos) if isinstance(prompt, ChatPrompt) else ()
     return Preview(prompt, texts, tuple(touches), parts)
+
+
+def _row_norms(item: Intervention) -> list[float] | None:
+    """Norm of each row of what is added; None for what does something else."""
+    return item.injection.detach().float().norm(dim=-1).tolist() if isinstance(item, SteeringVector) else None
+
+
+def _change(
+    backend: Backend, item: Intervention, position: Position, stream: Float[Tensor, "1 pos width"], prompts: Prompts
+) -> Float[Tensor, "1 pos width"]:
+    """What an intervention does to the unsteered activations of one prompt."""
+    ready = resolved(backend, assign([item], position), prompts)[item.spot]
+    steered = act(stream, land(ready, prompts, decode=backend.decode), past=0)
+    return torch.zeros_like(stream) if steered is None else steered - stream

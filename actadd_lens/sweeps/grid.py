@@ -5,22 +5,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from actadd_lens.checks import is_whole, require
 from actadd_lens.errors import CoefficientError, LayerError, PositionError, PromptError, SettingError, VectorError
 from actadd_lens.measuring.nulls import NullKind, null_table
 from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
-from actadd_lens.prompts.positions import Position, check_position, start_of
+from actadd_lens.prompts.positions import Position, check_position, reach_of
+from actadd_lens.prompts.spans import Span
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.vectors.vector import SteeringVector, check_coefficient, check_vectors
+from actadd_lens.steering.clean import prompts_of
+from actadd_lens.steering.landings import Prompts
+from actadd_lens.vectors.interventions import Intervention
+from actadd_lens.vectors.vector import check_coefficient, check_interventions
 
-Source = PromptPair | SteeringVector
-"""What the vectors of a sweep come from: a prompt pair, read at each layer; or a vector, added at each layer."""
+Source = PromptPair | Intervention
+"""What the cells of a sweep come from: a prompt pair, read at each layer; or a vector or other intervention, which is
+made at each layer.
+"""
 
 _VECTOR_BYTES = 2**28
 """Most memory for the vectors and nulls that are held at once."""
@@ -66,9 +68,9 @@ class Grid:
         """Each pair in a few characters."""
         return tuple(pair.label for pair in self.pairs)
 
-    def vector(self, model: LensModel, pair: int, layer: int, coefficient: float, position: Position) -> SteeringVector:
+    def vector(self, model: LensModel, pair: int, layer: int, coefficient: float, position: Position) -> Intervention:
         """The vector of one cell, with its coefficient and position."""
-        return (coefficient * source_vectors(model, [self.pairs[pair]], [layer])[0][0]).at(position=position)
+        return source_vectors(model, [self.pairs[pair]], [layer])[0][0].times(coefficient).at(position=position)
 
     def __str__(self) -> str:
         axes = ("pair", "layer", "coefficient", "position")
@@ -105,7 +107,7 @@ class PlacedGrid:
         """Prompts from the shortest to the longest, so that a batch holds little padding."""
         return sorted(range(len(self.tokens)), key=lambda index: len(self.tokens[index]))
 
-    def vectors(self, pairs: Iterable[int]) -> dict[tuple[int, int], tuple[SteeringVector, ...]]:
+    def vectors(self, pairs: Iterable[int]) -> dict[tuple[int, int], tuple[Intervention, ...]]:
         """For each pair and layer, by their places, its vector and then its nulls; all pairs and layers in one pass."""
         grid, chosen = self.grid, list(pairs)
         table = source_vectors(self.model, [grid.pairs[pair] for pair in chosen], grid.layers)
@@ -113,18 +115,17 @@ class PlacedGrid:
         found = [vector for row in table for vector in row]
         if not grid.nulls:
             return {place: (vector,) for place, vector in zip(places, found, strict=True)}
-        nulls = null_table(self.model, found, kind=grid.null_kind, n=grid.nulls, seed=grid.seed)
-        return {place: (vector, *drawn) for place, vector, drawn in zip(places, found, nulls, strict=True)}
-
-    def injections(self, pairs: Iterable[int]) -> dict[tuple[int, int], Float[Tensor, "arms pos d_model"]]:
-        """The injections of `vectors`, stacked."""
-        found = self.vectors(pairs)
-        return {place: torch.stack([vector.injection for vector in arms]) for place, arms in found.items()}
+        made_from = [item.vector for item in found]
+        nulls = null_table(self.model, made_from, kind=grid.null_kind, n=grid.nulls, seed=grid.seed)
+        return {
+            place: (item, *(item.with_vector(null) for null in drawn))
+            for place, item, drawn in zip(places, found, nulls, strict=True)
+        }
 
 
 def source_vectors(
     model: LensModel, sources: Sequence[Source], layers: Sequence[int]
-) -> list[tuple[SteeringVector, ...]]:
+) -> list[tuple[Intervention, ...]]:
     """For each pair or vector, its vector at each layer."""
     pairs = [source for source in sources if isinstance(source, PromptPair)]
     table = iter(compute_steering_vectors(model, pairs, layers=layers).table if pairs else ())
@@ -166,11 +167,12 @@ def place_grid(
         require(is_whole(value), name, value, "an integer from 0")
     if null_kind not in ("unrelated_pairs", "gaussian"):
         raise SettingError(f"Null kind {null_kind!r} is not known: use 'unrelated_pairs' or 'gaussian'.")
+    positions_given = list(_positions(positions))
     grid = Grid(
         pairs=_sources(backend, pairs),
         layers=_axis("layers", [backend.check_layer(layer) for layer in _many(layers)], LayerError),
         coefficients=_axis("coefficients", [check_coefficient(item) for item in _many(coefficients)], CoefficientError),
-        positions=_axis("positions", list(_many(positions)), PositionError),
+        positions=(),
         prompts=texts,
         nulls=int(nulls),
         null_kind=null_kind,
@@ -180,10 +182,14 @@ def place_grid(
     rows = tuple(
         len(source.tokens(model).positive) if isinstance(source, PromptPair) else source.rows for source in grid.pairs
     )
-    for count in sorted(set(rows)):
-        _check_fit(grid.positions, count, tokens)
-    positions = tuple(check_position(position, rows=1) for position in grid.positions)
-    return PlacedGrid(dataclasses.replace(grid, positions=positions), model, backend, tokens, rows)
+    positions = tuple(check_position(position, rows=1) for position in positions_given)
+    grid = dataclasses.replace(grid, positions=_axis("positions", list(positions), PositionError))
+    known = prompts_of(backend, tokens)
+    for source, count in zip(grid.pairs, rows, strict=True):
+        _check_source(source, grid, count)
+        for position in grid.positions:
+            _check_fit(backend, position, count, known)
+    return PlacedGrid(grid, model, backend, tokens, rows)
 
 
 def _many(values: Any) -> Iterable[Any]:
@@ -203,14 +209,14 @@ def _axis(name: str, values: list[Any], error: type[Exception]) -> tuple[Any, ..
 def _sources(backend: Backend, pairs: Any) -> tuple[Source, ...]:
     """One pair or vector or several; a tuple of two texts is one pair."""
     is_texts = isinstance(pairs, tuple) and len(pairs) == 2 and isinstance(pairs[0], str)
-    if is_texts or isinstance(pairs, PromptPair | SteeringVector):
+    if is_texts or isinstance(pairs, PromptPair | Intervention):
         pairs = [pairs]
-    found = tuple(item if isinstance(item, SteeringVector) else as_pair(item) for item in pairs)
+    found = tuple(item if isinstance(item, Intervention) else as_pair(item) for item in pairs)
     if not found:
         raise PromptError("No prompt pair was given: pass at least one.")
-    vectors = [item for item in found if isinstance(item, SteeringVector)]
+    vectors = [item for item in found if isinstance(item, Intervention)]
     if vectors:
-        check_vectors(backend, vectors)
+        check_interventions(backend, vectors)
     placed = next((vector for vector in vectors if vector.position is not None), None)
     if placed is not None:
         raise VectorError(
@@ -220,9 +226,26 @@ def _sources(backend: Backend, pairs: Any) -> tuple[Source, ...]:
     return found
 
 
-def _check_fit(positions: Sequence[Position], rows: int, prompts: Sequence[Sequence[int]]) -> None:
-    for position in positions:
-        checked = check_position(position, rows=rows)
-        for length in sorted({len(prompt) for prompt in prompts}):
-            if checked != "all":
-                start_of(checked, length=length, rows=rows)
+def _positions(positions: Any) -> Iterable[Any]:
+    """One position or several, as several; a span and a mask are one."""
+    is_one = isinstance(positions, str | Span | slice) or not isinstance(positions, Iterable)
+    return (positions,) if is_one else positions
+
+
+def _check_source(source: Source, grid: Grid, rows: int) -> None:
+    """An intervention of another kind may have no coefficient, and no null vector."""
+    for position in grid.positions:
+        check_position(position, rows=rows)
+    if isinstance(source, PromptPair):
+        return
+    for coefficient in grid.coefficients:
+        source.times(coefficient)
+    if grid.nulls and source.vector is None:
+        raise SettingError(f"{source.label} is made from no steering vector, so it has no null vectors: use nulls=0.")
+
+
+def _check_fit(backend: Backend, position: Position, rows: int, prompts: Prompts) -> None:
+    """See that a position is there in every prompt."""
+    for row in range(len(prompts.first)):
+        facts = prompts.facts(row, backend.decode)
+        reach_of(position, rows=rows, prompt=facts)

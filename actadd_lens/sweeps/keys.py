@@ -13,6 +13,7 @@ from actadd_lens.measuring.nulls import null_texts
 from actadd_lens.prompts.pairs import PromptPair
 from actadd_lens.sweeps.grid import PlacedGrid, Source
 from actadd_lens.sweeps.store import digest, model_key
+from actadd_lens.vectors.vector import SteeringVector
 
 
 class SweepKeys:
@@ -61,7 +62,9 @@ def _source_key(placed: PlacedGrid, source: Source) -> bytes:
     if isinstance(source, PromptPair):
         tokens = source.tokens(placed.model)
         return digest(("pair", tokens.positive, tokens.negative))
-    return digest(("vector", source.activations, source.coefficient, source.provenance.read_layer, source.layer))
+    if isinstance(source, SteeringVector):
+        return digest(("vector", source.activations, source.coefficient, source.provenance.read_layer, source.layer))
+    return digest(("intervention", type(source).__qualname__, source))
 
 
 def _value_key(value: Any) -> bytes:

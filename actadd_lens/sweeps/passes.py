@@ -2,20 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from actadd_lens.measuring.measure import check_finite
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading
-from actadd_lens.prompts.positions import Position, start_of
-from actadd_lens.steering.engine import Landing, add_landings
+from actadd_lens.models.protocol import Spot
+from actadd_lens.prompts.positions import Position, reach_of
+from actadd_lens.steering.clean import prompts_of, resolved
+from actadd_lens.steering.hooks import injected
+from actadd_lens.steering.landings import Assignment, Prompts
 from actadd_lens.sweeps.grid import PlacedGrid
+from actadd_lens.vectors.interventions import Intervention
+from actadd_lens.vectors.operations import Add
+from actadd_lens.vectors.vector import SteeringVector
 
-Injections = Mapping[tuple[int, int], Float[Tensor, "arms pos d_model"]]
-"""For each pair and layer, by their places, what its vector and its nulls add at coefficient 1."""
+Arms = Mapping[tuple[int, int], Sequence[Intervention]]
+"""For each pair and layer, by their places, its vector and its nulls, at coefficient 1."""
 
 
 class Item(NamedTuple):
@@ -92,25 +99,16 @@ class SweepPasses:
         return self._read(prompts, everyone, prompts.logits, marks)
 
     def ends(
-        self, injections: Injections, prompts: PromptBatch, layer: int, rows: Sequence[Row]
+        self, arms: Arms, prompts: PromptBatch, layer: int, rows: Sequence[Row]
     ) -> Float[Tensor, "rows *pos size"]:
         """What the passes of a batch of rows end in, all of one layer."""
         placed = self.placed
         backend, number = placed.backend, placed.grid.layers[layer]
-        picks, places = self._picks(prompts, rows), self._places(rows)
-        landings = self._landings(injections, rows, places, prompts.lengths[picks].tolist())
-        every_token = self._every_token(prompts, picks) if any(name == "all" for _, name in places) else None
-
-        def add(resid_pre: Tensor, hook: Any) -> Tensor | None:
-            return add_landings(resid_pre, landings, past=0, every_token=every_token)
-
+        picks = self._picks(prompts, rows)
         columns = None if self.reads_all else prompts.lengths[picks] - 1
-        handle = backend.add_hook(backend.hook_name(number), add)
-        try:
+        with injected(backend, self._assignments(arms, rows), self._prompts(rows)):
             start = prompts.starts[layer]
             return backend.ends_from(start[picks.to(start.device)], number, columns)
-        finally:
-            handle.remove()
 
     def read(
         self, prompts: PromptBatch, rows: Sequence[Row], ends: Float[Tensor, "rows *pos size"]
@@ -118,7 +116,9 @@ class SweepPasses:
         """Every metric of rows, of whatever layers, from what their passes ended in."""
         picks = self._picks(prompts, rows)
         marks = self._marks(prompts, picks, self._places(rows))
-        return self._read(prompts, picks, self.placed.backend.read_out(ends), marks)
+        logits = self.placed.backend.read_out(ends)
+        check_finite(self.placed.backend, logits)
+        return self._read(prompts, picks, logits, marks)
 
     def _picks(self, prompts: PromptBatch, rows: Sequence[Row]) -> Int[Tensor, " rows"]:
         """Which of the prompts each row is."""
@@ -130,46 +130,45 @@ class SweepPasses:
         placed = self.placed
         return [(placed.rows[row.item.pair], placed.grid.positions[row.item.position]) for row in rows]
 
-    def _landings(
-        self,
-        injections: Injections,
-        rows: Sequence[Row],
-        places: Sequence[tuple[int, Position]],
-        lengths: Sequence[int],
-    ) -> list[Landing]:
-        """What lands where: rows of equally long vectors at one column land together, each with its own injection."""
-        coefficients = self.placed.grid.coefficients
-        groups: dict[tuple[int, int | None], list[int]] = {}
-        for row, ((count, name), length) in enumerate(zip(places, lengths, strict=True)):
-            column = None if name == "all" else start_of(name, length=length, rows=count)
-            groups.setdefault((count, column), []).append(row)
-        landings = []
-        for (_, column), members in groups.items():
-            items = [rows[row] for row in members]
-            stack = torch.stack([injections[row.item.pair, row.item.layer][row.arm] for row in items])
-            scale = torch.tensor([coefficients[row.item.coefficient] for row in items]).to(stack)
-            landings.append(Landing(stack * scale[:, None, None], column, torch.tensor(members)))
-        return landings
+    def _prompts(self, rows: Sequence[Row]) -> Prompts:
+        """What is known of each row's prompt."""
+        tokens, numbers = self.placed.tokens, [row.item.prompt for row in rows]
+        return prompts_of(self.placed.backend, [tokens[number] for number in numbers], numbers=numbers)
 
-    def _every_token(self, prompts: PromptBatch, picks: Tensor) -> Bool[Tensor, "rows pos"]:
-        """Columns that are neither padding nor BOS."""
-        tokens, bos = prompts.tokens[picks], self.placed.backend.bos_token_id
-        columns = torch.arange(tokens.shape[1], device=tokens.device)
-        is_bos = (columns == 0) & (tokens == (-1 if bos is None else bos))
-        return (columns < prompts.lengths[picks][:, None]) & ~is_bos
+    def _assignments(self, arms: Arms, rows: Sequence[Row]) -> dict[Spot, list[Assignment]]:
+        """What is done to each row; vectors of equal length at one position are added in one step."""
+        grid, backend = self.placed.grid, self.placed.backend
+        groups: dict[tuple[Spot, type, int, Position], list[int]] = {}
+        made = [arms[row.item.pair, row.item.layer][row.arm] for row in rows]
+        for place, (row, item) in enumerate(zip(rows, made, strict=True)):
+            key = (item.spot, type(item), item.rows, grid.positions[row.item.position])
+            groups.setdefault(key, []).append(place)
+        found: dict[Spot, list[Assignment]] = {}
+        for (spot, kind, _, position), members in groups.items():
+            scales = [grid.coefficients[rows[place].item.coefficient] for place in members]
+            if kind is SteeringVector:
+                first = made[members[0]]
+                together = Add(_stacked([made[place] for place in members], scales))
+                found.setdefault(spot, []).append(Assignment(first, position, tuple(members), together))
+                continue
+            scaled = [made[place].times(scale) for place, scale in zip(members, scales, strict=True)]
+            some = [Assignment(item, position, (place,)) for item, place in zip(scaled, members, strict=True)]
+            found.setdefault(spot, []).extend(some)
+        return resolved(backend, found, self._prompts(rows))
 
     def _marks(
         self, prompts: PromptBatch, picks: Tensor, places: Sequence[tuple[int, Position]]
     ) -> Bool[Tensor, "rows pos"]:
         """Columns that a vector lands on, rows that are all zero included."""
-        device = prompts.tokens.device
-        columns = torch.arange(prompts.tokens.shape[1], device=device)
-        spans = [
-            (1, len(columns)) if name == "all" else (start := start_of(name, length=length, rows=rows), start + rows)
-            for (rows, name), length in zip(places, prompts.lengths[picks].tolist(), strict=True)
-        ]
-        ends = torch.tensor(spans, device=device)
-        return (columns >= ends[:, :1]) & (columns < ends[:, 1:])
+        marks = torch.zeros(len(picks), prompts.tokens.shape[1], dtype=torch.bool)
+        numbers = [prompts.members[pick] for pick in picks.tolist()]
+        known = prompts_of(self.placed.backend, [self.placed.tokens[number] for number in numbers], numbers=numbers)
+        for row, (count, position) in enumerate(places):
+            facts = known.facts(row, self.placed.backend.decode)
+            found = reach_of(position, rows=count, prompt=facts)
+            stop = int(min(found.stop, facts.length))
+            marks[row, found.start : stop] = True if found.mask is None else torch.tensor(found.mask)
+        return marks.to(prompts.tokens.device)
 
     def _read(
         self, prompts: PromptBatch, picks: Tensor, logits: Tensor, marks: Bool[Tensor, "rows pos"]
@@ -187,3 +186,9 @@ class SweepPasses:
             for metric, bound in zip(self.metrics, self.bound, strict=True)
         ]
         return np.stack(found)
+
+
+def _stacked(vectors: Sequence[Intervention], scales: Sequence[float]) -> Float[Tensor, "rows pos d_model"]:
+    """Injections of vectors of equal length, each at its coefficient."""
+    stack = torch.stack([vector.injection for vector in vectors if isinstance(vector, SteeringVector)])
+    return stack * torch.tensor(scales).to(stack)[:, None, None]

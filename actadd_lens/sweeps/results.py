@@ -21,7 +21,7 @@ from actadd_lens.statistics import (
     standardised_effect,
 )
 from actadd_lens.sweeps.grid import Grid
-from actadd_lens.vectors.vector import SteeringVector
+from actadd_lens.vectors.interventions import Intervention
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -395,7 +395,7 @@ class BestCell:
         """Monte Carlo p-value of the reported effect; NaN without nulls."""
         return self.effect.p_value(self.alternative)
 
-    def vector(self, model: LensModel) -> SteeringVector:
+    def vector(self, model: LensModel) -> Intervention:
         """The cell's vector with its coefficient and position, ready to steer with."""
         return self.grid.vector(model, self.pair, self.layer, self.coefficient, self.position)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from actadd_lens.errors import SettingError
 from actadd_lens.models import Backend
-from actadd_lens.steering.engine import InjectionHook
+from actadd_lens.steering.hooks import InjectionHook
 
 _FORMAT = 1
 """Changes whenever values are computed otherwise, so that old ones are never taken for new."""

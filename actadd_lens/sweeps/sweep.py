@@ -21,11 +21,11 @@ from actadd_lens.measuring.metrics import as_metric
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel
 from actadd_lens.prompts.positions import Position
-from actadd_lens.steering.engine import unsteered
+from actadd_lens.steering.clean import unsteered
 from actadd_lens.sweeps.batches import SweepCost, is_out_of_memory, rows_from_memory
 from actadd_lens.sweeps.grid import Grid, place_grid
 from actadd_lens.sweeps.keys import SweepKeys
-from actadd_lens.sweeps.passes import Injections, Item, PromptBatch, Row, SweepPasses
+from actadd_lens.sweeps.passes import Arms, Item, PromptBatch, Row, SweepPasses
 from actadd_lens.sweeps.plans import Plan
 from actadd_lens.sweeps.results import Sweep
 from actadd_lens.sweeps.store import ResultStore, callers_hooks, pack, unpack
@@ -218,13 +218,13 @@ class _Run:
         """Go through all pairs and prompts."""
         plan, placed = self.plan, self.passes.placed
         for pairs in placed.pair_chunks():
-            injections: Injections = {}
+            vectors: Arms = {}
             for chunk in plan.prompt_chunks(pairs):
                 missing = self._missing(pairs, chunk)
                 if any(missing.values()) or not self._has_unsteered(pairs, chunk):
-                    injections = injections or placed.injections(pairs)
+                    vectors = vectors or placed.vectors(pairs)
                     with torch.no_grad(), unsteered(placed.backend):
-                        self._chunk(injections, pairs, chunk, missing, tick)
+                        self._chunk(vectors, pairs, chunk, missing, tick)
         names, units = zip(*((metric.name, metric.unit) for metric in self.passes.metrics), strict=True)
         return Sweep(self.grid, names, units, self.steered[..., None], self.unsteered[..., None], self.nulls)
 
@@ -286,7 +286,7 @@ class _Run:
 
     def _chunk(
         self,
-        injections: Injections,
+        vectors: Arms,
         pairs: range,
         members: list[int],
         missing: dict[int, list[Item]],
@@ -303,10 +303,10 @@ class _Run:
             half = len(members) // 2
             for some in (members[:half], members[half:]):
                 theirs = {layer: [item for item in found if item.prompt in some] for layer, found in missing.items()}
-                self._chunk(injections, pairs, some, theirs, tick)
+                self._chunk(vectors, pairs, some, theirs, tick)
             return
         self._unsteered(prompts, pairs)
-        for rows, ends in self._ends(injections, prompts, missing):
+        for rows, ends in self._ends(vectors, prompts, missing):
             self._arrived(rows, self._values(prompts, rows, ends))
             tick(len(rows))
 
@@ -327,7 +327,7 @@ class _Run:
             self.store.put(stored)
 
     def _ends(
-        self, injections: Injections, prompts: PromptBatch, missing: dict[int, list[Item]]
+        self, vectors: Arms, prompts: PromptBatch, missing: dict[int, list[Item]]
     ) -> Iterator[tuple[list[Row], Tensor]]:
         """All rows of a few prompts, layer by layer; what their passes end in is handed on as full batches."""
         arms = range(1, 1 + self.grid.nulls)
@@ -340,7 +340,7 @@ class _Run:
                 if waiting and (self.passes.reads_all or len(waiting) + len(batch) > self.batch_size):
                     yield waiting, torch.cat(ends)
                     waiting, ends = [], []
-                found = self._try(injections, prompts, layer, batch)
+                found = self._try(vectors, prompts, layer, batch)
                 if found is None:
                     self.batch_size = max(1, len(batch) // 2)
                     continue
@@ -348,10 +348,10 @@ class _Run:
         if waiting:
             yield waiting, torch.cat(ends)
 
-    def _try(self, injections: Injections, prompts: PromptBatch, layer: int, rows: Sequence[Row]) -> Tensor | None:
+    def _try(self, vectors: Arms, prompts: PromptBatch, layer: int, rows: Sequence[Row]) -> Tensor | None:
         """The ends of a batch; None where memory does not suffice, and a smaller one is to be tried."""
         try:
-            return self.passes.ends(injections, prompts, layer, rows)
+            return self.passes.ends(vectors, prompts, layer, rows)
         except Exception as error:
             if len(rows) == 1 or not is_out_of_memory(error):
                 raise

@@ -23,7 +23,7 @@ from actadd_lens.sweeps.passes import Item, Row
 from actadd_lens.sweeps.plans import Plan
 from actadd_lens.sweeps.results import CompletionSweep
 from actadd_lens.sweeps.store import ResultStore
-from actadd_lens.vectors.vector import SteeringVector
+from actadd_lens.vectors.interventions import Intervention
 from actadd_lens.writing.completions import as_stops, score_texts
 from actadd_lens.writing.decoding import Cell, DecodeSettings, continuation_texts, decode_cells
 from actadd_lens.writing.sampling import Sampling
@@ -252,7 +252,7 @@ class _Run:
         """All cells of a few pairs, batch by batch; each item is kept and stored as soon as its last arm is there."""
         arms = range(1, 1 + self.grid.nulls)
         rows = (Row(item, arm) for item in self._missing(pairs) for arm in (arms if item.is_null else (0,)))
-        vectors: Mapping[tuple[int, int], tuple[SteeringVector, ...]] = {}
+        vectors: Mapping[tuple[int, int], tuple[Intervention, ...]] = {}
         pending: dict[Item, Texts] = {}
         left: list[Row] = []
         while True:
@@ -278,12 +278,13 @@ class _Run:
         if self.store is not None:
             self.store.put((self._key(item), _pack(texts)) for item, texts in finished)
 
-    def _cell(self, row: Row, vectors: Mapping[tuple[int, int], tuple[SteeringVector, ...]]) -> Cell:
+    def _cell(self, row: Row, vectors: Mapping[tuple[int, int], tuple[Intervention, ...]]) -> Cell:
         item = row.item
         if item.pair == _UNSTEERED:
             return Cell(self.placed.tokens[item.prompt], ())
-        vector = self.grid.coefficients[item.coefficient] * vectors[item.pair, item.layer][row.arm]
-        return Cell(self.placed.tokens[item.prompt], (vector.at(position=self.grid.positions[item.position]),))
+        vector = vectors[item.pair, item.layer][row.arm].times(self.grid.coefficients[item.coefficient])
+        placed = vector.at(position=self.grid.positions[item.position])
+        return Cell(self.placed.tokens[item.prompt], (placed,), item.prompt)
 
     def _decode(self, cells: Sequence[Cell]) -> Texts | None:
         """The texts of each cell; None where memory does not suffice, and a smaller batch is to be tried."""

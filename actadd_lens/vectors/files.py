@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 from actadd_lens.errors import ActAddError, VectorFileError
+from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.spans import Span, span_from_json, span_to_json
 from actadd_lens.vectors.provenance import Provenance
 from actadd_lens.vectors.vector import SteeringVector
 
-_FORMAT = 1
+_FORMAT = 2
+"""Format 2 has spans as positions, and vectors for the stream after the last block; all else is written as format 1."""
+_PLACES_OF_1 = (None, "front", "mid", "back", "all")
 _KEY = "actadd_lens"
 _KIND = "steering vector"
 _TENSOR = "activations"
@@ -26,13 +30,15 @@ def save_vector(vector: SteeringVector, path: str | os.PathLike[str]) -> None:
     """Write a vector beside its place, then move it there."""
     from safetensors.torch import save
 
-    activations = vector.activations.contiguous().cpu()
+    activations = vector.activations.detach().contiguous().cpu()
+    is_plain = vector.position in _PLACES_OF_1 or isinstance(vector.position, int)
+    is_plain = is_plain and vector.hook_name.endswith("hook_resid_pre")
     header = {
         "kind": _KIND,
-        "format": _FORMAT,
+        "format": 1 if is_plain else _FORMAT,
         "layer": vector.layer,
         "coefficient": vector.coefficient,
-        "position": vector.position,
+        "position": span_to_json(vector.position) if isinstance(vector.position, Span) else vector.position,
         "hook_name": vector.hook_name,
         "provenance": vector.provenance.to_json(),
     }
@@ -57,11 +63,20 @@ def load_vector(path: str | os.PathLike[str]) -> SteeringVector:
             activations,
             header["layer"],
             header["coefficient"],
-            header["position"],
+            _position(header),
             Provenance.from_json(header["provenance"]),
         )
     except (TypeError, KeyError, OverflowError, RecursionError, ActAddError) as error:
         raise VectorFileError(f"{path} is no sound steering vector: {error}.") from error
+
+
+def _position(header: dict[str, Any]) -> Position | None:
+    found = header["position"]
+    if isinstance(found, dict) and header["format"] > 1:
+        return span_from_json(found)
+    if header["format"] == 1 and isinstance(found, str) and found not in _PLACES_OF_1:
+        raise TypeError(f"position {found[:40]!r} is not known to format 1")
+    return found  # type: ignore[no-any-return]
 
 
 def _write_whole(path: Path, data: bytes) -> None:
@@ -131,7 +146,11 @@ def _check_header(header: dict[str, Any]) -> None:
     for name in header:
         if name not in _FIELDS:
             raise TypeError(f"its header has a field {name[:40]!r}, which format {_FORMAT} does not know")
-    if header["hook_name"] != f"blocks.{header['layer']}.hook_resid_pre":
+    layer = header["layer"]
+    names = [f"blocks.{layer}.hook_resid_pre"]
+    if number > 1 and isinstance(layer, int):
+        names.append(f"blocks.{layer - 1}.hook_resid_post")
+    if header["hook_name"] not in names:
         raise TypeError(f"its hook point {str(header['hook_name'])[:60]!r} is not that of its layer")
 
 

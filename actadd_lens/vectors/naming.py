@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from actadd_lens.models import Backend
+from actadd_lens.vectors.interventions import Intervention
 from actadd_lens.vectors.vector import SteeringVector
 
 _MOVED = ("row(", "mean_rows(", "shuffle_rows(")
@@ -34,17 +35,19 @@ def row_names(backend: Backend, vector: SteeringVector) -> tuple[str, ...]:
     return tuple(f"{row}: {name}" for row, name in enumerate(names))
 
 
-def vector_names(vectors: Sequence[SteeringVector]) -> tuple[str, ...]:
+def vector_names(vectors: Sequence[Intervention]) -> tuple[str, ...]:
     """Each vector by coefficient, label and layer; what all of them share is left out, where it tells them apart."""
     labels, layers = {vector.label for vector in vectors}, {vector.layer for vector in vectors}
     if len(labels) == 1 and len(layers) == len(vectors) > 1:
         return tuple(f"layer {vector.layer}" for vector in vectors)
     return tuple(
-        (f"{vector.coefficient:g} × " if vector.coefficient != 1 else "")
-        + vector.label
-        + (f", layer {vector.layer}" if len(layers) > 1 else "")
+        _coefficient(vector) + vector.label + (f", layer {vector.layer}" if len(layers) > 1 else "")
         for vector in vectors
     )
+
+
+def _coefficient(vector: Intervention) -> str:
+    return f"{vector.coefficient:g} × " if isinstance(vector, SteeringVector) and vector.coefficient != 1 else ""
 
 
 def html_token(text: str, *, title: str = "", shade: str = "transparent") -> str:

@@ -4,12 +4,12 @@ import dataclasses
 import math
 import numbers
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from operator import index as as_index
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +17,8 @@ from torch import Tensor
 from actadd_lens.errors import CoefficientError, LayerError, VectorError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.positions import Position, check_position
+from actadd_lens.vectors.interventions import CleanReads, Intervention
+from actadd_lens.vectors.operations import Add, Operation
 from actadd_lens.vectors.provenance import Fingerprint, Provenance
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class SteeringVector:
+class SteeringVector(Intervention):
     """Difference of `resid_pre` activations, one row per token of the prompt pair, and where it is to be added.
 
     Scalars touch `coefficient` only; the tensor stays what was read. Nothing is changed in place: every operation
@@ -34,8 +36,11 @@ class SteeringVector:
         activations: h_A = h+ - h-, one row per token; row 0 is BOS and exactly zero for a pair.
         layer: Injection layer: the block whose input is changed, 0-based.
         coefficient: Injection coefficient c, kept apart from the tensor.
-        position: Where row 0 lands; None leaves it to `steer` and the other tools (`front` by default).
+        position: Where row 0 lands, or, for one row, a span of tokens; None leaves it to `steer` and the other tools
+            (`front` by default).
         provenance: What the vector was made of.
+
+    A vector made from a tensor that asks for a gradient keeps the graph, so it can be learnt through `steer`.
 
     >>> vector = SteeringVector.from_tensor(torch.ones(2, 4), layer=3, source="example")
     >>> (5 * vector / 2).coefficient, (-vector).coefficient
@@ -62,23 +67,23 @@ class SteeringVector:
             raise LayerError(f"Layer {self.layer!r} is no layer: expected an integer from 0.")
         object.__setattr__(self, "layer", int(self.layer))
         object.__setattr__(self, "coefficient", check_coefficient(self.coefficient))
-        object.__setattr__(self, "activations", self.activations.detach())
         if self.position is not None:
             object.__setattr__(self, "position", check_position(self.position, rows=self.rows))
 
     @classmethod
     def from_tensor(
         cls,
-        rows: Float[Tensor, "pos d_model"] | Float[Tensor, " d_model"],
+        rows: Any,
         *,
         layer: int,
         source: str,
         model: LensModel | None = None,
     ) -> "SteeringVector":
-        """A steering vector from any direction: a probe, an SAE feature, a difference of means.
+        """A steering vector from any direction: a probe, an SAE feature, a difference of means, one that is learnt.
 
         Args:
-            rows: One direction, or one row per token.
+            rows: One direction, or one row per token: a tensor or a numpy array of floats. A tensor that asks for a
+                gradient is taken as it is, not copied, so that the vector changes with it.
             layer: Injection layer.
             source: Where the direction comes from, in your words; kept in the provenance.
             model: The model that it belongs to; with it, the vector refuses other models.
@@ -88,8 +93,9 @@ class SteeringVector:
             LayerError: It is no layer, or the model has no such layer.
         """
         provenance = Provenance(source) if model is None else Provenance.of_model(backend_of(model), source=source)
-        rows = rows[None] if isinstance(rows, Tensor) and rows.ndim == 1 else rows
-        vector = cls(rows.clone() if isinstance(rows, Tensor) else rows, layer, provenance=provenance)
+        if not isinstance(source, str) or not source:
+            raise VectorError(f"source is {source!r}: tell in words where the direction comes from.")
+        vector = cls(as_rows(rows), layer, provenance=provenance)
         if model is not None:
             check_vectors(backend_of(model), vector)
         return vector
@@ -118,14 +124,60 @@ class SteeringVector:
         return norms
 
     @property
-    def hook_name(self) -> str:
-        """Hook point at which the rows are added."""
-        return Backend.hook_name(self.layer)
-
-    @property
     def label(self) -> str:
         """The vector in a few characters, for axes and tables."""
         return self.provenance.label
+
+    @property
+    def told(self) -> str:
+        """Coefficient, label and layer, for captions."""
+        return f"{self.coefficient:g} × ({self.label}) at layer {self.layer}"
+
+    @property
+    def has_bos_row(self) -> bool:
+        """Whether row 0 was read at BOS, as far as the provenance tells."""
+        moved = any(step.startswith(("row(", "mean_rows(")) for step in self.provenance.steps)
+        told = [term for _, term in self.provenance.terms] or [self.provenance]
+        return not moved and any(term.prepend_bos is True and term.positive_tokens is not None for term in told)
+
+    @property
+    def vector(self) -> "SteeringVector":
+        """Itself."""
+        return self
+
+    def with_vector(self, vector: "SteeringVector") -> "SteeringVector":
+        """The other one."""
+        return vector
+
+    def operation(self, backend: Backend, clean: CleanReads | None) -> Operation:
+        """X + c v."""
+        return Add(self.injection)
+
+    def times(self, coefficient: float) -> "SteeringVector":
+        """The same as multiplying by it."""
+        return coefficient * self
+
+    def check(self, backend: Backend) -> None:
+        """See that the vector goes with a model.
+
+        Raises:
+            VectorError: It has another `d_model`, or comes from another model.
+            LayerError: The model has no such layer.
+            CoefficientError: The injection is beyond the largest number of its own precision, or of the model's.
+        """
+        backend.check_layer(self.layer)
+        self.provenance.check_model(backend)
+        if self.d_model != backend.d_model:
+            raise VectorError(
+                f"The vector {self.label} has d_model {self.d_model}, but {backend.name} has {backend.d_model}."
+            )
+        injection = self.injection.detach()
+        for dtype in (injection.dtype, backend.dtype):
+            if not bool(torch.isfinite(injection.to(dtype)).all()):
+                raise CoefficientError(
+                    f"The coefficient {self.coefficient:g} makes the injection of {self.label} infinite in "
+                    f"{dtype}: use a smaller one."
+                )
 
     # -- algebra -----------------------------------------------------------------------------------------------
 
@@ -179,9 +231,18 @@ class SteeringVector:
         """Added at another layer than the one where it was read (a transplant)."""
         return self._changed(f"at_layer({layer})", layer=layer)
 
-    def at(self, *, position: Position) -> "SteeringVector":
-        """With a position of its own, which wins over the one that a tool is given."""
-        return dataclasses.replace(self, position=check_position(position, rows=self.rows))
+    def at(self, *, position: Any, bos: bool | None = None) -> "SteeringVector":
+        """With a position of its own, which wins over the one that a tool is given.
+
+        Args:
+            position: Token index of row 0, or `front`, `mid`, `back`; for one row also a span: `all`, `prompt`,
+                `generated`, `last`, `since(index)`, `after(mark)`, `first(n)`, a slice, or a boolean mask.
+            bos: For `all` and `prompt`: whether BOS receives the row too; `all+bos` says the same.
+
+        Raises:
+            PositionError: It is none of these, or a span for a vector of several rows.
+        """
+        return dataclasses.replace(self, position=check_position(position, rows=self.rows, bos=bos))
 
     def row(self, index: int) -> "SteeringVector":
         """One row alone; negative indices count from the end.
@@ -215,12 +276,16 @@ class SteeringVector:
         rescaled = (self.activations.float() * scale[:, None]).to(self.activations)
         return self._changed(f"with_norm({told})", activations=rescaled)
 
-    def keep_dimensions(self, dimensions: slice | Sequence[int]) -> "SteeringVector":
+    def keep_dimensions(self, dimensions: Any) -> "SteeringVector":
         """Only some dimensions of the residual stream, the others set to zero (section 2j of the paper's facts).
 
+        Args:
+            dimensions: A slice, indices, or a boolean mask with one entry per dimension.
+
         Raises:
-            VectorError: A dimension does not exist.
+            VectorError: A dimension does not exist, or a mask has another length.
         """
+        dimensions = self._from_mask(dimensions)
         kept = torch.zeros_like(self.activations)
         try:
             picks = dimensions if isinstance(dimensions, slice) else [_dimension(item) for item in dimensions]
@@ -228,6 +293,15 @@ class SteeringVector:
         except (IndexError, TypeError) as error:
             raise VectorError(f"Dimensions {dimensions!r} do not exist: d_model is {self.d_model}.") from error
         return self._changed(f"keep_dimensions({dimensions})", activations=kept)
+
+    def _from_mask(self, dimensions: Any) -> Any:
+        """Indices for a boolean mask; anything else as it is."""
+        values = dimensions.tolist() if hasattr(dimensions, "tolist") else dimensions
+        if not isinstance(values, list | tuple) or not values or not all(isinstance(item, bool) for item in values):
+            return values
+        if len(values) != self.d_model:
+            raise VectorError(f"The mask has {len(values)} entries, but d_model is {self.d_model}: give one for each.")
+        return [index for index, is_kept in enumerate(values) if is_kept]
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "SteeringVector":
         """On another device, or in another precision."""
@@ -278,7 +352,7 @@ class SteeringVector:
 
     def __repr__(self) -> str:
         place = "" if self.position is None else f", position={self.position!r}"
-        norms = ", ".join(f"{norm:.3g}" for norm in self.norms.tolist()[:8]) + (", …" if self.rows > 8 else "")
+        norms = ", ".join(f"{norm:.3g}" for norm in self.norms.detach().tolist()[:8]) + (", …" if self.rows > 8 else "")
         return (
             f"SteeringVector({self.label}, layer={self.layer}, coefficient={self.coefficient:g}{place}, "
             f"rows={self.rows}, d_model={self.d_model}, norms=[{norms}])"
@@ -289,7 +363,7 @@ class SteeringVector:
         facts = {
             "prompt pair": escape(self.label),
             "injection": f"{self.coefficient:g} × {self.rows} rows at <code>{self.hook_name}</code>, {place}",
-            "row norms": ", ".join(f"{norm:.3g}" for norm in self.norms.tolist()),
+            "row norms": ", ".join(f"{norm:.3g}" for norm in self.norms.detach().tolist()),
             "model": escape(str(self.provenance.model or "not recorded")),
         }
         if self.provenance.steps:
@@ -330,13 +404,13 @@ def _dimension(value: Any) -> int:
     return as_index(value)
 
 
-def as_vectors(vectors: Any) -> tuple[SteeringVector, ...]:
-    """One vector or a sequence of them, as a tuple.
+def as_interventions(vectors: Any) -> tuple[Intervention, ...]:
+    """One steering vector or other intervention, or a sequence of them, as a tuple.
 
     Raises:
         VectorError: There is none, or something else is among them.
     """
-    found = (vectors,) if isinstance(vectors, SteeringVector) else vectors
+    found = (vectors,) if isinstance(vectors, Intervention) else vectors
     try:
         found = tuple(found)
     except TypeError:
@@ -344,33 +418,70 @@ def as_vectors(vectors: Any) -> tuple[SteeringVector, ...]:
     if not found:
         raise VectorError("No steering vector was given: pass one or several.")
     for vector in found:
-        if not isinstance(vector, SteeringVector):
+        if not isinstance(vector, Intervention):
             raise VectorError(f"A {type(vector).__name__} is no steering vector: use compute_steering_vector.")
     return found
 
 
-def check_vectors(backend: Backend, vectors: Any) -> tuple[SteeringVector, ...]:
-    """The vectors as a tuple, once they are known to go with the model.
+def check_interventions(backend: Backend, vectors: Any) -> tuple[Intervention, ...]:
+    """Interventions as a tuple, once they are known to go with the model.
 
     Raises:
-        VectorError: One has another `d_model`, or comes from another model.
+        VectorError: One has another width, or comes from another model.
         LayerError: The model has no such layer.
         CoefficientError: An injection is beyond the largest number of its precision.
     """
-    found = as_vectors(vectors)
+    found = as_interventions(vectors)
     for vector in found:
-        backend.check_layer(vector.layer)
-        vector.provenance.check_model(backend)
-        if vector.d_model != backend.d_model:
-            raise VectorError(
-                f"The vector {vector.label} has d_model {vector.d_model}, but {backend.name} has {backend.d_model}."
-            )
-        if not bool(torch.isfinite(vector.injection).all()):
-            raise CoefficientError(
-                f"The coefficient {vector.coefficient:g} makes the injection of {vector.label} infinite in "
-                f"{vector.activations.dtype}: use a smaller one."
-            )
+        vector.check(backend)
     return found
+
+
+def as_vectors(vectors: Any, *, what: str = "this") -> tuple[SteeringVector, ...]:
+    """One steering vector or a sequence of them, as a tuple, for a tool that reads rows.
+
+    Raises:
+        VectorError: There is none, or another kind of intervention is among them, which has no rows to read.
+    """
+    found = []
+    for vector in as_interventions(vectors):
+        if not isinstance(vector, SteeringVector):
+            raise VectorError(
+                f"{vector.label} has no rows to read, which {what} needs: pass the vector that it is made from."
+            )
+        found.append(vector)
+    return tuple(found)
+
+
+def check_vectors(backend: Backend, vectors: Any, *, what: str = "this") -> tuple[SteeringVector, ...]:
+    """Steering vectors as a tuple, once they are known to go with the model.
+
+    Raises:
+        VectorError: One has another `d_model`, comes from another model, or is another kind of intervention.
+        LayerError: The model has no such layer.
+        CoefficientError: An injection is beyond the largest number of its precision.
+    """
+    found = as_vectors(vectors, what=what)
+    for vector in found:
+        vector.check(backend)
+    return found
+
+
+def as_rows(values: Any) -> Tensor:
+    """One row or several as a tensor [pos, width] of its own, or with its graph where it asks for a gradient.
+
+    Raises:
+        VectorError: It is neither a tensor nor a numpy array of floats.
+    """
+    if isinstance(values, np.ndarray):
+        try:
+            values = torch.from_numpy(values.copy())
+        except TypeError as error:
+            raise VectorError(f"An array of type {values.dtype} holds no rows: expected floats.") from error
+    if not isinstance(values, Tensor):
+        raise VectorError(f"A {type(values).__name__} holds no rows: pass a tensor or a numpy array of floats.")
+    rows = values[None] if values.ndim == 1 else values
+    return rows if rows.requires_grad else rows.clone()
 
 
 def _is_number(value: Any) -> bool:

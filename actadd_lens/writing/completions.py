@@ -10,10 +10,11 @@ import numpy as np
 
 from actadd_lens.errors import SettingError
 from actadd_lens.models import LensModel, backend_of
-from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.positions import as_position, plain_position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import Effect, paired_effect
-from actadd_lens.vectors.vector import SteeringVector, check_vectors
+from actadd_lens.steering.interventions import by_prompt
+from actadd_lens.vectors.interventions import Intervention, distinct
 from actadd_lens.writing.decoding import Cell, Continuation, DecodeSettings, continuation_texts, decode_cells
 from actadd_lens.writing.sampling import Sampling
 
@@ -36,7 +37,7 @@ class Completions:
     prompts: tuple[str, ...]
     steered_continuations: tuple[tuple[Continuation, ...], ...]
     unsteered_continuations: tuple[tuple[Continuation, ...], ...]
-    vectors: tuple[SteeringVector, ...]
+    vectors: tuple[Intervention, ...]
     settings: dict[str, Any]
 
     @property
@@ -82,9 +83,7 @@ class Completions:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        told = "; ".join(
-            f"{vector.coefficient:g} × ({vector.label}) at layer {vector.layer}" for vector in self.vectors
-        )
+        told = "; ".join(vector.told for vector in self.vectors)
         style = "style='text-align:left; vertical-align:top; white-space:pre-wrap; max-width:28em'"
         head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("prompt", "unsteered", "steered"))
         body = ""
@@ -114,9 +113,9 @@ def score_texts(scorer: Callable[[Sequence[str]], Sequence[float]], texts: Seque
 def complete(
     model: LensModel,
     prompts: str | Sequence[str],
-    vectors: SteeringVector | Sequence[SteeringVector],
+    vectors: Any,
     *,
-    position: Position = "front",
+    position: Any = "front",
     n: int = 1,
     max_new_tokens: int = 40,
     seed: int = 0,
@@ -136,7 +135,8 @@ def complete(
     Args:
         model: The model; steering that is open around the call is left out of both arms.
         prompts: One text or several, of any lengths.
-        vectors: One steering vector or several, all added in the steered arm.
+        vectors: One steering vector or other intervention, or several, all of which act in the steered arm; or
+            `per_prompt([...])`, with those of each prompt.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         n: Samples per prompt and arm.
         max_new_tokens: Most tokens to add.
@@ -158,9 +158,9 @@ def complete(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range, or not known.
     """
-    backend = backend_of(model)
-    found = check_vectors(backend, vectors)
+    backend, position = backend_of(model), as_position(position)
     texts = as_texts(prompts)
+    found = by_prompt(backend, vectors, len(texts))
     settings = DecodeSettings(
         n=n,
         max_new_tokens=max_new_tokens,
@@ -171,10 +171,10 @@ def complete(
         sampling=Sampling.from_options(sampling),
     )
     tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos, room=settings.max_new_tokens)
-    cells = [Cell(row, arm) for row in tokens for arm in (found, ())]
+    cells = [Cell(row, arm, number) for number, row in enumerate(tokens) for arm in (found[number], ())]
     written = decode_cells(backend, cells, settings, position=position, batch_size=batch_size, progress=progress)
-    told = {"position": position, "prepend_bos": prepend_bos, **dataclasses.asdict(settings)}
-    return Completions(texts, tuple(written[0::2]), tuple(written[1::2]), found, told)
+    told = {"position": plain_position(position), "prepend_bos": prepend_bos, **dataclasses.asdict(settings)}
+    return Completions(texts, tuple(written[0::2]), tuple(written[1::2]), distinct(found), told)
 
 
 def as_stops(stop: Any) -> tuple[str, ...]:

@@ -2,10 +2,11 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +14,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from actadd_lens.checks import is_count, is_whole, require
+from actadd_lens.errors import NonFiniteError
 from actadd_lens.models import Backend
+from actadd_lens.models.protocol import Spot
 from actadd_lens.progress import progress_bar
 from actadd_lens.prompts.positions import Position
-from actadd_lens.steering.engine import Addition, Prompts, additions_by_layer, injected, land, unsteered
-from actadd_lens.vectors.vector import SteeringVector
+from actadd_lens.steering.clean import check_fits, prompts_of, resolved, unsteered
+from actadd_lens.steering.hooks import Told, injected
+from actadd_lens.steering.landings import Assignment, Prompts, assign
+from actadd_lens.vectors.interventions import Intervention
 from actadd_lens.writing.sampling import Sampling, choose_tokens
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,13 @@ class Cell:
 
     Attributes:
         prompt: Token ids.
-        vectors: Steering vectors; none for the unsteered arm.
+        vectors: Steering vectors and other interventions; none for the unsteered arm.
+        number: Which of the caller's prompts it is.
     """
 
     prompt: tuple[int, ...]
-    vectors: tuple[SteeringVector, ...]
+    vectors: tuple[Intervention, ...]
+    number: int = 0
 
 
 def decode_cells(
@@ -144,40 +148,48 @@ class _Batch:
         self.mask = (
             (columns >= torch.tensor(paddings, device=backend.device)[:, None]).long() if any(paddings) else None
         )
-        bos = backend.bos_token_id
-        self.prompts = Prompts(tuple(paddings), tuple(lengths), tuple(cell.prompt[0] == bos for cell in cells))
-        self.additions: dict[int, list[Addition]] = {}
+        tokens, numbers = [cell.prompt for cell in cells], [cell.number for cell in cells]
+        self.prompts = prompts_of(backend, tokens, first=paddings, numbers=numbers)
+        self.assignments: dict[Spot, list[Assignment]] = {}
         for rows_of_one, vectors in _rows_by_vectors(cells):
-            for layer, additions in additions_by_layer(vectors, position, rows=rows_of_one).items():
-                self.additions.setdefault(layer, []).extend(additions)
-        for additions in self.additions.values():
-            land(additions, self.prompts)
+            check_fits(backend, vectors, position, _some(self.prompts, rows_of_one))
+            for spot, items in assign(vectors, position, rows=rows_of_one).items():
+                self.assignments.setdefault(spot, []).extend(items)
 
-    def repeated(self, times: int) -> tuple[dict[int, list[Addition]], Prompts]:
-        """Additions and prompts once each cell is `times` rows, side by side."""
+    def resolve(self, backend: Backend) -> None:
+        """Read what gates and clean values ask for."""
+        self.assignments = resolved(backend, self.assignments, self.prompts)
+
+    def repeated(self, times: int) -> tuple[dict[Spot, list[Assignment]], Prompts]:
+        """Assignments and prompts once each cell is `times` rows, side by side."""
         spread = {
-            layer: [dataclasses.replace(item, rows=_spread_rows(item.rows, times)) for item in additions]
-            for layer, additions in self.additions.items()
+            spot: [_spread(item, times) for item in assignments] for spot, assignments in self.assignments.items()
         }
-        first, lengths, bos = self.prompts.first, self.prompts.lengths, self.prompts.starts_with_bos
-        return spread, Prompts(_repeat(first, times), _repeat(lengths, times), _repeat(bos or (), times))
-
-    @property
-    def acts_on_new_tokens(self) -> bool:
-        """Whether anything is added beyond the prompt."""
-        return any(item.position == "all" for additions in self.additions.values() for item in additions)
+        return spread, _some(self.prompts, [row for row in range(len(self.cells)) for _ in range(times)])
 
 
-def _rows_by_vectors(cells: Sequence[Cell]) -> list[tuple[tuple[int, ...], tuple[SteeringVector, ...]]]:
+def _rows_by_vectors(cells: Sequence[Cell]) -> list[tuple[tuple[int, ...], tuple[Intervention, ...]]]:
     """Rows that get the same vectors, which are then added in one step and not row by row."""
-    found: dict[tuple[int, ...], tuple[list[int], tuple[SteeringVector, ...]]] = {}
+    found: dict[tuple[int, ...], tuple[list[int], tuple[Intervention, ...]]] = {}
     for row, cell in enumerate(cells):
         found.setdefault(tuple(map(id, cell.vectors)), ([], cell.vectors))[0].append(row)
     return [(tuple(rows), vectors) for rows, vectors in found.values()]
 
 
-def _spread_rows(rows: tuple[int, ...] | None, times: int) -> tuple[int, ...]:
-    return tuple(row * times + copy for row in rows or () for copy in range(times))
+def _spread(item: Assignment, times: int) -> Assignment:
+    """An assignment once each row is `times` rows, side by side."""
+    rows = tuple(row * times + copy for row in item.rows or () for copy in range(times))
+    operation = None if item.operation is None else item.operation.repeated(times)
+    return dataclasses.replace(item, rows=rows, operation=operation)
+
+
+def _some(prompts: Prompts, rows: Sequence[int]) -> Prompts:
+    """Some of the prompts, in any order."""
+
+    def pick(values: Any) -> Any:
+        return None if values is None else tuple(values[row] for row in rows)
+
+    return Prompts(*(pick(getattr(prompts, item.name)) for item in dataclasses.fields(prompts)))
 
 
 def _repeat(values: tuple[Any, ...], times: int) -> tuple[Any, ...]:
@@ -193,6 +205,7 @@ def _decode(
     In inference mode, as `generate` is: on a small model that saves a twentieth of the time, and only numbers leave.
     """
     n = settings.n
+    batch.resolve(backend)
     writers = _Writers(backend, batch, settings)
     for step, logits in enumerate(_logits(backend, batch, settings, writers)):
         writers.write(logits)
@@ -200,6 +213,7 @@ def _decode(
         if writers.all_finished or step + 1 == settings.max_new_tokens:
             tick(settings.max_new_tokens - step - 1)
             break
+    writers.check_sound()
     written = writers.continuations()
     return [tuple(written[first : first + n]) for first in range(0, len(written), n)]
 
@@ -213,18 +227,20 @@ def _logits(
     hang only while they have something to add.
     """
     n = settings.n
-    with injected(backend, batch.additions, batch.prompts):
+    with injected(backend, batch.assignments, batch.prompts):
         first, cache = backend.last_logits(batch.tokens, mask=batch.mask, use_cache=settings.use_past_kv_cache)
     if settings.use_past_kv_cache and settings.max_new_tokens > 1:
         cache = backend.repeat_cache(cache, n)
     yield first.repeat_interleave(n, dim=0)
-    additions, prompts = batch.repeated(n)
+    assignments, prompts = batch.repeated(n)
     mask = None if batch.mask is None else batch.mask.repeat_interleave(n, dim=0)
     tokens = batch.tokens.repeat_interleave(n, dim=0)
     with ExitStack() as stack:
-        if batch.acts_on_new_tokens or not settings.use_past_kv_cache:
-            stack.enter_context(injected(backend, additions, prompts))
-        while True:
+        told = Told(backend, assignments, prompts)
+        if told.acts_from(batch.longest) or not settings.use_past_kv_cache:
+            told = stack.enter_context(injected(backend, assignments, prompts))
+        for past in itertools.count(batch.longest):
+            told.past = past if settings.use_past_kv_cache else 0
             new = writers.latest[:, None]
             tokens = new if settings.use_past_kv_cache else torch.cat([tokens, new], dim=1)
             if mask is not None:
@@ -238,6 +254,7 @@ class _Writers:
 
     def __init__(self, backend: Backend, batch: _Batch, settings: DecodeSettings) -> None:
         self._backend = backend
+        self._batch = batch
         self._settings = settings
         prompts = _repeat(tuple(cell.prompt for cell in batch.cells), settings.n)
         self._prompts = prompts
@@ -247,6 +264,7 @@ class _Writers:
         self._recent: list[list[int]] = []
         self._counts: Tensor | None = None
         self._uniforms: Tensor | None = None
+        self._is_sound: Tensor | None = None
         if settings.sampling.temperature > 0:
             self._uniforms = _uniforms(batch.cells, settings).to(batch.tokens.device)
 
@@ -263,6 +281,8 @@ class _Writers:
     def write(self, logits: Float[Tensor, "rows d_vocab"]) -> None:
         """Choose the next token of every row."""
         sampling = self._settings.sampling
+        sound = torch.isfinite(logits.amax(dim=-1))  # of a row of NaN and infinite numbers, the largest is not finite
+        self._is_sound = sound if self._is_sound is None else self._is_sound & sound
         if sampling.counts_tokens and self._counts is None:
             self._counts = _token_counts(self._prompts, logits)
         uniforms = None if self._uniforms is None else self._uniforms[:, len(self._steps)]
@@ -297,6 +317,23 @@ class _Writers:
         tail = max(map(len, self._settings.stop)) + 8
         text = self._backend.decode([tokens[row] for tokens in self._recent[-tail:]])
         return any(stop in text for stop in self._settings.stop)
+
+    def check_sound(self) -> None:
+        """See that every logit was a number; asked once, at the end, for on a GPU each question waits for the device.
+
+        Raises:
+            NonFiniteError: The model's numbers overflowed.
+        """
+        if self._is_sound is None or bool(self._is_sound.all()):
+            return
+        row = int((~self._is_sound).nonzero()[0]) // self._settings.n
+        arm = "steered" if self._batch.cells[row].vectors else "unsteered"
+        prompt = self._backend.decode(self._batch.cells[row].prompt)
+        raise NonFiniteError(
+            f"The {arm} logits after {prompt[:40]!r} are not finite: the numbers of {self._backend.name} overflowed in "
+            f"{self._backend.dtype}, so nothing can be written with them. Use a smaller coefficient, or load the model "
+            "in float32 or bfloat16."
+        )
 
     def continuations(self) -> list[Continuation]:
         """What every row wrote."""

@@ -17,6 +17,9 @@ from actadd_lens.errors import SettingError
 _BESIDE = ("position", "n", "nulls", "max_new_tokens", "seed", "stop", "batch_size", "progress")
 """Keywords that stand beside sampling options in most calls, and are misspelt there."""
 
+_COLDEST = float(torch.finfo(torch.float32).tiny)
+"""Smallest temperature above 0: the smallest float32 that is not rounded away."""
+
 _LARGEST_UNIFORM = 1 - 2**-23
 """Below 1 in float32, so that the last token is never overshot."""
 
@@ -46,10 +49,10 @@ class Sampling:
 
     def __post_init__(self) -> None:
         require(
-            _finite(self.temperature) and self.temperature >= 0,
+            _finite(self.temperature) and (self.temperature == 0 or self.temperature >= _COLDEST),
             "temperature",
             self.temperature,
-            "a number from 0",
+            f"a number from {_COLDEST:.2g}, or 0 for greedy (below that logits overflow, so use 0)",
         )
         require(self.top_k is None or is_count(self.top_k), "top_k", self.top_k, "an integer from 1, or None")
         require(
@@ -111,7 +114,8 @@ def choose_tokens(
         penalised = torch.where(scores > 0, scores / sampling.repetition_penalty, scores * sampling.repetition_penalty)
         scores = torch.where(counts > 0, penalised, scores)
     if sampling.temperature > 0 and sampling.temperature != 1:
-        scores = scores / sampling.temperature
+        # The largest score becomes 0, so that dividing by a small number overflows to minus infinity only.
+        scores = (scores - scores.amax(dim=-1, keepdim=True)) / sampling.temperature
     if counts is not None and sampling.frequency_penalty != 0:
         scores = scores - sampling.frequency_penalty * counts
     if sampling.temperature == 0 or uniforms is None:

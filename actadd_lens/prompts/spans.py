@@ -1,0 +1,354 @@
+"""Spans: tokens that all receive the same row, as `[start, stop)` of absolute token indices, counted over the KV cache.
+
+Token indices are 0-based and count BOS but not padding. Whether BOS is meant is said by the span: names leave it out
+unless they end in `+bos`; indices mean what they say.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from operator import index as as_index
+from typing import Any, SupportsIndex
+
+from actadd_lens.errors import AmbiguousPositionError, PositionError
+
+
+@dataclass(frozen=True)
+class PromptFacts:
+    """What a span may ask of a prompt.
+
+    Attributes:
+        length: Tokens of the prompt, BOS counted, padding not.
+        has_bos: Whether its first token is BOS; None where the tokens were not seen.
+        tokens: Its token ids; None where they were not seen, or not all of them.
+        row: Its row in the batch.
+        decode: Token ids to text, for marks that are text.
+    """
+
+    length: int
+    has_bos: bool | None = None
+    tokens: Sequence[int] | None = None
+    row: int = 0
+    decode: Callable[[Sequence[int]], str] | None = None
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The tokens that a span covers in one prompt and in what is written after it.
+
+    Attributes:
+        start: First token index.
+        stop: First token index beyond it; infinite where generated tokens are covered.
+        mask: For a span with gaps, which tokens from `start` on are meant.
+    """
+
+    start: int
+    stop: float
+    mask: tuple[bool, ...] | None = None
+
+
+class Span(ABC):
+    """Tokens that all receive the same row of a vector, or the same operation."""
+
+    needs_length = False
+    """Whether the span depends on where the prompt ends."""
+    needs_bos = False
+    """Whether the span depends on BOS standing at the start."""
+    needs_tokens = False
+    """Whether the span depends on what the prompt's tokens are."""
+
+    @abstractmethod
+    def reach(self, prompt: PromptFacts) -> Reach:
+        """The tokens that are meant in one prompt.
+
+        Raises:
+            PositionError: The prompt has no such tokens.
+        """
+
+
+@dataclass(frozen=True)
+class Named(Span):
+    """A span with a name; see `NAMED_SPANS`."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "needs_length", self.name.removesuffix("+bos") in ("prompt", "generated", "last"))
+        object.__setattr__(self, "needs_bos", self.name in ("all", "prompt"))
+
+    def reach(self, prompt: PromptFacts) -> Reach:
+        """From the prompt's start, or its end, or its last token on."""
+        if self.needs_bos and prompt.has_bos is None:
+            raise AmbiguousPositionError(
+                "This pass began from a residual stream, so its tokens were not seen and BOS cannot be told from the "
+                f"rest, which position {self.name!r} needs. Start from tokens, or name a position."
+            )
+        start = int(bool(prompt.has_bos)) if self.needs_bos else 0
+        match self.name.removesuffix("+bos"):
+            case "prompt":
+                return Reach(start, prompt.length)
+            case "generated":
+                return Reach(prompt.length, math.inf)
+            case "last":
+                return Reach(prompt.length - 1, math.inf)
+        return Reach(start, math.inf)
+
+
+NAMED_SPANS: dict[str, Named] = {
+    name: Named(name) for name in ("all", "all+bos", "prompt", "prompt+bos", "generated", "last")
+}
+"""`all`: every token but BOS, generated ones too; `prompt`: those of the prompt; `generated`: those after it;
+`last`: the prompt's last token and all generated ones. `all+bos` and `prompt+bos` include BOS.
+"""
+
+
+@dataclass(frozen=True)
+class Since(Span):
+    """Every token from an index on, generated ones too; see `since`."""
+
+    starts: tuple[int, ...]
+
+    def reach(self, prompt: PromptFacts) -> Reach:
+        """From the prompt's own index on."""
+        if len(self.starts) > 1 and prompt.row >= len(self.starts):
+            raise PositionError(
+                f"since() was given {len(self.starts)} indices, but there is a prompt number {prompt.row + 1}: give "
+                "one index, or one per prompt."
+            )
+        return Reach(self.starts[prompt.row if len(self.starts) > 1 else 0], math.inf)
+
+    def __repr__(self) -> str:
+        return f"since({self.starts[0] if len(self.starts) == 1 else list(self.starts)})"
+
+
+def since(index: int | Sequence[int]) -> Since:
+    """Every token from an index on, generated ones too.
+
+    Args:
+        index: A token index from 0, BOS counted; or one per prompt.
+
+    Raises:
+        PositionError: It is no index from 0.
+
+    >>> since(5)
+    since(5)
+    """
+    many = index.tolist() if hasattr(index, "tolist") else index
+    many = list(many) if isinstance(many, Iterable) and not isinstance(many, str) else [many]
+    if not many:
+        raise PositionError("since() was given no index: give one, or one per prompt.")
+    return Since(tuple(_whole(item, "since()", "use 'last' for the prompt's last token on") for item in many))
+
+
+@dataclass(frozen=True)
+class After(Span):
+    """From the last token of a mark on; see `after`."""
+
+    mark: str | tuple[int, ...]
+    needs_length = True
+    needs_tokens = True
+
+    def reach(self, prompt: PromptFacts) -> Reach:
+        """From the last token of the mark's last occurrence in the prompt on."""
+        if prompt.tokens is None:
+            raise AmbiguousPositionError(
+                f"after({self.mark!r}) looks for its mark among the prompt's tokens, but they were not all seen: start "
+                "from tokens, pass the prompt in one piece, or use since(index)."
+            )
+        found = self._end(list(prompt.tokens), prompt.decode)
+        if found is None:
+            raise PositionError(
+                f"The mark {self.mark!r} does not occur in prompt {prompt.row}: look at its tokens with preview, or "
+                "use since(index)."
+            )
+        return Reach(found, math.inf)
+
+    def _end(self, tokens: list[int], decode: Callable[[Sequence[int]], str] | None) -> int | None:
+        if isinstance(self.mark, str):
+            return None if decode is None else _end_of_text(tokens, self.mark, decode)
+        size, mark = len(self.mark), list(self.mark)
+        ends = [end for end in range(size, len(tokens) + 1) if tokens[end - size : end] == mark]
+        return ends[-1] - 1 if ends else None
+
+    def __repr__(self) -> str:
+        return f"after({self.mark if isinstance(self.mark, tuple) else repr(self.mark)})"
+
+
+def after(mark: str | Sequence[int]) -> After:
+    """From the last token of a text mark on, generated tokens too: where a chat model's turn begins, say.
+
+    The last occurrence counts, and its last token is included. A text is looked for in the prompt's text, so it does
+    not matter how it would be tokenised alone; token ids are looked for as they stand.
+
+    Args:
+        mark: A text, or token ids.
+
+    Raises:
+        PositionError: The mark is empty, or neither text nor token ids.
+
+    >>> after("[/INST]")
+    after('[/INST]')
+    """
+    ids = mark.tolist() if hasattr(mark, "tolist") else mark
+    if isinstance(ids, str) and ids:
+        return After(ids)
+    if not isinstance(ids, str) and isinstance(ids, Iterable):
+        found = tuple(_whole(item, "after()", "give a text, or token ids") for item in ids)
+        if found:
+            return After(found)
+    raise PositionError(f"after({mark!r}) has no mark: give a text that is not empty, or token ids.")
+
+
+@dataclass(frozen=True)
+class Window(Span):
+    """The tokens of a slice: negative bounds count from the prompt's end; without a stop, generated tokens too."""
+
+    start: int
+    stop: int | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "needs_length", self.start < 0 or (self.stop is not None and self.stop < 0))
+
+    def reach(self, prompt: PromptFacts) -> Reach:
+        """The slice of this prompt."""
+        start, stop = self.start, math.inf if self.stop is None else self.stop
+        start = start + prompt.length if start < 0 else start
+        stop = stop + prompt.length if stop < 0 else stop
+        if start < 0 or stop <= start:
+            raise PositionError(
+                f"The slice {self.start}:{'' if self.stop is None else self.stop} covers no token of a prompt of "
+                f"{prompt.length} tokens (BOS counted): choose other bounds."
+            )
+        return Reach(int(start), stop)
+
+    def __repr__(self) -> str:
+        return f"slice({self.start}, {self.stop})"
+
+
+def first(n: int) -> Window:
+    """The first n tokens, BOS counted.
+
+    Raises:
+        PositionError: It is no integer from 1.
+
+    >>> first(3)
+    slice(0, 3)
+    """
+    if not _whole(n, "first()", "give an integer from 1"):
+        raise PositionError("first(0) covers no token: give an integer from 1.")
+    return Window(0, as_index(n))
+
+
+@dataclass(frozen=True)
+class Mask(Span):
+    """Some tokens of the prompt, told one by one: one mask for all prompts, or one per prompt."""
+
+    table: tuple[tuple[bool, ...], ...]
+
+    def reach(self, prompt: PromptFacts) -> Reach:
+        """The tokens that the mask marks; it may end before the prompt does, and says nothing of generated tokens."""
+        if len(self.table) > 1 and prompt.row >= len(self.table):
+            raise PositionError(
+                f"The mask has {len(self.table)} rows, but there is a prompt number {prompt.row + 1}: give one row, or "
+                "one per prompt."
+            )
+        row = self.table[prompt.row if len(self.table) > 1 else 0]
+        marked = max((index + 1 for index, is_meant in enumerate(row) if is_meant), default=0)
+        if marked > prompt.length:
+            raise PositionError(
+                f"The mask marks token {marked - 1}, but prompt {prompt.row} has {prompt.length} tokens (BOS counted)."
+            )
+        return Reach(0, marked, row[:marked])
+
+    def __repr__(self) -> str:
+        return f"mask of {sum(map(sum, self.table))} tokens"
+
+
+def as_span(position: Any) -> Span | None:
+    """A span from what people write: a name, a span, a slice, or a boolean mask; None where it is none of these.
+
+    Raises:
+        PositionError: A slice has steps, or a mask is not one of booleans.
+    """
+    if isinstance(position, Span):
+        return position
+    if isinstance(position, str):
+        return NAMED_SPANS.get(position)
+    if isinstance(position, slice):
+        if position.step not in (None, 1):
+            raise PositionError(f"The slice {position!r} has steps of {position.step}: use a boolean mask.")
+        start = 0 if position.start is None else _integer(position.start)
+        return Window(start, None if position.stop is None else _integer(position.stop))
+    values = position.tolist() if hasattr(position, "tolist") else position
+    if not isinstance(values, list | tuple) or not values:
+        return None
+    rows = values if isinstance(values[0], list | tuple) else [values]
+    if not all(isinstance(row, list | tuple) and all(isinstance(item, bool) for item in row) for row in rows):
+        raise PositionError(f"The mask {position!r} is not one of booleans: give one per token, or rows of them.")
+    return Mask(tuple(tuple(row) for row in rows))
+
+
+def span_to_json(span: Span) -> Any:
+    """A span as plain values, for a file's header."""
+    match span:
+        case Since(starts):
+            return {"since": list(starts)}
+        case After(mark):
+            return {"after": mark if isinstance(mark, str) else list(mark)}
+        case Window(start, stop):
+            return {"slice": [start, stop]}
+        case Mask(table):
+            return {"mask": [list(row) for row in table]}
+    assert isinstance(span, Named)
+    return span.name
+
+
+def span_from_json(data: Any) -> Span:
+    """The way back from `span_to_json`.
+
+    Raises:
+        PositionError: It is no span.
+    """
+    if isinstance(data, dict) and len(data) == 1:
+        ((kind, value),) = data.items()
+        if kind == "since" and isinstance(value, list):
+            return since(value)
+        if kind == "after" and isinstance(value, str | list):
+            return after(value)
+        if kind == "slice" and isinstance(value, list) and len(value) == 2:
+            found = as_span(slice(*value))
+            assert found is not None
+            return found
+        if kind == "mask" and isinstance(value, list) and (span := as_span(value)) is not None:
+            return span
+    raise PositionError(f"{str(data)[:60]} is no span.")
+
+
+def _whole(value: Any, what: str, remedy: str) -> int:
+    number = _integer(value, what, remedy)
+    if number < 0:
+        raise PositionError(f"{what} was given {number}, which is negative: {remedy}.")
+    return number
+
+
+def _integer(value: Any, what: str = "The slice", remedy: str = "give integers") -> int:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise PositionError(f"{what} was given {value!r}, which is no integer: {remedy}.")
+    return as_index(value)
+
+
+def _end_of_text(tokens: list[int], mark: str, decode: Callable[[Sequence[int]], str]) -> int | None:
+    """The token in which the last occurrence of a text ends."""
+    place = decode(tokens).rfind(mark)
+    if place < 0:
+        return None
+    end = place + len(mark)
+    low, high = 1, len(tokens)
+    while low < high:  # the text of the first tokens grows with their number
+        middle = (low + high) // 2
+        if len(decode(tokens[:middle])) >= end:
+            high = middle
+        else:
+            low = middle + 1
+    return low - 1

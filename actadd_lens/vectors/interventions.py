@@ -1,0 +1,137 @@
+"""What every intervention answers: where it is made, on which tokens, and what it does there.
+
+A steering vector is one; others stand in `steering.interventions`. Whatever takes vectors takes interventions.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from actadd_lens.errors import CoefficientError, VectorError
+from actadd_lens.models import Backend
+from actadd_lens.models.protocol import Site, Spot, hook_name
+from actadd_lens.prompts.positions import Position, check_position
+from actadd_lens.vectors.operations import Operation
+from actadd_lens.vectors.provenance import Provenance
+
+
+@dataclass(frozen=True, eq=False)
+class CleanReads:
+    """Activations of the unsteered model on the prompts of a batch, for interventions that depend on them.
+
+    Attributes:
+        values: At each spot that was asked for, one row per prompt, padded on the right.
+        lengths: Tokens of each prompt.
+    """
+
+    values: Mapping[Spot, Float[Tensor, "batch pos width"]]
+    lengths: tuple[int, ...]
+
+
+class Intervention(ABC):
+    """Something done to a running model at one hook point, and on which tokens.
+
+    Attributes:
+        layer: The block, 0-based; for `resid_pre`, `n_layers` is the stream after the last block.
+        site: Where in the block.
+        position: Where its row 0 lands, or a span of tokens; None leaves it to `steer` and the other tools.
+        provenance: What it was made of.
+    """
+
+    layer: int
+    position: Position | None
+    provenance: Provenance
+    site: Site = "resid_pre"
+
+    follows_prompt: ClassVar[bool] = False
+    """Whether its rows are the prompt's own tokens, row 0 at token 0, wherever it acts."""
+
+    @property
+    def spot(self) -> Spot:
+        """Layer and site."""
+        return Spot(self.layer, self.site)
+
+    @property
+    def hook_name(self) -> str:
+        """Hook point at which it acts."""
+        told = self.provenance.fingerprint
+        return hook_name(self.layer, self.site, n_layers=None if told is None else told.n_layers)
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """The intervention in a few characters, for axes and tables."""
+
+    @property
+    def told(self) -> str:
+        """The intervention and its layer, for captions."""
+        return f"{self.label} at layer {self.layer}"
+
+    @property
+    def rows(self) -> int:
+        """Number of rows; 1 where the same is done at every token."""
+        return 1
+
+    @property
+    def reads(self) -> tuple[Spot, ...]:
+        """What has to be read in an unsteered pass over the prompt before it can act."""
+        return ()
+
+    @abstractmethod
+    def operation(self, backend: Backend, clean: CleanReads | None) -> Operation:
+        """What it does, once what it reads is known."""
+
+    @abstractmethod
+    def check(self, backend: Backend) -> None:
+        """See that it goes with a model.
+
+        Raises:
+            ActAddError: It does not; nothing has run then.
+        """
+
+    @property
+    def vector(self) -> "Any":
+        """The steering vector that it is made from, which a null vector can stand in for; None where there is none."""
+        return None
+
+    def with_vector(self, vector: Any) -> "Intervention":
+        """The same, made from another steering vector."""
+        raise VectorError(f"{self.label} is made from no steering vector.")
+
+    def times(self, coefficient: float) -> "Intervention":
+        """The intervention with a coefficient, where it has one.
+
+        Raises:
+            CoefficientError: It has none, and the coefficient is not 1.
+        """
+        if coefficient != 1:
+            raise CoefficientError(
+                f"{self.label} has no coefficient, so it cannot be made {coefficient:g} times as large: use 1."
+            )
+        return self
+
+    def at(self, *, position: Any, bos: bool | None = None) -> "Intervention":
+        """The same with a position of its own, which wins over the one that a tool is given."""
+        return replace(self, position=check_position(position, rows=self.rows, bos=bos))  # type: ignore[type-var]
+
+    def at_layer(self, layer: int) -> "Intervention":
+        """The same at another layer."""
+        told = self.provenance.after(f"at_layer({layer})")
+        return replace(self, layer=layer, provenance=told)  # type: ignore[type-var]
+
+    def save(self, path: Any) -> None:
+        """Write it to a file; only steering vectors have a format so far.
+
+        Raises:
+            VectorError: It is no steering vector.
+        """
+        raise VectorError(f"{self.label} has no file format yet: save the steering vector that it is made from.")
+
+
+def distinct(found: Sequence[Sequence[Intervention]]) -> tuple[Intervention, ...]:
+    """Each intervention once, in the order in which it comes first."""
+    return tuple({id(item): item for row in found for item in row}.values())

@@ -1,0 +1,350 @@
+"""Knowledge belongs to a sequence: turns, chunks, holes, streams, threads, copies and interruptions."""
+
+import copy
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import actadd_lens as al
+from actadd_lens.errors import NonFiniteError, SteeringError
+from actadd_lens.models import backend_of
+from tests.support import PAIRS, close, hook_state, plain_hooks, tokens_of, vector_of
+
+LONG = "The girl looked at the dog. She felt"
+SHORT = "A boy was in"
+
+
+@pytest.fixture
+def row(model: Any) -> al.SteeringVector:
+    """One row, which fits anywhere."""
+    return 5 * vector_of(model, PAIRS[0], 2).row(-1)
+
+
+def by_hand(model: Any, tokens: Tensor, vector: al.SteeringVector, column: int) -> Tensor:
+    """Logits of a whole pass with the rows added from a column on."""
+    return model.run_with_hooks(tokens, fwd_hooks=plain_hooks(vector, column)).detach()
+
+
+def added_at(vector: al.SteeringVector, columns: Any) -> Any:
+    """A hook that adds the vector's one row at columns."""
+
+    def add(stream: Tensor, hook: Any) -> Tensor:
+        steered = stream.clone()
+        steered[:, columns] += vector.injection[0]
+        return steered
+
+    return add
+
+
+def cached(model: Any, tokens: Tensor, cache: Any, mask: Tensor | None = None) -> tuple[Tensor, Any]:
+    """One pass with the model's own cache."""
+    backend = backend_of(model)
+    if cache is None and backend.family == "hooked":
+        cache = backend._new_cache(tokens.shape[0])
+    if backend.family == "hooked":
+        return model(tokens, past_kv_cache=cache, attention_mask=mask), cache
+    logits, cache = model(
+        tokens, past_key_values=cache, use_cache=True, attention_mask=mask, return_type="logits_and_cache"
+    )
+    return logits, cache
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("position", ["front", "mid", "back", 2, "last"])
+def test_two_generations_may_take_turns(model: Any, row: Any, position: Any) -> None:
+    texts = [tokens_of(model, LONG), tokens_of(model, SHORT)]
+    whole = [torch.cat([prompt, torch.tensor([[7, 9, 11]])], dim=1) for prompt in texts]
+    starts = {"front": lambda n: 0, "mid": lambda n: n // 2, "back": lambda n: n - 1, 2: lambda n: 2}
+    expected = []
+    for prompt, tokens in zip(texts, whole, strict=True):
+        if position == "last":
+            columns = slice(prompt.shape[1] - 1, None)
+            hooks = [(row.hook_name, added_at(row, columns))]
+            expected.append(model.run_with_hooks(tokens, fwd_hooks=hooks))
+        else:
+            expected.append(by_hand(model, tokens, row, starts[position](prompt.shape[1])))
+    caches: list[Any] = [None, None]
+    with al.steer(model, row, position=position):
+        for step in range(4):
+            for turn, (prompt, tokens) in enumerate(zip(texts, whole, strict=True)):
+                end = prompt.shape[1] + step
+                new = prompt if step == 0 else tokens[:, end - 1 : end]
+                logits, caches[turn] = cached(model, new, caches[turn])
+                assert close(logits[:, -1], expected[turn][:, end - 1]), (step, turn)
+
+
+@torch.no_grad()
+def test_a_left_padded_pass_in_between_moves_nothing(model: Any) -> None:
+    vector, tokens = 5 * vector_of(model, PAIRS[0], 2), tokens_of(model, LONG)
+    pad = backend_of(model).pad_token_id
+    padded = torch.cat([torch.full((1, 3), 0 if pad is None else pad), tokens_of(model, SHORT)], dim=1)
+    mask = torch.ones_like(padded)
+    mask[:, :3] = 0
+    following = torch.tensor([[5]])
+    expected = by_hand(model, torch.cat([tokens, following], dim=1), vector, 0)
+    with al.steer(model, vector):
+        _, cache = cached(model, tokens, None)
+        model(padded, attention_mask=mask)
+        logits, _ = cached(model, following, cache)
+    assert close(logits[:, -1], expected[:, -1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("position", ["front", "mid", "back", 6])
+def test_a_prompt_in_chunks_is_steered_as_a_whole_once_its_length_is_told(model: Any, position: Any) -> None:
+    vector, tokens = 5 * vector_of(model, PAIRS[0], 2), tokens_of(model, LONG)
+    length = tokens.shape[1]
+    column = {"front": 0, "mid": length // 2 - vector.rows // 2, "back": length - vector.rows}.get(position, position)
+    expected = by_hand(model, tokens, vector, column)
+    for told in ([length], torch.tensor([length])):
+        with al.steer(model, vector, position=position, prompt_lengths=told):
+            _, cache = cached(model, tokens[:, :4], None)
+            _, cache = cached(model, tokens[:, 4:7], cache)
+            logits, _ = cached(model, tokens[:, 7:], cache)
+        assert close(logits[:, -1], expected[:, -1])
+
+
+@pytest.mark.parametrize("position", ["mid", "back", "generated", "prompt", "last"])
+def test_a_prompt_in_chunks_without_its_length_is_refused(model: Any, row: Any, position: str) -> None:
+    tokens = tokens_of(model, LONG)
+    with al.steer(model, row, position=position), torch.no_grad():
+        _, cache = cached(model, tokens[:, :4], None)
+        with pytest.raises(al.AmbiguousPositionError, match=r"goes on with 3 more at once.*prompt_lengths="):
+            cached(model, tokens[:, 4:7], cache)
+
+
+def test_a_told_length_that_never_comes_is_told(model: Any, row: Any) -> None:
+    tokens = tokens_of(model, LONG)
+    match = "does not go with"
+    with pytest.raises(al.PositionError, match=match), al.steer(model, row, prompt_lengths=[99]), torch.no_grad():
+        cached(model, tokens, None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("position", ["front", "mid", "back", 4, "all", "last"])
+def test_holes_in_a_mask_are_no_tokens(model: Any, row: Any, position: Any) -> None:
+    tokens = tokens_of(model, LONG)
+    mask = torch.ones_like(tokens)
+    mask[:, 2:4] = 0
+    real = mask[0].nonzero().flatten().tolist()
+    count = len(real)
+    where = {
+        "front": [0],
+        "mid": [count // 2],
+        "back": [count - 1],
+        4: [4],
+        "all": range(1, count),
+        "last": [count - 1],
+    }
+    columns = [real[token] for token in where[position]]
+
+    with model.hooks(fwd_hooks=[(row.hook_name, added_at(row, columns))]):
+        expected = model(tokens, attention_mask=mask)
+    with al.steer(model, row, position=position):
+        logits = model(tokens, attention_mask=mask)
+    assert close(logits[:, real], expected[:, real])
+
+
+@torch.no_grad()
+def test_a_pass_from_a_stream_has_no_tokens_of_another_pass(hooked: Any) -> None:
+    row = 5 * vector_of(hooked, PAIRS[0], 2).row(-1)
+    first, second = tokens_of(hooked, "The girl"), torch.tensor([[3, 4, 5]])
+    assert first.shape == second.shape
+    stream = hooked(second, stop_at_layer=0)
+    with al.steer(hooked, row, position="all"):
+        hooked(first)
+        with pytest.raises(al.AmbiguousPositionError, match="began from a residual stream"):
+            hooked(stream, start_at_layer=0)
+        hooked(first, stop_at_layer=0)
+        with pytest.raises(al.AmbiguousPositionError, match="began from a residual stream"):
+            hooked(stream, start_at_layer=0)
+
+
+@torch.no_grad()
+def test_a_pass_from_embeddings_has_no_tokens_of_another_pass(load: Any) -> None:
+    model = load("gpt2", "bridge")
+    row = 5 * vector_of(model, PAIRS[0], 2).row(-1)
+    first = tokens_of(model, "The girl")
+    embeddings = model.original_model.get_input_embeddings()(torch.tensor([[3, 4, 5]]))
+    with al.steer(model, row, position="all"):
+        model(first)
+        with pytest.raises(al.AmbiguousPositionError, match="began from a residual stream"):
+            model.original_model(inputs_embeds=embeddings)
+
+
+def test_one_left_padded_row_without_a_mask_is_refused(model: Any, row: Any) -> None:
+    backend = backend_of(model)
+    tokens = torch.cat([torch.full((1, 2), backend.pad_token_id), tokens_of(model, SHORT)], dim=1)
+    with al.steer(model, row), pytest.raises(al.AmbiguousPositionError, match="padded on the left"):
+        model(tokens)
+    if backend.family == "hooked":
+        with al.steer(model, row), pytest.raises(al.AmbiguousPositionError, match="padded on the left"):
+            model.generate(tokens, max_new_tokens=2, verbose=False)
+
+
+def test_a_text_that_says_bos_itself_gets_no_second_one(model: Any) -> None:
+    backend = backend_of(model)
+    bos, text = backend.tokenizer.bos_token, "The girl"
+    assert backend.encode(bos + text) == backend.encode(text)
+    row = 5 * vector_of(model, PAIRS[0], 2).row(-1)
+    plain, said = (al.complete(model, item, row, temperature=0, max_new_tokens=4) for item in (text, bos + text))
+    assert plain.steered_continuations[0][0].tokens == said.steered_continuations[0][0].tokens
+    with al.steer(model, row), pytest.raises(al.AmbiguousPositionError, match="BOS"):
+        model(backend.model.to_tokens(bos + text, prepend_bos=True))
+
+
+def test_rows_that_begin_with_bos_are_not_put_in_front_of_a_prompt_without_it(model: Any) -> None:
+    vector, tokens = 5 * vector_of(model, PAIRS[0], 2), tokens_of(model, LONG)[:, 1:]
+    with al.steer(model, vector), pytest.raises(al.AmbiguousPositionError, match="one token off"):
+        model(tokens)
+    expected = by_hand(model, tokens, vector, 0)
+    with al.steer(model, vector, position=0):
+        assert close(model(tokens).detach(), expected)
+
+
+# -- threads, copies, interruptions, compiled code ---------------------------------------------------------------
+
+
+def in_threads(*work: Callable[[], Any]) -> list[Any]:
+    """What functions return that run side by side, or the error that they raise."""
+    found: list[Any] = [None] * len(work)
+
+    def run(place: int) -> None:
+        try:
+            found[place] = work[place]()
+        except Exception as error:
+            found[place] = error
+
+    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(work))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_completions_in_two_threads_do_not_mix(small: Any) -> None:
+    vectors = [c * vector_of(small, PAIRS[0], 2) for c in (-20, 20)]
+
+    def write(vector: al.SteeringVector) -> Any:
+        return al.complete(small, [LONG, SHORT], vector, n=3, max_new_tokens=8, progress=False).steered
+
+    alone = [write(vector) for vector in vectors]
+    assert alone[0] != alone[1]
+    for _ in range(4):
+        assert in_threads(*(lambda vector=vector: write(vector) for vector in vectors)) == alone
+
+
+@torch.no_grad()
+def test_a_pass_of_another_thread_inside_steer_is_an_error_and_its_tools_are_not(small: Any) -> None:
+    vector, tokens = 5 * vector_of(small, PAIRS[0], 2), tokens_of(small, LONG)
+    alone = al.complete(small, LONG, vector, max_new_tokens=4, progress=False).steered
+    expected = by_hand(small, tokens, vector, 0)
+    with al.steer(small, vector):
+        (error,) = in_threads(lambda: small(tokens))
+        assert isinstance(error, SteeringError)
+        assert "another thread" in str(error)
+        (texts,) = in_threads(lambda: al.complete(small, LONG, vector, max_new_tokens=4, progress=False).steered)
+        assert texts == alone
+        assert close(small(tokens), expected)
+
+
+@torch.no_grad()
+def test_a_copy_of_a_model_inside_steer_is_not_steered(small: Any) -> None:
+    vector, tokens = 5 * vector_of(small, PAIRS[0], 2), tokens_of(small, LONG)
+    unsteered, expected = small(tokens), by_hand(small, tokens, vector, 0)
+    with al.steer(small, vector):
+        twin = copy.deepcopy(small)
+        assert torch.equal(twin(tokens), unsteered)
+        assert close(small(tokens), expected)
+    assert torch.equal(twin(tokens), unsteered)
+
+
+def module_hooks(model: Any) -> int:
+    """Module hooks on a model, of whatever kind."""
+    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
+
+
+def test_an_interruption_at_any_line_leaves_no_hook_behind(small: Any) -> None:
+    vector, tokens = 5 * vector_of(small, PAIRS[0], 2), tokens_of(small, "A cat")
+    before, hung, place = hook_state(small), module_hooks(small), 0
+    folder = "actadd_lens/steering"
+
+    def run(stop_at: int) -> int:
+        """Steer once, and interrupt at the given line of our code; returns the number of lines that ran."""
+        count = 0
+
+        def trace(frame: Any, event: str, arg: Any) -> Any:
+            nonlocal count
+            if folder not in frame.f_code.co_filename.replace("\\", "/"):
+                return None
+            if event == "line":
+                count += 1
+                if count == stop_at:
+                    raise KeyboardInterrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            with al.steer(small, vector), torch.no_grad():
+                small(tokens)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        return count
+
+    total = run(-1)
+    for place in range(1, total, max(1, total // 150)):
+        run(place)
+        assert (hook_state(small), module_hooks(small)) == (before, hung), f"interrupted at line {place} of {total}"
+
+
+@torch.no_grad()
+def test_compiled_models_are_steered_too(small: Any) -> None:
+    vector, tokens = 5 * vector_of(small, PAIRS[0], 2), tokens_of(small, LONG)
+    expected = by_hand(small, tokens, vector, 0)
+    compiled = torch.compile(small, backend="eager")
+    compiled(tokens)
+    with al.steer(small, vector):
+        assert close(compiled(tokens), expected)
+    torch.compiler.reset()
+
+
+def test_a_module_in_place_of_the_hook_point_is_noticed(hooked: Any) -> None:
+    vector, tokens = 5 * vector_of(hooked, PAIRS[0], 2), tokens_of(hooked, LONG)
+    point = hooked.blocks[2].hook_resid_pre
+    try:
+        with al.steer(hooked, vector):
+            hooked.blocks[2].hook_resid_pre = torch.nn.Identity()
+            with pytest.raises(SteeringError, match="was not reached"):
+                hooked(tokens)
+    finally:
+        hooked.blocks[2].hook_resid_pre = point
+    assert not point.fwd_hooks
+
+
+def test_numbers_that_overflow_are_an_error_and_no_text(gpt2_folder: Any) -> None:
+    model = al.load_model(gpt2_folder, dtype="float16")
+    vector = vector_of(model, PAIRS[0], 1)
+    with pytest.raises(al.CoefficientError, match="infinite in torch.float16"):
+        al.complete(model, LONG, 1e6 * vector, progress=False)
+    wide = al.load_model(gpt2_folder)
+    for run in (
+        lambda: al.complete(wide, LONG, 1e36 * vector_of(wide, PAIRS[0], 1), progress=False),
+        lambda: al.measure(wide, LONG, 1e36 * vector_of(wide, PAIRS[0], 1), al.metrics.entropy(), progress=False),
+    ):
+        with pytest.raises((NonFiniteError, al.CoefficientError)):
+            run()
+    with pytest.raises(al.CoefficientError, match="infinite"):
+        al.complete(wide, LONG, 1e39 * vector_of(wide, PAIRS[0], 1), progress=False)
+    cold = al.complete(wide, LONG, vector_of(wide, PAIRS[0], 1), temperature=1e-6, max_new_tokens=4, progress=False)
+    greedy = al.complete(wide, LONG, vector_of(wide, PAIRS[0], 1), temperature=0, max_new_tokens=4, progress=False)
+    assert cold.steered == greedy.steered
+    with pytest.raises(al.SettingError, match="use 0"):
+        al.complete(wide, LONG, vector_of(wide, PAIRS[0], 1), temperature=1e-40)
