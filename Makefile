@@ -10,10 +10,16 @@ BRIDGE_STAMP := $(BRIDGE_VENV)/.installed
 # Two processes: as many as a laptop has to spare, and each loads its models once.
 PARALLEL := --numprocesses 2 --dist worksteal
 
-.PHONY: demo test test-bridge lint format bench notebooks notebooks-refresh docs wheel-trial clean
+.PHONY: demo smollm2 test test-bridge lint format bench notebooks notebooks-refresh docs wheel-trial clean
 
 demo: $(STAMP)
 	$(BIN)/actadd demo
+
+# A real chat model, fetched once (93 MB), and one answer of its, steered beside unsteered.
+smollm2: $(STAMP)
+	$(BIN)/actadd fetch smollm2
+	$(BIN)/actadd steer "How was your day?" --model smollm2 --chat --pair "I love it" "I hate it" --no-bos \
+		--layer 18 --row 1 --norm 56 --position all --temperature 0 --max-new-tokens 48
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PARALLEL)

@@ -27,7 +27,8 @@ from .measuring.measure import CompletionMeasurement, Measurement, measure, meas
 from .measuring.metrics import Metric
 from .measuring.nulls import null_vectors, shuffle_rows
 from .methods.actadd import SteeringVectors, compute_steering_vector, compute_steering_vectors
-from .models import LensModel, load_model
+from .models import LensModel, fetch, load_model
+from .prompts.chat import ChatPrompt, chat
 from .prompts.pairs import PromptPair
 from .prompts.spans import after, first, since
 from .statistics import Effect
@@ -65,6 +66,7 @@ __all__ = [
     "AmbiguousPositionError",
     "BestCell",
     "CarriedLens",
+    "ChatPrompt",
     "CoefficientError",
     "CompletionMeasurement",
     "CompletionSweep",
@@ -112,11 +114,13 @@ __all__ = [
     "VectorFileError",
     "ablate_tokens",
     "after",
+    "chat",
     "complete",
     "compute_steering_vector",
     "compute_steering_vectors",
     "cosine_similarity",
     "experiments",
+    "fetch",
     "first",
     "fwd_hooks",
     "gate",

@@ -9,6 +9,8 @@ from actadd_lens.cli.options import add_model, vector_json
 from actadd_lens.errors import SettingError
 
 if TYPE_CHECKING:
+    from actadd_lens.models import LensModel
+    from actadd_lens.vectors.vector import SteeringVector
     from actadd_lens.writing.completions import Completions
 
 
@@ -21,6 +23,8 @@ def add(commands: Any) -> None:
         "--coefficient 4 --n 3",
     )
     steer.add_argument("prompt", nargs="+", help="one or more prompts")
+    steer.add_argument("--chat", action="store_true", help="the prompts are what a user says: write them as a chat")
+    steer.add_argument("--system", metavar="TEXT", help="system message of the chat (default: the model's own)")
     source = steer.add_argument_group("steering vectors")
     source.add_argument("--pair", nargs=2, action="append", default=[], metavar=("POSITIVE", "NEGATIVE"),
                         help="prompt pair; may be given several times")  # fmt: skip
@@ -32,8 +36,19 @@ def add(commands: Any) -> None:
     source.add_argument(
         "--vector", type=Path, action="append", default=[], metavar="FILE", help="steering vector from a file"
     )
+    source.add_argument("--no-bos", action="store_true", help="read the pairs without BOS")
+    source.add_argument("--row", type=int, metavar="INDEX", help="only this row of each pair's vector (-1: the last)")
+    source.add_argument("--norm", type=float, help="scale each row of the pairs' vectors to this norm")
     source.add_argument("--position", default="front", help="front, mid, back, all, or a token index (default: front)")
     source.add_argument("--save", type=Path, metavar="FILE", help="write the vector of the one pair to a file")
+    _add_text(steer)
+    add_model(steer)
+    steer.add_argument("--json", action="store_true", help="print JSON")
+    steer.set_defaults(run=run)
+
+
+def _add_text(steer: argparse.ArgumentParser) -> None:
+    """The options that say how the text goes on."""
     text = steer.add_argument_group("text")
     text.add_argument("--n", type=int, default=1, help="samples per prompt (default: 1)")
     text.add_argument("--max-new-tokens", type=int, default=40, help="most tokens to add (default: 40)")
@@ -47,9 +62,6 @@ def add(commands: Any) -> None:
     text.add_argument(
         "--stop", action="append", default=[], help="text that ends a completion; may be given several times"
     )
-    add_model(steer)
-    steer.add_argument("--json", action="store_true", help="print JSON")
-    steer.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -57,25 +69,29 @@ def run(options: argparse.Namespace) -> int:
     layers, coefficients = _per_pair(options, "layer", None), _per_pair(options, "coefficient", 1.0)
     if options.save and (len(options.pair) != 1):
         raise SettingError(f"--save writes the vector of one pair, but {len(options.pair)} were given.")
+    if options.system is not None and not options.chat:
+        raise SettingError("--system goes with --chat: it is the system message of a chat.")
+    if not options.pair and (options.no_bos or options.row is not None or options.norm is not None):
+        raise SettingError("--no-bos, --row and --norm go with --pair; a vector from a file is taken as it is.")
     if not options.pair and not options.vector:
         raise SettingError("Nothing to steer with: give --pair POSITIVE NEGATIVE with --layer, or --vector FILE.")
     position = int(options.position) if options.position.lstrip("-").isdigit() else options.position
-    from actadd_lens.methods.actadd import compute_steering_vector
     from actadd_lens.models import load_model
+    from actadd_lens.prompts.chat import chat
     from actadd_lens.vectors.vector import SteeringVector
     from actadd_lens.writing.completions import complete
 
     loaded = [SteeringVector.load(path) for path in options.vector]
     model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)
     computed = [
-        coefficient * compute_steering_vector(model, tuple(pair), layer=layer)
+        coefficient * _computed(model, pair, layer, options)
         for pair, layer, coefficient in zip(options.pair, layers, coefficients, strict=True)
     ]
     if options.save:
         computed[0].save(options.save)
     completions = complete(
         model,
-        options.prompt,
+        [chat(model, text, system=options.system) for text in options.prompt] if options.chat else options.prompt,
         [*computed, *loaded],
         position=position,
         n=options.n,
@@ -89,6 +105,17 @@ def run(options: argparse.Namespace) -> int:
     )
     print(json.dumps(_completions_json(completions), indent=2, ensure_ascii=False) if options.json else completions)
     return 0
+
+
+def _computed(model: "LensModel", pair: list[str], layer: int, options: argparse.Namespace) -> "SteeringVector":
+    """The vector of a pair, read and cut as the options say."""
+    from actadd_lens.methods.actadd import compute_steering_vector
+    from actadd_lens.prompts.pairs import PromptPair
+
+    positive, negative = pair
+    vector = compute_steering_vector(model, PromptPair(positive, negative, prepend_bos=not options.no_bos), layer=layer)
+    vector = vector if options.row is None else vector.row(options.row)
+    return vector if options.norm is None else vector.with_norm(options.norm)
 
 
 def _per_pair(options: argparse.Namespace, name: str, default: Any) -> list[Any]:

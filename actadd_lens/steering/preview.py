@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actadd_lens.models import Backend, LensModel, backend_of
+from actadd_lens.prompts.chat import TEMPLATE, ChatPrompt, token_parts
 from actadd_lens.prompts.positions import Position, as_position
 from actadd_lens.prompts.spans import as_span
 from actadd_lens.prompts.texts import encode_prompts
@@ -56,11 +57,13 @@ class Preview:
         prompt: The prompt.
         tokens: Its tokens as texts, BOS first.
         touches: Every row that lands on a token.
+        parts: Of a chat prompt, for each token who says it, or `template`; empty for other prompts.
     """
 
     prompt: str
     tokens: tuple[str, ...]
     touches: tuple[Touch, ...]
+    parts: tuple[str, ...] = ()
 
     def frame(self) -> "pd.DataFrame":
         """One row per token and row that lands on it; tokens that nothing lands on have one empty row."""
@@ -76,6 +79,8 @@ class Preview:
             ] or [{"token": index, "text": text}]  # fmt: skip
         columns = ["token", "text", "vector", "layer", "row", "norm", "relative norm"]
         frame = pd.DataFrame(rows, columns=columns)
+        if self.parts:
+            frame.insert(2, "part", [self.parts[token] for token in frame["token"]])
         return frame.astype({"layer": "Int64", "row": "Int64"})
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
@@ -93,7 +98,8 @@ class Preview:
                 for touch in self.touches
                 if touch.token == index
             )
-            lines.append(f"{index:>3} {text!r:<16} {told}".rstrip())
+            part = f"{self.parts[index]:<10} " if self.parts else ""
+            lines.append(f"{index:>3} {text!r:<16} {part}{told}".rstrip())
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -106,13 +112,15 @@ class Preview:
             told = "<br>".join(
                 f"{'every' if touch.row is None else f'row {touch.row}'}<br>{touch.relative:.2f}×" for touch in here
             )
+            ink = "color:gray; " if self.parts and self.parts[index] == TEMPLATE else ""
             title = escape("; ".join(f"{touch.label} at layer {touch.layer}" for touch in here), quote=True)
             cells += (
                 f"<td title='{title}' style='text-align:center; vertical-align:top; padding:2px 6px'>"
-                f"<div style='background:rgba(230,159,0,{shade:.2f}); border-radius:4px; padding:2px 4px'>"
+                f"<div style='{ink}background:rgba(230,159,0,{shade:.2f}); border-radius:4px; padding:2px 4px'>"
                 f"<code>{escape(text).replace(' ', '·') or '&nbsp;'}</code></div><small>{told}</small></td>"
             )
         caption = "rows that land on each token, and their norm in units of the stream's"
+        caption += "; what the chat template writes is grey" if self.parts else ""
         return f"<table><caption>{caption}</caption><tr>{cells}</tr></table>"
 
 
@@ -160,7 +168,8 @@ def preview(
             shown = None if is_span else row
             relative = norm / sizes[token] if sizes[token] > 0 else float("inf")
             touches.append(Touch(token, texts[token], number, item.label, item.layer, shown, norm, relative))
-    return Preview(prompt, texts, tuple(touches))
+    parts = token_parts(model, prompt, prepend_bos=prepend_bos) if isinstance(prompt, ChatPrompt) else ()
+    return Preview(prompt, texts, tuple(touches), parts)
 
 
 def _row_norms(item: Intervention) -> list[float] | None:
