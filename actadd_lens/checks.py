@@ -1,5 +1,6 @@
 """What a setting has to be: looked at before anything runs."""
 
+import inspect
 from numbers import Integral
 from typing import Any
 
@@ -24,3 +25,16 @@ def is_count(value: Any) -> bool:
 def is_whole(value: Any) -> bool:
     """Whether a value is an integer from 0; numpy's are."""
     return is_count(value) or (isinstance(value, Integral) and not isinstance(value, bool) and int(value) == 0)
+
+
+def takes(function: Any, count: int) -> bool:
+    """Whether something can be called with so many values; what does not tell its parameters is believed."""
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # builtins that have no signature
+        return True
+    return True

@@ -206,7 +206,7 @@ def _slopes(
     batch_size: int,
 ) -> tuple[Float[np.ndarray, " prompts"], Float[np.ndarray, "prompts rows"]]:
     """The derivative of the metric with respect to c at 0, of each prompt, in whole and by row."""
-    bound = metric.bind(backend)
+    bound = metric.bound_to(backend)
     parts = []
     for first in range(0, len(prompts), batch_size):
         some = prompts[first : first + batch_size]

@@ -244,7 +244,7 @@ def trace_injection(
     tokens = encode_prompts(backend, (prompt,), prepend_bos=prepend_bos)[0]
     ArmRows(backend, [tokens], [found], found, position)
     arms = [found, *null_arms(model, found, nulls, null_kind, seed)]
-    tracer = _Tracer(backend, readout_of(backend), chosen, chosen.bind(backend), tokens, found, position, at)
+    tracer = _Tracer(backend, readout_of(backend), chosen, chosen.bound_to(backend), tokens, found, position, at)
     step = max(1, batch_size - 1)
     passes = [tracer.run(arms[first : first + step]) for first in range(0, len(arms), step)]
     first_pass, parts = passes[0], [item for run in passes for item in run.contributions]

@@ -24,7 +24,7 @@ from actadd_lens.measuring.scorers import Scorer, word_share
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.statistics import FEWEST_TO_SPLIT, split_prompts
-from actadd_lens.sweeps.store import digest
+from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.sweep import sweep
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweeps.results import Sweep
-from actadd_lens.sweeps.store import digest
+from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.sweep import plan_sweep
 from actadd_lens.vectors.vector import SteeringVector, check_coefficient
 

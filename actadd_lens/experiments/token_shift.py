@@ -24,7 +24,7 @@ from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.sweeps.store import digest
+from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.sweep import sweep
 from actadd_lens.vectors.naming import visible
 

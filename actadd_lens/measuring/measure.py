@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import is_whole, require
+from actadd_lens.checks import is_count, is_whole, require
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
 from actadd_lens.measuring.nulls import NullKind, null_vectors
@@ -176,7 +176,7 @@ def measure_arms(
     """
     for row in prompts:
         ArmRows(backend, [row], [measured], measured, position)
-    shared = _Pass(backend, metric, metric.bind(backend), arms, measured, position, batch_size)
+    shared = _Pass(backend, metric, metric.bound_to(backend), arms, measured, position, batch_size)
     values = np.empty((len(arms), len(prompts)))
     step = max(1, batch_size // len(arms))
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))

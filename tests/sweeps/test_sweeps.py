@@ -23,7 +23,7 @@ from actadd_lens.cli.options import numbers as numbers_of
 from actadd_lens.models import backend_of
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweeps.grid import Grid
-from tests.support import PAIRS, hook_state, prompts, tokens_of
+from tests.support import PAIRS, hook_state, prompts, tokens_of, watched
 
 PROMPTS = ("The girl looked at the dog. She felt", "It was a good day and she", "The old dog said that the girl was")
 TOKEN = " the"
@@ -174,15 +174,12 @@ def passes_of(model: Any, run: Any) -> int:
     """Forward passes of a call: every one goes through the last block."""
     count = 0
 
-    def note(module: Any, args: Any) -> None:
+    def note() -> None:
         nonlocal count
         count += 1
 
-    handle = model.blocks[-1].register_forward_pre_hook(note)
-    try:
+    with watched(model.blocks[-1], note):
         run()
-    finally:
-        handle.remove()
     return count
 
 
@@ -282,16 +279,14 @@ def test_a_run_that_is_cut_anywhere_resumes_to_the_same_table(load: Any, tmp_pat
     for cut in np.linspace(1, ran - 1, 4).astype(int):
         path, left = tmp_path / f"{cut}.sqlite", int(cut)
 
-        def stop(module: Any, args: Any) -> None:
+        def stop() -> None:
             nonlocal left
             left -= 1
             if left < 0:
                 raise KeyboardInterrupt
 
-        handle = model.blocks[-1].register_forward_pre_hook(stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt), watched(model.blocks[-1], stop):
             al.sweep(model, PAIRS[0], **settings, path=path)
-        handle.remove()
         found = al.sweep(model, PAIRS[0], **settings, path=path)
         np.testing.assert_allclose(found.steered, expected.steered, atol=1e-6)
         np.testing.assert_allclose(found.nulls, expected.nulls, atol=1e-6)
@@ -585,16 +580,14 @@ def test_a_decoding_that_is_cut_resumes_to_the_same_texts(quickest: Any, tmp_pat
     expected = al.sweep_completions(quickest, PAIRS[0], **settings)
     left = 60
 
-    def stop(module: Any, args: Any) -> None:
+    def stop() -> None:
         nonlocal left
         left -= 1
         if left < 0:
             raise KeyboardInterrupt
 
-    handle = quickest.blocks[-1].register_forward_pre_hook(stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), watched(quickest.blocks[-1], stop):
         al.sweep_completions(quickest, PAIRS[0], **settings, path=tmp_path / "texts.sqlite")
-    handle.remove()
     assert al.plan_sweep_completions(quickest, PAIRS[0], **settings, path=tmp_path / "texts.sqlite").cost.stored > 0
     found = al.sweep_completions(quickest, PAIRS[0], **settings, path=tmp_path / "texts.sqlite")
     assert np.array_equal(found.texts, expected.texts)
