@@ -38,3 +38,17 @@ def takes(function: Any, count: int) -> bool:
     except ValueError:  # builtins that have no signature
         return True
     return True
+
+
+def check_run(*, seed: Any = 0, batch_size: Any = None) -> None:
+    """Refuse a seed or a size of batches that is none, before anything runs.
+
+    Args:
+        seed: An integer from 0.
+        batch_size: An integer from 1, or None where the caller chooses.
+
+    Raises:
+        SettingError: One is something else.
+    """
+    require(is_whole(seed), "seed", seed, "an integer from 0")
+    require(batch_size is None or is_count(batch_size), "batch_size", batch_size, "an integer from 1")

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import is_count, require
+from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import PositionError, SettingError
 from actadd_lens.measuring.measure import Arm, ArmRows, null_arms
 from actadd_lens.measuring.metrics import token_id
@@ -251,6 +251,7 @@ def logit_lens(
         PositionError: A vector does not fit onto the prompt.
         VectorError: A vector does not go with the model.
     """
+    check_run(seed=seed)
     backend = backend_of(model)
     found = check_vectors(backend, vectors)
     lens = _Lens.of(backend, k, tokens, order)
@@ -315,6 +316,7 @@ def logit_lens_carried(
         PositionError: A vector does not fit onto the prompt, or `at` is no token of it.
         VectorError: A vector does not go with the model.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)
     found = check_vectors(backend, vectors)
     lens = _Lens.of(backend, k, tokens, order)

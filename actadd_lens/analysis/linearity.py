@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actadd_lens.checks import is_count, require
+from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import Arm, ArmRows, measure_arms, null_arms
 from actadd_lens.measuring.metrics import Metric, Reading, as_metric
@@ -168,6 +168,7 @@ def linearity(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range, or the metric has no gradient.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)
     found, chosen = check_vectors(backend, vectors), as_metric(metric)
     factors = tuple(sorted({check_coefficient(factor) for factor in coefficients}))

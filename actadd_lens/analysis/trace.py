@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from actadd_lens.checks import check_run
 from actadd_lens.errors import ModelError, SettingError
 from actadd_lens.measuring.measure import Arm, ArmRows, null_arms
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
@@ -235,6 +236,7 @@ def trace_injection(
         ModelError: The model's stream is not the sum of what its heads and MLPs write (norms behind them), or it does
             not show its attention.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend, chosen = backend_of(model), as_metric(metric)
     found = check_vectors(backend, vectors)
     if at not in ("unsteered", "steered"):
@@ -598,6 +600,7 @@ def trace_layers(
     Raises:
         ActAddError: As `compute_steering_vector` and `trace_injection` do.
     """
+    check_run(seed=seed)
     texts = as_texts(prompts)
     encode_prompts(backend_of(model), texts)
     factor = check_coefficient(coefficient)

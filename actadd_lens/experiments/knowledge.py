@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actadd_lens import storybook
-from actadd_lens.checks import is_count
+from actadd_lens.checks import check_run, is_count
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, resampled, stays
 from actadd_lens.experiments.inputs import read_table
@@ -219,6 +219,7 @@ def knowledge(
         SettingError: A K is no integer from 1, or another setting is out of its range.
         LayerError: There is no such layer.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend, checked = backend_of(model), as_pair(pair)
     wanted = tuple(sorted(set(ks)))
     if not wanted or not all(is_count(k) for k in wanted):

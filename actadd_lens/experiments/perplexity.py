@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from actadd_lens import storybook
-from actadd_lens.checks import is_count, require
+from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.inputs import topic_of
@@ -404,6 +404,7 @@ def perplexity_on_topic(
             texts are not given, or another setting is out of its range.
         LayerError: A layer does not exist.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend, checked, topic = backend_of(model), as_pair(pair), topic_of(pair, words)
     require(is_count(n), "n", n, "an integer from 1")
     scorer = word_share(topic.words)

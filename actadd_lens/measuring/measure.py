@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import is_count, is_whole, require
+from actadd_lens.checks import check_run, is_whole, require
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
 from actadd_lens.measuring.nulls import NullKind, null_vectors
@@ -137,6 +137,7 @@ def measure(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)
     found, chosen = check_vectors(backend, vectors), as_metric(metric)
     texts = as_texts(prompts)
@@ -194,6 +195,7 @@ def null_arms(model: LensModel, vectors: Arm, nulls: int, kind: NullKind, seed: 
     Raises:
         SettingError: The number is no integer from 0.
     """
+    check_run(seed=seed)
     require(is_whole(nulls), "nulls", nulls, "an integer from 0")
     if not nulls:
         return []
@@ -379,6 +381,7 @@ def measure_completions(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)
     found = check_vectors(backend, vectors)
     texts = as_texts(prompts)

@@ -89,8 +89,8 @@ class Metric:
             if not isinstance(values, Tensor) or values.shape != reading.lengths.shape or values.is_complex():
                 told = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
                 raise SettingError(
-                    f"The metric {self.name!r} returned {told} for {len(reading.lengths)} rows: expected a tensor of one "
-                    "real number for each row."
+                    f"The metric {self.name!r} returned {told} for {len(reading.lengths)} rows: expected a tensor of "
+                    "one real number for each row."
                 )
             return values
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from actadd_lens.checks import check_run
 from actadd_lens.errors import LayerError, PromptError, VectorError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair
@@ -100,6 +101,7 @@ def compute_steering_vectors(
     Warns:
         SteeringWarning: Both prompts of a pair are the same.
     """
+    check_run(batch_size=batch_size)
     backend = backend_of(model)
     if isinstance(pairs, PromptPair) or (isinstance(pairs, tuple) and any(isinstance(text, str) for text in pairs)):
         raise PromptError(f"{pairs!r} is one prompt pair: pass a list of them, or use compute_steering_vector.")

@@ -1,7 +1,7 @@
-"""Hashes of values by what they hold: of functions by their code and all that it reaches, of objects by their class too.
+"""Hashes of values by what they hold: of functions by their code and all that it reaches, of objects by their class.
 
-What the hash of a user's function covers, `docs/sweeps.md` promises in words. Libraries are told by the names of what is
-used of them and by their source files; everything else is followed to its end, or refused.
+What the hash of a user's function covers, `docs/sweeps.md` promises in words. Libraries are told by the names of what
+is used of them and by their source files; everything else is followed to its end, or refused.
 """
 
 import copyreg
@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -128,10 +128,11 @@ class Digester:
         take = self._takers.get(type(value))
         if take is not None:
             return take(self, value)
-        for kind, taken in ((torch.nn.Module, Digester._module), (type, Digester._class), (Enum, Digester._member)):
-            if isinstance(value, kind):
-                return taken(self, value)
-        return self._object(value)
+        if isinstance(value, torch.nn.Module):
+            return self._module(value)
+        if isinstance(value, type):
+            return self._class(value)
+        return self._member(value) if isinstance(value, Enum) else self._object(value)
 
     def _array(self, value: np.ndarray) -> Iterable[Any]:
         return (str(value.dtype), value.shape, value.tolist() if value.dtype.hasobject else value.tobytes())
@@ -221,7 +222,7 @@ class Digester:
         return (getattr(value, "__module__", ""), value.__qualname__, mine)
 
     def _object(self, value: Any) -> Iterable[Any]:
-        """An object by its class and by what it would be rebuilt from; an open file or a generator has no such thing."""
+        """An object by its class and by what it would be rebuilt from; an open file has no such thing."""
         if isinstance(value, Iterator):
             return self._cannot(value)
         try:
@@ -236,7 +237,7 @@ class Digester:
         made_by = None if make in (copyreg.__newobj__, copyreg._reconstructor) else make  # type: ignore[attr-defined]
         return (type(value), made_by, arguments, state, held)
 
-    _takers: dict[type, Callable[["Digester", Any], Iterable[Any]]] = {}
+    _takers: ClassVar[dict[type, Callable[["Digester", Any], Iterable[Any]]]] = {}
 
 
 class _Used:
@@ -281,8 +282,8 @@ def is_library(module: str) -> bool:
         return False
     if top in sys.stdlib_module_names or top == "actadd_lens":
         return True
-    file = getattr(sys.modules.get(module), "__file__", None) or getattr(sys.modules.get(top), "__file__", None)
-    return bool(file) and bool({"site-packages", "dist-packages"} & set(Path(file).parts))
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in (module, top)]
+    return any({"site-packages", "dist-packages"} & set(Path(file).parts) for file in files if file)
 
 
 def source_of(module: str) -> str:
@@ -330,7 +331,7 @@ def _code_parts(code: types.CodeType) -> tuple[Any, ...]:
 
 
 def _names(code: types.CodeType) -> tuple[set[str], set[str], set[str]]:
-    """Globals that code loads, modules that it imports, and every name and short text in it, inner functions included."""
+    """Globals that code loads, modules that it imports, and all names in it, inner functions included."""
     loaded = {step.argval for step in dis.get_instructions(code) if step.opname in _GLOBAL_LOADS}
     imported = {step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME"}
     names = {*code.co_names, *(item for item in code.co_consts if isinstance(item, str) and item.isidentifier())}
@@ -361,7 +362,7 @@ def _content(cell: Any) -> Any:
 
 def _refusal(what: str) -> SettingError:
     return SettingError(
-        f"{what[0].upper()}{what[1:]}, in a metric or hook, cannot be told from another one, so results under path= might "
-        'be mixed up: give the metric a name, metrics.named("mine", metric), and another one whenever that changes; '
+        f"{what[0].upper()}{what[1:]}, in a metric or hook, cannot be told from another one, so results under path= "
+        'might be mixed up: give the metric a name, metrics.named("mine", metric), and another one whenever that changes; '
         "or use functions of plain values and tensors, or leave path= out."
     )

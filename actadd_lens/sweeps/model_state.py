@@ -23,8 +23,8 @@ _OF_TORCH = frozenset(vars(torch.nn.Module()))
 
 _OF_THE_PASS = frozenset(
     {
-        "fwd_hooks", "bwd_hooks", "ctx", "context_level", "is_caching", "hook_dict", "mod_dict", "tokenizer", "processor",
-        "hooks_to_cache", "dataset", "generation_config",
+        "fwd_hooks", "bwd_hooks", "ctx", "context_level", "is_caching", "hook_dict", "mod_dict", "tokenizer",
+        "processor", "hooks_to_cache", "dataset", "generation_config",
     }
 )  # fmt: skip
 """Attributes of TransformerLens's modules that say nothing of what comes out, or only what a pass left behind."""
@@ -36,7 +36,8 @@ _DEEPEST = 8
 """How far settings are followed into each other."""
 
 _TOLD = (
-    bool, int, float, str, bytes, type(None), torch.dtype, torch.device, Tensor, types.FunctionType, types.MethodType, type,
+    bool, int, float, str, bytes, type(None), torch.dtype, torch.device, Tensor, types.FunctionType, types.MethodType,
+    type,
 )  # fmt: skip
 
 

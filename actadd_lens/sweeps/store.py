@@ -79,7 +79,8 @@ class ResultStore:
     def damaged(self, what: str) -> SettingError:
         """The error that tells of a value that is none."""
         return SettingError(
-            f"{self.path} holds a damaged value ({what}): delete the file, or name another one; results are computed anew."
+            f"{self.path} holds a damaged value ({what}): delete the file, or name another one, and results are computed "
+            "anew."
         )
 
     def _checked(self, key: bytes, value: Any) -> bytes:
@@ -143,8 +144,8 @@ class ResultStore:
             yield
         except (sqlite3.Error, OSError) as error:
             raise SettingError(
-                f"{self.path} cannot hold the results of a sweep ({error}): name an sqlite file that a sweep made, or one "
-                "that does not exist yet, in a folder that does and can be written to."
+                f"{self.path} cannot hold the results of a sweep ({error}): name an sqlite file that a sweep made, or "
+                "one that does not exist yet, in a folder that does and can be written to."
             ) from error
 
 

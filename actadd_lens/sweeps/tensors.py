@@ -38,7 +38,7 @@ def _hash(value: Tensor) -> bytes:
     found = hashlib.sha256(f"{value.dtype} {tuple(value.shape)} ".encode())
     flat = _bytes(value)
     for first in range(0, len(flat), _CHUNK):
-        found.update(memoryview(flat[first : first + _CHUNK].cpu().numpy()))
+        found.update(flat[first : first + _CHUNK].cpu().numpy().data)
     return found.digest()
 
 
@@ -47,7 +47,7 @@ def _bytes(value: Tensor) -> Tensor:
 
 
 def _sums(value: Tensor) -> bytes:
-    """Sums of the bytes, as whole numbers, along rows and along columns: memory is read once or twice, on its device."""
+    """Sums of the bytes, as whole numbers, along rows and columns: memory is read twice, on its device."""
     flat = _bytes(value)
     even = len(flat) // 8 * 8
     words = flat[:even].view(torch.int64) if flat.storage_offset() % 8 == 0 else flat[:even].clone().view(torch.int64)
@@ -55,4 +55,4 @@ def _sums(value: Tensor) -> bytes:
     table = words[:whole].view(-1, _COLUMNS)
     rest = torch.cat([words[whole:].reshape(-1), flat[even:].long()])
     parts = torch.cat([table.sum(dim=1), table.sum(dim=0), rest])
-    return hashlib.sha256(memoryview(parts.cpu().numpy())).digest()
+    return hashlib.sha256(parts.cpu().numpy().data).digest()

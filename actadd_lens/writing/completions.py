@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from actadd_lens.checks import check_run
 from actadd_lens.errors import SettingError
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
@@ -158,6 +159,7 @@ def complete(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range, or not known.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)
     found = check_vectors(backend, vectors)
     texts = as_texts(prompts)
