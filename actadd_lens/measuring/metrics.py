@@ -106,7 +106,7 @@ def as_metric(metric: Any) -> Metric:
     if isinstance(metric, Metric):
         return metric
     home, name = getattr(metric, "__module__", None), str(getattr(metric, "__name__", type(metric).__name__))
-    if home == __name__ and callable(metric):
+    if globals().get(name) is metric:
         raise SettingError(f"metrics.{name} makes a metric: call it, metrics.{name}(...).")
     if home == "actadd_lens.measuring.scorers":
         raise SettingError(f"The scorer {name!r} reads texts, not logits: use one of actadd_lens.metrics here.")

@@ -39,9 +39,13 @@ class HookedBackend(Backend):
         found: dict[int, Tensor] = {}
         top = max(layers)
         with ExitStack() as stack:
-            for layer in sorted(set(layers) - {top}):
+            # Pre-hooks that a caller set on the block itself act before its hook point, so then it has to run.
+            runs_top = bool(self.model.blocks[top]._forward_pre_hooks)
+            for layer in sorted(set(layers) - (set() if runs_top else {top})):
                 stack.callback(self.add_hook(self.hook_name(layer), _keeper(found, layer)).remove)
-            found[top] = self.hook_point(self.hook_name(top))(self._blocks(tokens, mask=None, stop=top))
+            residual = self._blocks(tokens, mask=None, stop=top + runs_top)
+            if not runs_top:
+                found[top] = self.hook_point(self.hook_name(top))(residual)
         return found
 
     def logits(
@@ -63,9 +67,11 @@ class HookedBackend(Backend):
         found: dict[int, Tensor] = {}
         with ExitStack() as stack:
             for layer in set(layers):
-                # A caller's hook may change the stream in place.
-                keep = _input_keeper(found, layer, copy=bool(self.hooks_at(self.hook_name(layer))))
-                stack.callback(self.model.blocks[layer].register_forward_pre_hook(keep).remove)
+                # Before a caller's own pre-hooks, which act again from a start; they may change the stream in place.
+                block = self.model.blocks[layer]
+                copy = bool(self.hooks_at(self.hook_name(layer)) or block._forward_pre_hooks)
+                keep = _input_keeper(found, layer, copy=copy)
+                stack.callback(block.register_forward_pre_hook(keep, prepend=True).remove)
             logits = self.read_out(_at(self._blocks(tokens, mask=None), columns))
         if self.model.cfg.positional_embedding_type == "shortformer":  # its blocks read positions beside the stream
             return dict.fromkeys(layers, tokens), logits

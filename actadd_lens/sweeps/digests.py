@@ -74,7 +74,6 @@ class Digester:
         self._refuse = refuse
         self._met: dict[int, int] = {}
         self._alive: list[Any] = []  # an id is one object's only as long as that is alive
-        self._names: frozenset[str] = frozenset()
 
     def digest(self) -> bytes:
         """The hash of all that was added."""
@@ -161,7 +160,8 @@ class Digester:
         if (function.__module__ or "").startswith("actadd_lens."):
             function = inspect.unwrap(function)  # shape checks may have been put around it
         home = str(function.__globals__.get("__name__", ""))
-        cells = [_content(cell) for cell in function.__closure__ or ()]
+        names = frozenset(_names(function.__code__)[2])
+        cells = [_Used.of(_content(cell), names) for cell in function.__closure__ or ()]
         kept = {name: item for name, item in vars(function).items() if name not in _BOOKKEEPING}
         inside = (function.__defaults__, function.__kwdefaults__, cells, kept)
         if is_library(home):
@@ -171,22 +171,16 @@ class Digester:
     def _outside(self, function: types.FunctionType) -> Iterator[Any]:
         """What a function names: globals, and attributes of modules, those that it imports itself included."""
         code, known = function.__code__, function.__globals__
-        loaded, imported, names = _names(code)
+        loaded, imported, found = _names(code)
+        names = frozenset(found)
         blind = sorted((loaded & _BLIND) - set(known))
         if blind and self._refuse:
             raise _refusal(f"what {function.__qualname__} reaches by {blind[0]}()")
-        outer, self._names = self._names, frozenset(names)
-        try:
-            for name in sorted(loaded & set(known)):
-                yield name
-                yield self._used(known[name])
-            for name in sorted(imported):
-                yield self._used(_imported(name, str(known.get("__package__") or "")))
-        finally:
-            self._names = outer
-
-    def _used(self, value: Any) -> Any:
-        return _Used(value, self._names) if isinstance(value, types.ModuleType) else value
+        for name in sorted(loaded & set(known)):
+            yield name
+            yield _Used.of(known[name], names)
+        for name in sorted(imported):
+            yield _Used.of(_imported(name, str(known.get("__package__") or "")), names)
 
     def _use(self, used: "_Used") -> Iterable[Any]:
         """A module by its name, and by those of its attributes that the code names; modules inside it likewise."""
@@ -246,6 +240,11 @@ class _Used:
     def __init__(self, module: types.ModuleType, names: frozenset[str]) -> None:
         self.module, self.names = module, names
 
+    @classmethod
+    def of(cls, value: Any, names: frozenset[str]) -> Any:
+        """The same of a module; anything else as it is."""
+        return cls(value, names) if isinstance(value, types.ModuleType) else value
+
 
 Digester._takers = {
     list: lambda _, value: value,
@@ -259,7 +258,7 @@ Digester._takers = {
     types.FunctionType: Digester._function,
     types.MethodType: lambda _, value: (value.__func__, value.__self__),
     types.BuiltinFunctionType: Digester._builtin,
-    types.ModuleType: lambda self, value: self._use(_Used(value, self._names)),
+    types.ModuleType: lambda self, value: self._use(_Used(value, frozenset(_public(value)))),
     _Used: Digester._use,
     property: lambda _, value: (value.fget, value.fset),
     staticmethod: lambda _, value: (value.__func__,),
@@ -353,6 +352,11 @@ def _imported(name: str, package: str) -> Any:
     return None
 
 
+def _public(module: types.ModuleType) -> Iterator[str]:
+    """The names in a module that lies in an object, where no code tells which are used."""
+    yield from () if is_library(module.__name__) else (name for name in vars(module) if not name.startswith("__"))
+
+
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
@@ -363,6 +367,7 @@ def _content(cell: Any) -> Any:
 def _refusal(what: str) -> SettingError:
     return SettingError(
         f"{what[0].upper()}{what[1:]}, in a metric or hook, cannot be told from another one, so results under path= "
-        'might be mixed up: give the metric a name, metrics.named("mine", metric), and another one whenever that changes; '
+        'might be mixed up: give the metric a name, metrics.named("mine", metric), and another one whenever that '
+        "changes; "
         "or use functions of plain values and tensors, or leave path= out."
     )

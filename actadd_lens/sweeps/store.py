@@ -79,8 +79,8 @@ class ResultStore:
     def damaged(self, what: str) -> SettingError:
         """The error that tells of a value that is none."""
         return SettingError(
-            f"{self.path} holds a damaged value ({what}): delete the file, or name another one, and results are computed "
-            "anew."
+            f"{self.path} holds a damaged value ({what}): delete the file, or name another one, and results are "
+            "computed anew."
         )
 
     def _checked(self, key: bytes, value: Any) -> bytes:
@@ -157,6 +157,8 @@ def check_store_path(path: str | os.PathLike[str]) -> Path:
     """
     try:
         found = Path(path)
+        if "\0" in str(found):
+            raise ValueError("it holds a zero byte")
         is_there, is_file = found.exists(), found.is_file()
     except (TypeError, ValueError) as error:
         raise SettingError(f"path is {path!r}: expected the path of a file ({error}).") from None

@@ -670,7 +670,7 @@ def test_the_command_line_sweeps_writes_and_resumes(
     ("options", "message"),
     [
         (["--resume"], "give --out FOLDER"),
-        (["--prompts", "nowhere.txt"], "cannot be read as text"),
+        (["--prompts", "nowhere.txt"], "There is no file nowhere.txt"),
     ],
 )
 def test_the_command_line_tells_wrong_settings(
