@@ -40,15 +40,42 @@ def takes(function: Any, count: int) -> bool:
     return True
 
 
-def check_run(*, seed: Any = 0, batch_size: Any = None) -> None:
+def check_run(*, seed: Any = 0, batch_size: Any = 1) -> None:
     """Refuse a seed or a size of batches that is none, before anything runs.
 
     Args:
         seed: An integer from 0.
-        batch_size: An integer from 1, or None where the caller chooses.
+        batch_size: An integer from 1.
 
     Raises:
         SettingError: One is something else.
     """
     require(is_whole(seed), "seed", seed, "an integer from 0")
-    require(batch_size is None or is_count(batch_size), "batch_size", batch_size, "an integer from 1")
+    require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
+
+
+def check_flags(**flags: Any) -> None:
+    """Refuse what is neither True nor False where one of them is asked: a text such as "no" would count as True.
+
+    Args:
+        **flags: Settings by their names.
+
+    Raises:
+        SettingError: One is something else.
+    """
+    for name, value in flags.items():
+        require(isinstance(value, bool) or type(value).__name__ == "bool", name, value, "True or False")
+
+
+def many(values: Any) -> list[Any]:
+    """One value or several, as several; a text is one, and so is an array without axes.
+
+    >>> many(3), many("ab"), many(range(2))
+    ([3], ['ab'], [0, 1])
+    """
+    if isinstance(values, str | bytes):
+        return [values]
+    try:
+        return list(values)
+    except TypeError:
+        return [values]

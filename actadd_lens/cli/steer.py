@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actadd_lens.cli.options import add_model, vector_json
+from actadd_lens.cli.options import add_model, place, vector_json
 from actadd_lens.errors import SettingError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         raise SettingError(f"--save writes the vector of one pair, but {len(options.pair)} were given.")
     if not options.pair and not options.vector:
         raise SettingError("Nothing to steer with: give --pair POSITIVE NEGATIVE with --layer, or --vector FILE.")
-    position = int(options.position) if options.position.lstrip("-").isdigit() else options.position
+    position = place(options.position)
     from actadd_lens.methods.actadd import compute_steering_vector
     from actadd_lens.models import load_model
     from actadd_lens.vectors.vector import SteeringVector

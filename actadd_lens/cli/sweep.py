@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actadd_lens.cli.options import add_model, floats, numbers
+from actadd_lens.cli.options import add_model, floats, numbers, place
 from actadd_lens.errors import SettingError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _plan_sweep(options: argparse.Namespace) -> "SweepPlan":
         [tuple(pair) for pair in options.pair],
         layers=range(backend_of(model).n_layers) if options.layers == "all" else options.layers,
         coefficients=options.coefficients,
-        positions=[int(part) if part.lstrip("-").isdigit() else part for part in options.positions.split(",")],
+        positions=[place(part) for part in options.positions.split(",")],
         prompts=prompts,
         metric=measured,
         nulls=options.nulls,

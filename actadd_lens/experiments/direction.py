@@ -190,7 +190,7 @@ def nulls_against(
         SettingError: There are too few nulls, the metric reads more than the last token, or a setting is out of range.
         LayerError: There is no such layer.
     """
-    check_run(seed=seed, batch_size=batch_size)
+    check_run(seed=seed, batch_size=1 if batch_size is None else batch_size)
     backend, checked = backend_of(model), as_pair(pair)
     require(is_count(nulls) and nulls > 1, "nulls", nulls, "an integer from 2")
     if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):

@@ -219,7 +219,7 @@ def knowledge(
         SettingError: A K is no integer from 1, or another setting is out of its range.
         LayerError: There is no such layer.
     """
-    check_run(seed=seed, batch_size=batch_size)
+    check_run(seed=seed, batch_size=1 if batch_size is None else batch_size)
     backend, checked = backend_of(model), as_pair(pair)
     wanted = tuple(sorted(set(ks)))
     if not wanted or not all(is_count(k) for k in wanted):

@@ -404,7 +404,7 @@ def perplexity_on_topic(
             texts are not given, or another setting is out of its range.
         LayerError: A layer does not exist.
     """
-    check_run(seed=seed, batch_size=batch_size)
+    check_run(seed=seed, batch_size=1 if batch_size is None else batch_size)
     backend, checked, topic = backend_of(model), as_pair(pair), topic_of(pair, words)
     require(is_count(n), "n", n, "an integer from 1")
     scorer = word_share(topic.words)

@@ -14,7 +14,7 @@ from torch import Tensor
 from actadd_lens.checks import check_run, is_whole, require
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
-from actadd_lens.measuring.nulls import NullKind, null_vectors
+from actadd_lens.measuring.nulls import NullKind, check_null_kind, null_vectors
 from actadd_lens.measuring.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.progress import progress_bar
@@ -196,6 +196,7 @@ def null_arms(model: LensModel, vectors: Arm, nulls: int, kind: NullKind, seed: 
         SettingError: The number is no integer from 0.
     """
     check_run(seed=seed)
+    check_null_kind(kind)
     require(is_whole(nulls), "nulls", nulls, "an integer from 0")
     if not nulls:
         return []

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import is_count, require, takes
+from actadd_lens.checks import is_count, many, require, takes
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.models import Backend
 
@@ -185,9 +185,9 @@ def logit_difference(token: str | int, other: str | int) -> Metric:
 
 def token_set_logprob(tokens: Sequence[str | int]) -> Metric:
     """Log of the summed probability of a set of tokens after the prompt, in nats."""
-    if isinstance(tokens, str):
+    chosen = tuple(many(tokens))
+    if len(chosen) == 1 and chosen[0] is tokens:
         raise SettingError(f"{tokens!r} is no set of tokens: pass a list, such as [{tokens!r}].")
-    chosen = tuple(tokens)
     if not chosen:
         raise SettingError("A token set needs a token: pass texts or ids.")
 
@@ -208,7 +208,7 @@ def kl_divergence(direction: KLDirection = "steered || unsteered") -> Metric:
     Raises:
         SettingError: The direction is neither.
     """
-    if direction not in ("steered || unsteered", "unsteered || steered"):
+    if not isinstance(direction, str) or direction not in ("steered || unsteered", "unsteered || steered"):
         raise SettingError(
             f"KL direction {direction!r} is not known: 'steered || unsteered' or 'unsteered || steered'."
         )

@@ -1,11 +1,11 @@
 """Scorers: texts to one number per text. Any callable that does that is one."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from actadd_lens.checks import takes
+from actadd_lens.checks import many, takes
 from actadd_lens.errors import SettingError
 
 Scorer = Callable[[Sequence[str]], list[float]]
@@ -109,8 +109,7 @@ def as_scorers(scorers: Any) -> tuple[Scorer, ...]:
     Raises:
         SettingError: There is none, something else is among them, or one of this module was not called.
     """
-    many = not callable(scorers) and isinstance(scorers, Iterable) and not isinstance(scorers, str | bytes)
-    chosen = tuple(scorers) if many else (scorers,)
+    chosen = (scorers,) if callable(scorers) else tuple(many(scorers))
     if not chosen or not all(callable(scorer) for scorer in chosen):
         raise SettingError("A scorer is any callable on texts: pass one or more, such as scorers.sentiment().")
     for scorer in chosen:
@@ -140,10 +139,8 @@ def _whole_words(words: Sequence[str]) -> tuple[str, ...]:
     Raises:
         SettingError: It is no list of words, or a word is none, so that no text could ever have it.
     """
-    if isinstance(words, str) or not isinstance(words, Iterable):
-        raise SettingError(f"{words!r} is no list of words: pass one or more whole words.")
-    found = tuple(words)
-    if not found:
+    found = tuple(many(words))
+    if not found or (len(found) == 1 and found[0] is words):
         raise SettingError(f"{words!r} is no list of words: pass one or more whole words.")
     for word in found:
         if not isinstance(word, str) or _words(word) != [word.lower()]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from actadd_lens.checks import check_flags
 from actadd_lens.errors import PromptError
 from actadd_lens.models import Backend
 
@@ -38,6 +39,7 @@ def encode_prompts(
     """
     if not prompts:
         raise PromptError("No prompt was given: pass a text, or several.")
+    check_flags(prepend_bos=prepend_bos)
     rows = []
     for prompt in prompts:
         if not isinstance(prompt, str):

@@ -142,7 +142,7 @@ class ResultStore:
         """Whatever sqlite or the disk complains of, in one error that names the file."""
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             raise SettingError(
                 f"{self.path} cannot hold the results of a sweep ({error}): name an sqlite file that a sweep made, or "
                 "one that does not exist yet, in a folder that does and can be written to."

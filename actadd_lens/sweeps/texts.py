@@ -31,6 +31,9 @@ from actadd_lens.writing.sampling import Sampling
 Texts = list[tuple[str, ...]]
 """For each arm, its samples."""
 
+_MOST_ROWS = 2**20
+"""Rows that decode together at most, whatever is asked for."""
+
 _UNSTEERED = -1
 """In place of a pair: nothing is added."""
 
@@ -132,7 +135,7 @@ def plan_sweep_completions(
     )  # fmt: skip
     if batch_size is None:
         batch_size = decoding_rows_from_memory(placed.backend, max(map(len, placed.tokens)) + max_new_tokens)
-    return CompletionSweepPlan(placed, chosen, settings, max(int(batch_size), n), path)
+    return CompletionSweepPlan(placed, chosen, settings, max(min(int(batch_size), _MOST_ROWS), n), path)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,14 +1,14 @@
 """`complete`: steered beside unsteered text from shared batches."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actadd_lens.checks import check_run
+from actadd_lens.checks import check_run, many
 from actadd_lens.errors import SettingError
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
@@ -181,4 +181,4 @@ def complete(
 
 def as_stops(stop: Any) -> tuple[str, ...]:
     """One stop text or several, as a tuple; `DecodeSettings` looks at each."""
-    return tuple(stop) if isinstance(stop, Iterable) and not isinstance(stop, str) else (stop,)
+    return tuple(many(stop))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,10 @@ def through_import(helpers: Any) -> Any:
     return metric
 
 
+def of_object(helpers: Any) -> Any:
+    return helpers.Metric()
+
+
 def of_bound(helpers: Any) -> Any:
     return helpers.Metric().first
 
@@ -72,7 +77,7 @@ MADE: dict[str, Callable[[Any], Any]] = {
     "function": lambda helpers: helpers.measured,
     "through a module": through_module,
     "through an import": through_import,
-    "object": lambda helpers: helpers.Metric(),
+    "object": of_object,
     "bound method": of_bound,
     "object made in the call": of_cell,
 }
@@ -127,19 +132,24 @@ def test_what_leads_back_to_itself_has_a_hash() -> None:
 
 
 @pytest.mark.parametrize("what", ["file", "generator", "lock", "eval"])
-def test_what_cannot_be_told_is_refused_unless_it_is_named(quickest: Any, tmp_path: Path, what: str) -> None:
-    import threading
-
+def test_what_cannot_be_told_is_refused_unless_it_is_named(
+    quickest: Any, tmp_path: Path, request: pytest.FixtureRequest, what: str
+) -> None:
+    file = Path(__file__).open()  # noqa: SIM115
+    request.addfinalizer(file.close)
     makers: dict[str, Callable[[], Any]] = {
-        "file": lambda: Path(__file__).open(), "generator": lambda: iter([]), "lock": threading.Lock, "eval": lambda: None,
-    }  # fmt: skip
+        "file": lambda: file,
+        "generator": lambda: iter([]),
+        "lock": threading.Lock,
+        "eval": lambda: None,
+    }
     found = makers[what]()
 
     def by_eval(logits: Tensor) -> Tensor:
         return logits[:, eval("0")]
 
     def by_content(logits: Tensor) -> Tensor:
-        return logits[:, 0 if found is None else 0]
+        return logits[:, len(repr(found)) % 2]
 
     metric = by_eval if what == "eval" else by_content
 
@@ -151,8 +161,6 @@ def test_what_cannot_be_told_is_refused_unless_it_is_named(quickest: Any, tmp_pa
     assert al.plan_sweep(quickest, PAIRS[0], **named).cost.stored == 1
     other = {**named, "metric": metrics.named("another", metric)}
     assert al.plan_sweep(quickest, PAIRS[0], **other).cost.stored == 0
-    if hasattr(found, "close"):
-        found.close()
 
 
 # -- models ----------------------------------------------------------------------------------------------------
