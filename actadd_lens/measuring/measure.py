@@ -19,7 +19,7 @@ from actadd_lens.measuring.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.progress import progress_bar
 from actadd_lens.prompts.positions import Position
-from actadd_lens.prompts.texts import as_texts, encode_prompts
+from actadd_lens.prompts.texts import as_texts, encode_prompts, notice_repeats
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering.engine import Addition, Prompts, additions_by_layer, injected, land, unsteered
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
@@ -141,6 +141,7 @@ def measure(
     backend = backend_of(model)
     found, chosen = check_vectors(backend, vectors), as_metric(metric)
     texts = as_texts(prompts)
+    notice_repeats(texts)
     tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos)
     arms = [(), found, *null_arms(model, found, nulls, null_kind, seed)]
     values = measure_arms(
@@ -394,6 +395,7 @@ def measure_completions(
         stop=as_stops(stop),
         sampling=Sampling.from_options(sampling),
     )
+    notice_repeats(texts)
     tokens = encode_prompts(backend, texts, room=settings.max_new_tokens)
     arms = [found, (), *null_arms(model, found, nulls, null_kind, seed)]
     cells = [Cell(row, arm) for arm in arms for row in tokens]

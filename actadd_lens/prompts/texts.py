@@ -1,5 +1,6 @@
 """Texts that a model goes on from: what people write, checked, and as token ids."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,25 @@ def as_texts(prompts: Any) -> tuple[str, ...]:
         if not isinstance(prompt, str):
             raise PromptError(f"The prompt {prompt!r} is no text.")
     return found
+
+
+def notice_repeats(texts: Sequence[str]) -> None:
+    """Warn of prompts that stand there more than once.
+
+    They are no error: the numbers of each are right. But a text that is repeated says nothing new, so whoever counts
+    prompts counts it once.
+
+    Warns:
+        UserWarning: A text is repeated.
+    """
+    repeated = len(texts) - len(set(texts))
+    if repeated:
+        first = next(text for text in texts if texts.count(text) > 1)
+        warnings.warn(
+            f"{repeated} of the {len(texts)} prompts are repeats, such as {first[:40]!r}: intervals and p-values can "
+            "learn nothing from them. Give each prompt once.",
+            stacklevel=3,
+        )
 
 
 def encode_prompts(

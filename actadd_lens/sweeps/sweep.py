@@ -21,6 +21,7 @@ from actadd_lens.measuring.metrics import as_metric
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel
 from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.texts import notice_repeats
 from actadd_lens.steering.engine import unsteered
 from actadd_lens.sweeps.batches import SweepCost, is_out_of_memory, rows_from_memory
 from actadd_lens.sweeps.grid import Grid, place_grid
@@ -117,6 +118,7 @@ def plan_sweep(
         model, pairs, layers=layers, coefficients=coefficients, positions=positions, prompts=prompts, nulls=nulls,
         null_kind=null_kind, seed=seed, prepend_bos=prepend_bos,
     )  # fmt: skip
+    notice_repeats(placed.grid.prompts)
     many = metric if isinstance(metric, list | tuple) else (metric,)
     chosen = tuple(as_metric(item) for item in many)
     names = [item.name for item in chosen]

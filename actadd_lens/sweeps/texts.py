@@ -16,6 +16,7 @@ from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.measuring.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.models import LensModel
 from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.texts import notice_repeats
 from actadd_lens.sweeps.batches import SweepCost, decoding_rows_from_memory, is_out_of_memory
 from actadd_lens.sweeps.grid import Grid, PlacedGrid, place_grid
 from actadd_lens.sweeps.keys import SweepKeys
@@ -133,6 +134,7 @@ def plan_sweep_completions(
         model, pairs, layers=layers, coefficients=coefficients, positions=positions, prompts=prompts, nulls=nulls,
         null_kind=null_kind, seed=seed, prepend_bos=prepend_bos, room=settings.max_new_tokens,
     )  # fmt: skip
+    notice_repeats(placed.grid.prompts)
     if batch_size is None:
         batch_size = decoding_rows_from_memory(placed.backend, max(map(len, placed.tokens)) + max_new_tokens)
     return CompletionSweepPlan(placed, chosen, settings, max(min(int(batch_size), _MOST_ROWS), n), path)

@@ -88,7 +88,7 @@ class SteeringVector:
             LayerError: It is no layer, or the model has no such layer.
             SettingError: The source is no text.
         """
-        if not isinstance(source, str) or not source.strip():
+        if not isinstance(source, str):
             raise SettingError(f"source is {source!r}: expected a text that says where the direction comes from.")
         provenance = Provenance(source) if model is None else Provenance.of_model(backend_of(model), source=source)
         rows = rows[None] if isinstance(rows, Tensor) and rows.ndim == 1 else rows

@@ -240,7 +240,7 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "model": lambda value: False,
     "vector": lambda value: False,
     "scorers": lambda value: False,
-    "source": lambda value: isinstance(value, str) and bool(value.strip()),
+    "source": lambda value: isinstance(value, str),
     "rows": lambda value: (
         isinstance(value, torch.Tensor)
         and value.is_floating_point()
