@@ -35,6 +35,10 @@ CALLS, FACTORIES, FILES, COMMANDS = 2300, 200, 300, 300
 PROMPT = "The girl looked at the dog. She felt"
 
 
+class WrongError(Exception):
+    """What came back is not what was asked for."""
+
+
 class Odd:
     """An object that is nothing that anyone expects."""
 
@@ -439,6 +443,9 @@ class Tally:
             self.counts["refused"] += 1
             if self.blocks > before:
                 self.counts["refused after a block"] += 1
+        except WrongError:
+            self.counts["silent"] += 1
+            self.silent.append(told)
         except Exception as error:
             self.counts["foreign"] += 1
             self.foreign.append(f"{told}: {type(error).__name__}: {str(error)[:150]}")
@@ -577,16 +584,19 @@ def test_damaged_files_are_refused_or_right(quickest: Any, tmp_path: Path, tally
     whole = {path.name: path.read_bytes() for path in sorted(tmp_path.iterdir())}
 
     def right_vector(path: Path) -> None:
-        assert torch.equal(al.SteeringVector.load(path).activations, vector.activations), "another vector"
+        if not torch.equal(al.SteeringVector.load(path).activations, vector.activations):
+            raise WrongError
 
     def right_sweep(path: Path) -> None:
         found = al.sweep(quickest, PAIRS[0], **settings, path=path)
-        np.testing.assert_allclose(found.steered, expected.steered, atol=1e-6)
+        if not np.allclose(found.steered, expected.steered, atol=1e-5):
+            raise WrongError
 
     def tables(path: Path) -> None:
         found = read_texts(path)
         content = path.read_bytes().decode("utf-8-sig")
-        assert all(text.strip() in content or path.suffix == ".jsonl" or '"' in content for text in found)
+        if not all(text.strip() in content or path.suffix == ".jsonl" or '"' in content for text in found):
+            raise WrongError
         read_labelled(path)
         read_table(path)
 
@@ -698,8 +708,8 @@ def test_bad_words_on_the_command_line_are_refused(
                 except SystemExit as left:
                     code = int(left.code or 0)
             if code:
-                assert code == 2, code
-                assert "error" in told.getvalue()
+                if code != 2 or "error" not in told.getvalue():
+                    raise WrongError
                 raise al.SettingError(told.getvalue())
 
         is_sound = COMMAND_RULES[name](word.replace("١", "1"))  # Python reads the digits of every script

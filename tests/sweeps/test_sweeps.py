@@ -200,7 +200,8 @@ def test_a_larger_grid_computes_only_what_is_new(quickest: Any, tmp_path: Path) 
     larger = {**GRID, "coefficients": [-2, 3, 7], "prompts": [*PROMPTS, "She felt good"], "path": path}
     assert al.plan_sweep(quickest, PAIRS[0], **larger).cost.stored == 12
     expected = al.sweep(quickest, PAIRS[0], **{**larger, "path": None})
-    np.testing.assert_allclose(al.sweep(quickest, PAIRS[0], **larger).steered, expected.steered, atol=1e-6)
+    found = al.sweep(quickest, PAIRS[0], **larger).steered
+    np.testing.assert_allclose(found, expected.steered, atol=1e-5)  # the batches are others, so rounding is too
 
 
 def bound_to(index: int) -> Any:
