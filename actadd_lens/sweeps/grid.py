@@ -169,7 +169,7 @@ def place_grid(
         pairs=_sources(backend, pairs),
         layers=_axis("layers", [backend.check_layer(layer) for layer in many(layers)], LayerError),
         coefficients=_axis("coefficients", [check_coefficient(item) for item in many(coefficients)], CoefficientError),
-        positions=_axis("positions", list(many(positions)), PositionError),
+        positions=_axis("positions", [check_position(item, rows=1) for item in many(positions)], PositionError),
         prompts=texts,
         nulls=int(nulls),
         null_kind=null_kind,

@@ -239,8 +239,10 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "top_k": lambda value: value is None or is_integer(value, 1),
     "top_p": lambda value: value is None or (is_number(value) and 0 < float(value) <= 1),
     "path": lambda value: (
-        value is None or (isinstance(value, str | Path) and str(value) in {"nowhere", "0", "1", "front", "all", " "})
+        value is None
+        or (isinstance(value, str | Path) and str(value) in {"nowhere", "0", "1", "front", "all", " ", "\udc80"})
     ),
+    "planned metrics": lambda value: is_metric(value) or value is len or value is print,  # which fail when they run
     "model": lambda value: False,
     "vector": lambda value: False,
     "scorers": lambda value: False,
@@ -368,7 +370,9 @@ def calls_of(model: Any, folder: Path) -> list[Call]:
             },
         ),
         Call("sweep", al.sweep, {**cell, "metric": entropy}, {**grid, "metric": "metrics"}),
-        Call("plan_sweep", without_bar(al.plan_sweep), {**cell, "metric": entropy}, {**grid, "metric": "metrics"}),
+        Call(
+            "plan_sweep", without_bar(al.plan_sweep), {**cell, "metric": entropy}, {**grid, "metric": "planned metrics"}
+        ),
         Call(
             "sweep_completions",
             al.sweep_completions,
@@ -537,7 +541,7 @@ def test_bad_arguments_of_metrics_and_scorers_are_refused(quickest: Any, tally: 
             return al.measure(quickest, PROMPT, vector, made, progress=False)
 
         rule = FACTORY_RULES[name]
-        is_sound = bool(rule(value)) or (isinstance(value, str) and value in {"0", "1", " ", "\0"})
+        is_sound = bool(rule(value)) or (isinstance(value, str) and value in {"0", "1", " ", "\0", "all"})
         tally.note(f"{name}({shown(value)})", run, is_sound=is_sound)
     tally.check(FACTORIES)
 
@@ -682,7 +686,7 @@ COMMAND_RULES: dict[str, Callable[[str], bool]] = {
     "--batch-size": lambda word: word in {"1", "99999999999999999999"},
     "--max-new-tokens": lambda word: word == "1",
     "--pair": lambda word: "\udc80" not in word and len(word) < 200,
-    "--logprob": lambda word: word in {"0", "1", "x", "-", " ", "²", "\0"},
+    "--logprob": lambda word: word in {"0", "1", "x", "-", " ", "²", "\0", "all"},
 }
 
 
