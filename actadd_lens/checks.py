@@ -1,5 +1,6 @@
 """What a setting has to be: looked at before anything runs."""
 
+import inspect
 from numbers import Integral
 from typing import Any
 
@@ -24,3 +25,57 @@ def is_count(value: Any) -> bool:
 def is_whole(value: Any) -> bool:
     """Whether a value is an integer from 0; numpy's are."""
     return is_count(value) or (isinstance(value, Integral) and not isinstance(value, bool) and int(value) == 0)
+
+
+def takes(function: Any, count: int) -> bool:
+    """Whether something can be called with so many values; what does not tell its parameters is believed."""
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # builtins that have no signature
+        return True
+    return True
+
+
+def check_run(*, seed: Any = 0, batch_size: Any = 1) -> None:
+    """Refuse a seed or a size of batches that is none, before anything runs.
+
+    Args:
+        seed: An integer from 0.
+        batch_size: An integer from 1.
+
+    Raises:
+        SettingError: One is something else.
+    """
+    require(is_whole(seed), "seed", seed, "an integer from 0")
+    require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
+
+
+def check_flags(**flags: Any) -> None:
+    """Refuse what is neither True nor False where one of them is asked: a text such as "no" would count as True.
+
+    Args:
+        **flags: Settings by their names.
+
+    Raises:
+        SettingError: One is something else.
+    """
+    for name, value in flags.items():
+        require(isinstance(value, bool) or type(value).__name__ == "bool", name, value, "True or False")
+
+
+def many(values: Any) -> list[Any]:
+    """One value or several, as several; a text is one, and so is an array without axes.
+
+    >>> many(3), many("ab"), many(range(2))
+    ([3], ['ab'], [0, 1])
+    """
+    if isinstance(values, str | bytes):
+        return [values]
+    try:
+        return list(values)
+    except TypeError:
+        return [values]

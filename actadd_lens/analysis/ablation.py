@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from actadd_lens.checks import check_run
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import Arm, measure_arms, null_arms
 from actadd_lens.measuring.metrics import Metric, as_metric, token_id
@@ -212,6 +213,7 @@ def ablate_tokens(
         PositionError: The vector does not fit onto a prompt.
         SettingError: A span or another setting is out of its range.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend, chosen = backend_of(model), as_metric(metric)
     source, layer = _Source.of(model, as_pair(pair)), backend.check_layer(layer)
     texts = as_texts(prompts)

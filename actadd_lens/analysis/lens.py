@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import is_count, require
+from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import PositionError, SettingError
 from actadd_lens.measuring.measure import Arm, ArmRows, null_arms
 from actadd_lens.measuring.metrics import token_id
@@ -274,6 +274,7 @@ def logit_lens(
         VectorError: A vector does not go with the model.
         ModelError: What the model makes its logits of is not known.
     """
+    check_run(seed=seed)
     backend = backend_of(model)
     found = check_vectors(backend, vectors, what="the logit lens")
     lens = _Lens.of(backend, k, tokens, order)
@@ -339,6 +340,7 @@ def logit_lens_carried(
         VectorError: A vector does not go with the model.
         ModelError: What the model makes its logits of is not known.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)
     found = check_vectors(backend, vectors, what="the logit lens")
     lens = _Lens.of(backend, k, tokens, order)

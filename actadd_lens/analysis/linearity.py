@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actadd_lens.checks import is_count, require
+from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import Arm, ArmRows, measure_arms, null_arms
 from actadd_lens.measuring.metrics import Metric, Reading, as_metric
@@ -168,6 +168,7 @@ def linearity(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range, or the metric has no gradient.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)
     found, chosen = check_vectors(backend, vectors, what="the first-order estimate"), as_metric(metric)
     factors = tuple(sorted({check_coefficient(factor) for factor in coefficients}))
@@ -206,7 +207,7 @@ def _slopes(
     batch_size: int,
 ) -> tuple[Float[np.ndarray, " prompts"], Float[np.ndarray, "prompts rows"]]:
     """The derivative of the metric with respect to c at 0, of each prompt, in whole and by row."""
-    bound = metric.bind(backend)
+    bound = metric.bound_to(backend)
     parts = []
     for first in range(0, len(prompts), batch_size):
         some = prompts[first : first + batch_size]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import is_count, require
+from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import Arm, ArmRows, null_arms
 from actadd_lens.measuring.metrics import Reading, token_id, token_nll
@@ -265,6 +265,7 @@ def next_token_shift(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)
     found = check_interventions(backend, vectors)
     if isinstance(tokens, str):
@@ -475,6 +476,7 @@ def text_shift(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range, or every prediction is made from an injected position.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)
     found = check_interventions(backend, vectors)
     require(is_count(least_count), "least_count", least_count, "an integer from 1")

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actadd_lens.checks import require
+from actadd_lens.checks import check_run, require
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.nulls import unrelated_rows
 from actadd_lens.models import Backend, LensModel, backend_of
@@ -141,6 +141,7 @@ def cosine_similarity(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range.
     """
+    check_run(seed=seed)
     backend = backend_of(model)
     left = check_vectors(backend, vectors, what="cosine similarity")
     right = left if others is None else check_vectors(backend, as_vectors(others), what="cosine similarity")

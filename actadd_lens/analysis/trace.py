@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from actadd_lens.checks import check_run
 from actadd_lens.errors import ModelError, SettingError
 from actadd_lens.measuring.measure import Arm, ArmRows, null_arms
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
@@ -248,6 +249,7 @@ def trace_injection(
         ModelError: The model's stream is not the sum of what its heads and MLPs write (norms that take in the stream
             itself), what it makes its logits of is not known, or it does not show its attention.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend, chosen = backend_of(model), as_metric(metric)
     found = check_vectors(backend, vectors, what="the trace of an injection")
     if at not in ("unsteered", "steered"):
@@ -257,7 +259,7 @@ def trace_injection(
     tokens = encode_prompts(backend, (prompt,), prepend_bos=prepend_bos)[0]
     ArmRows(backend, [tokens], [found], found, position)
     arms = [found, *null_arms(model, found, nulls, null_kind, seed)]
-    tracer = _Tracer(backend, readout_of(backend), chosen, chosen.bind(backend), tokens, found, position, at)
+    tracer = _Tracer(backend, readout_of(backend), chosen, chosen.bound_to(backend), tokens, found, position, at)
     step = max(1, batch_size - 1)
     passes = [tracer.run(arms[first : first + step]) for first in range(0, len(arms), step)]
     first_pass, parts = passes[0], [item for run in passes for item in run.contributions]
@@ -615,6 +617,7 @@ def trace_layers(
     Raises:
         ActAddError: As `compute_steering_vector` and `trace_injection` do.
     """
+    check_run(seed=seed)
     texts = as_texts(prompts)
     encode_prompts(backend_of(model), texts)
     factor = check_coefficient(coefficient)

@@ -16,7 +16,11 @@ _INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 when an experiment failed, 2 for wrong input, 130 if interrupted."""
     parser = _parser()
-    options = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    for word in words[: words.index("--")] if "--" in words else words:
+        if word.startswith("--") and word.endswith("=--"):  # which argparse takes for an empty list
+            parser.error(f"argument {word.removesuffix('=--')}: '--' is no value")
+    options = parser.parse_args(words)
     try:
         return int(options.run(options))
     except ActAddError as error:

@@ -31,13 +31,18 @@ def numbers(text: str) -> Sequence[int] | str:
     found: list[int] = []
     for part in text.split(","):
         bounds = part.split(":")
-        if len(bounds) > 3 or not all(bound.strip().isdigit() for bound in bounds):
+        if len(bounds) > 3 or not all(bound.strip().isdecimal() for bound in bounds):
             raise argparse.ArgumentTypeError(f"{part!r} is no layer or range of layers, such as 3, 0:12 or 0:12:2")
         numbers = [int(bound) for bound in bounds]
         if len(numbers) == 3 and numbers[2] == 0:
             raise argparse.ArgumentTypeError(f"{part!r} takes steps of 0")
         found += numbers if len(numbers) == 1 else range(*numbers)
     return found
+
+
+def place(text: str) -> Any:
+    """A position as people write it: an index, or a name."""
+    return int(text) if text.removeprefix("-").isdecimal() else text
 
 
 def floats(text: str) -> Sequence[float]:

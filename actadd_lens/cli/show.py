@@ -23,15 +23,20 @@ def run(options: argparse.Namespace) -> int:
     vector = SteeringVector.load(options.file)
     told = vector_json(vector)
     if options.json:
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print(json.dumps(told, indent=2))
         return 0
     provenance = told.pop("provenance")
     fingerprint = provenance.pop("fingerprint") or {}
     fingerprint.pop("weights", None)
     for name, value in {**told, **provenance, **{f"model {key}": item for key, item in fingerprint.items()}}.items():
         if value not in (None, [], ()):
-            print(f"{name.replace('_', ' '):<20} {_shown(value)}")
+            print(_printable(f"{name.replace('_', ' '):<20} {_shown(value)}"))
     return 0
+
+
+def _printable(text: str) -> str:
+    """A text without the control characters by which a file could steer the terminal that shows it."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actadd_lens.cli.options import add_model, vector_json
+from actadd_lens.cli.options import add_model, place, vector_json
 from actadd_lens.errors import SettingError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         raise SettingError("--no-bos, --row and --norm go with --pair; a vector from a file is taken as it is.")
     if not options.pair and not options.vector:
         raise SettingError("Nothing to steer with: give --pair POSITIVE NEGATIVE with --layer, or --vector FILE.")
-    position = int(options.position) if options.position.lstrip("-").isdigit() else options.position
+    position = place(options.position)
     from actadd_lens.models import load_model
     from actadd_lens.prompts.chat import chat
     from actadd_lens.vectors.vector import SteeringVector

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actadd_lens.cli.options import add_model, floats, numbers
+from actadd_lens.cli.options import add_model, floats, numbers, place
 from actadd_lens.errors import SettingError
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def add(commands: Any) -> None:
         '--logit-difference " happy" " sad" --kl damage --nulls 20 --out happy',
     )
     sweep.add_argument("prompt", nargs="*", help="prompts (default: the package's first 16 neutral ones)")
-    sweep.add_argument("--prompts", type=Path, metavar="FILE", help="more prompts, one a line")
+    sweep.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="more prompts: one a line, or the column `text` of CSV or JSONL"
+    )
     grid = sweep.add_argument_group("grid")
     grid.add_argument("--pair", nargs=2, action="append", required=True, metavar=("POSITIVE", "NEGATIVE"),
                       help="prompt pair; may be given several times")  # fmt: skip
@@ -84,14 +86,16 @@ def _plan_sweep(options: argparse.Namespace) -> "SweepPlan":
 
     measured = _sweep_metrics(options)
     model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
+    if options.cost and store is not None and not store.exists():
+        store = None  # nothing is stored, and nothing is made to tell what it would take
+    elif store is not None:
+        _make_folder(options.out)
     return plan_sweep(
         model,
         [tuple(pair) for pair in options.pair],
         layers=range(backend_of(model).n_layers) if options.layers == "all" else options.layers,
         coefficients=options.coefficients,
-        positions=[int(part) if part.lstrip("-").isdigit() else part for part in options.positions.split(",")],
+        positions=[place(part) for part in options.positions.split(",")],
         prompts=prompts,
         metric=measured,
         nulls=options.nulls,
@@ -101,14 +105,19 @@ def _plan_sweep(options: argparse.Namespace) -> "SweepPlan":
     )
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(f"There can be no folder {folder} ({error}): give another one as --out.") from error
+
+
 def _sweep_prompts(options: argparse.Namespace) -> list[str]:
     prompts = list(options.prompt)
     if options.prompts is not None:
-        try:
-            lines = options.prompts.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingError(f"{options.prompts} cannot be read as text ({error}).") from error
-        prompts += [line for line in lines if line.strip()]
+        from actadd_lens.experiments.inputs import read_texts
+
+        prompts += read_texts(options.prompts, stripped=False)
     if prompts:
         return prompts
     from actadd_lens import storybook

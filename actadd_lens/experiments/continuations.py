@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from actadd_lens.checks import is_count, require
+from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Finding, Verdict, moves, resampled, stays
 from actadd_lens.experiments.inputs import evenly
@@ -111,6 +111,7 @@ def write_arms(
         seed: Seed of sampling.
         **sampling: As in `complete`.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend, texts = backend_of(model), as_texts(prompts)
     found = check_vectors(backend, [vector, *nulls])
     settings = DecodeSettings(n, max_new_tokens, seed, sampling=Sampling.from_options(sampling))

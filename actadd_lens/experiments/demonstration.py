@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actadd_lens import storybook
+from actadd_lens.checks import check_run
 from actadd_lens.measuring import scorers
 from actadd_lens.measuring.measure import CompletionMeasurement, measure_completions
 from actadd_lens.methods.actadd import compute_steering_vector
@@ -89,6 +90,7 @@ def demonstrate(
         seed: Seed of everything random.
         note: Called with what is about to be done.
     """
+    check_run(seed=seed)
     everything = storybook.neutral_prompts()
     prompts = [everything[index] for index in split_prompts(len(everything))[1][:16]]
     love = sentiment_coefficient * compute_steering_vector(model, sentiment_pair, layer=sentiment_layer)

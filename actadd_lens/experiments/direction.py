@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from actadd_lens import storybook
-from actadd_lens.checks import is_count, require
+from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled
 from actadd_lens.measuring.metrics import Metric, as_metric, entropy, kl_divergence, next_token_logprob
@@ -190,6 +190,7 @@ def nulls_against(
         SettingError: There are too few nulls, the metric reads more than the last token, or a setting is out of range.
         LayerError: There is no such layer.
     """
+    check_run(seed=seed, batch_size=1 if batch_size is None else batch_size)
     backend, checked = backend_of(model), as_pair(pair)
     require(is_count(nulls) and nulls > 1, "nulls", nulls, "an integer from 2")
     if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from actadd_lens.checks import is_whole, require
+from actadd_lens.checks import check_run, is_whole, require
 from actadd_lens.errors import PositionError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding
 from actadd_lens.measuring.measure import measure_arms, null_arms
@@ -214,6 +214,7 @@ def examples(
     Raises:
         SettingError: There is no example, or a setting is out of its range; else the errors of `complete`.
     """
+    check_run(seed=seed)
     if not examples:
         raise SettingError("There is no example: pass one or more.")
     require(is_whole(nulls), "nulls", nulls, "an integer from 0")

@@ -1,6 +1,9 @@
 """The user's own data: texts, CSV and JSONL with named columns."""
 
+import csv
 import dataclasses
+import io
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,19 +27,24 @@ _TABLES = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
 
 
-def read_table(path: str | os.PathLike[str], *, columns: dict[str, str] | None = None) -> "pd.DataFrame":
+def read_table(
+    path: str | os.PathLike[str], *, columns: dict[str, str] | None = None, stripped: bool = True
+) -> "pd.DataFrame":
     """A file as a table.
 
     A text file becomes a table with the one column `text`, a row for each line that is not blank. CSV, TSV and JSONL
-    keep their columns; `prompt.text` reaches into nested JSON.
+    keep their columns; `prompt.text` reaches into nested JSON, and a `.json` file is a list of what JSONL has line by
+    line. Cells are texts as they stand: `NA`, `None`, `1990` and `007` too. Files are UTF-8, with or without a mark.
 
     Args:
-        path: A `.csv`, `.tsv` or `.jsonl` file; anything else is read as text.
+        path: A `.csv`, `.tsv`, `.jsonl` or `.json` file, in capitals or not; anything else is read as text.
         columns: What is needed -> the name of the file's column that holds it; only those come back, without empty
             rows, under the names that are needed.
+        stripped: Whether the lines of a text file lose the spaces around them.
 
     Raises:
-        SettingError: There is no such file, it holds no row, or lacks a column.
+        SettingError: There is no such file, it holds no row, lacks a column, has rows of more or fewer cells than its
+            head (a comma in a text needs quotes around it), or holds what is no text where a text is needed.
     """
     import pandas as pd
 
@@ -44,30 +52,31 @@ def read_table(path: str | os.PathLike[str], *, columns: dict[str, str] | None =
     if not file.is_file():
         raise SettingError(f"There is no file {file}: give a text, CSV or JSONL file.")
     try:
-        table = _read(file)
-    except (ValueError, UnicodeDecodeError) as error:
+        table = _read(file, stripped=stripped)
+    except (ValueError, RecursionError, csv.Error, OSError) as error:
         raise SettingError(f"{file} cannot be read as {file.suffix or 'text'}: {error}") from error
     if columns is not None:
         missing = [name for name in columns.values() if name not in table.columns]
         if missing:
             raise SettingError(f"{file} has no column {missing[0]!r}: it has {', '.join(map(str, table.columns))}.")
-        table = pd.DataFrame({name: table[source] for name, source in columns.items()}).dropna()
+        table = pd.DataFrame({name: _texts(file, source, table[source]) for name, source in columns.items()}).dropna()
     if not len(table):
         raise SettingError(f"{file} holds no row that is not empty.")
     return table.reset_index(drop=True)
 
 
-def read_texts(path: str | os.PathLike[str], *, column: str = "text") -> tuple[str, ...]:
+def read_texts(path: str | os.PathLike[str], *, column: str = "text", stripped: bool = True) -> tuple[str, ...]:
     """The texts of one column of a file, or the lines of a text file.
 
     Args:
         path: As in `read_table`.
         column: Name of the column; a text file has none but `text`.
+        stripped: As in `read_table`.
 
     Raises:
         SettingError: As in `read_table`.
     """
-    return tuple(str(text) for text in read_table(path, columns={"text": column})["text"])
+    return tuple(read_table(path, columns={"text": column}, stripped=stripped)["text"])
 
 
 def read_labelled(
@@ -209,8 +218,6 @@ def read_settings(told: Sequence[str]) -> dict[str, dict[str, Any]]:
     >>> read_settings(["topics.n=4", 'sentiment.pair=["Love", "Hate"]'])
     {'topics': {'n': 4}, 'sentiment': {'pair': ('Love', 'Hate')}}
     """
-    import json
-
     found: dict[str, dict[str, Any]] = {}
     for one in told:
         left, text = _parted(one, "EXPERIMENT.SETTING=VALUE")
@@ -292,22 +299,62 @@ def _places(roles: Mapping[str, Mapping[str, Role]], where: str) -> list[tuple[s
     return found
 
 
-def _read(file: Path) -> "pd.DataFrame":
+def _read(file: Path, *, stripped: bool) -> "pd.DataFrame":
     import pandas as pd
 
-    if file.suffix in _TABLES:
-        return pd.read_csv(file, sep=_TABLES[file.suffix])
-    if file.suffix in _JSON_LINES:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        return pd.json_normalize([_object(line) for line in lines if line.strip()])
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    return pd.DataFrame({"text": [line for line in lines if line]})
+    content, ending = file.read_bytes(), file.suffix.lower()
+    if b"\0" in content:
+        raise ValueError("it holds zero bytes, so it is no UTF-8 text")
+    text = content.decode("utf-8-sig")
+    if ending in _TABLES:
+        return _read_cells(text, _TABLES[ending])
+    if ending in _JSON_LINES:
+        return pd.json_normalize([_object(line) for line in text.split("\n") if line.strip()])
+    if ending == ".json":
+        found = json.loads(text, parse_int=_Number, parse_float=_Number, parse_constant=_Number)
+        if not isinstance(found, list):
+            raise ValueError("expected a list of objects, as [{...}, {...}]")
+        return pd.json_normalize([_as_object(item) for item in found])
+    lines = [line.strip() if stripped else line for line in io.StringIO(text, newline=None)]
+    return pd.DataFrame({"text": [line.removesuffix("\n") for line in lines if line.strip()]}, dtype=object)
+
+
+def _read_cells(text: str, comma: str) -> "pd.DataFrame":
+    """Cells as they stand, an empty one as none. A row that is longer than its head has commas that no one quoted."""
+    import pandas as pd
+
+    head, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=comma, strict=True) if row] or [
+        []
+    ]
+    if len(set(head)) < len(head):
+        raise ValueError(f"its columns are {', '.join(head)}: expected each name once")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(head):
+            raise ValueError(
+                f"row {number}, {comma.join(row)[:60]!r}, has {len(row)} cells, but the head has {len(head)}: put a "
+                f"text that holds {comma!r} in double quotes"
+            )
+    return pd.DataFrame([[cell if cell.strip() else None for cell in row] for row in rows], columns=head, dtype=object)
+
+
+def _texts(file: Path, column: str, cells: "pd.Series") -> "pd.Series":
+    """A column as texts; JSON's numbers as they were written, its lists and truth values refused."""
+    for cell in cells:
+        is_missing = cell is None or isinstance(cell, float)  # NaN, where a line lacks the column
+        if not (is_missing or isinstance(cell, str)):
+            raise SettingError(f"{file} holds {cell!r} in column {column!r}: expected a text.")
+    return cells.map(lambda cell: str(cell) if isinstance(cell, str) and cell.strip() else None)
+
+
+class _Number(str):
+    """A number of JSON as it was written: 007 would be no JSON, but 1990 stays 1990 and 0.10 stays 0.10."""
 
 
 def _object(line: str) -> dict[str, object]:
-    import json
+    return _as_object(json.loads(line, parse_int=_Number, parse_float=_Number, parse_constant=_Number))
 
-    value = json.loads(line)
+
+def _as_object(value: Any) -> dict[str, object]:
     if not isinstance(value, dict):
-        raise ValueError(f"expected an object a line, found {line[:60]!r}")
+        raise ValueError(f"expected an object a line, found {str(value)[:60]!r}")
     return value

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actadd_lens import storybook
-from actadd_lens.checks import is_count
+from actadd_lens.checks import check_run, is_count
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, stays
 from actadd_lens.experiments.inputs import read_table
@@ -22,7 +22,7 @@ from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.storybook import ClozeFact
-from actadd_lens.sweeps.store import digest
+from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.sweep import sweep
 
 if TYPE_CHECKING:
@@ -221,6 +221,7 @@ def knowledge(
         SettingError: A K is no integer from 1, or another setting is out of its range.
         LayerError: There is no such layer.
     """
+    check_run(seed=seed, batch_size=1 if batch_size is None else batch_size)
     backend, checked = backend_of(model), as_pair(pair)
     wanted = tuple(sorted(set(ks)))
     if not wanted or not all(is_count(k) for k in wanted):

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from actadd_lens import storybook
 from actadd_lens.analysis.norms import NormProfile, norm_profile
-from actadd_lens.checks import is_whole, require
+from actadd_lens.checks import check_run, is_whole, require
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, resampled
 from actadd_lens.measuring.nulls import unrelated_rows
@@ -161,6 +161,7 @@ def norms(
         LayerError: A layer does not exist.
         SettingError: Another setting is out of its range.
     """
+    check_run(seed=seed)
     backend, checked = backend_of(model), as_pair(pair)
     require(is_whole(nulls), "nulls", nulls, "an integer from 0")
     texts = as_texts(storybook.neutral_prompts() if prompts is None else prompts)

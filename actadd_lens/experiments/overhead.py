@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from actadd_lens.checks import is_count, require
+from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.timing import Arm, Measured, measure
@@ -187,6 +187,7 @@ def overhead(
         SettingError: A setting is out of its range.
         LayerError: There is no such layer in one of the models.
     """
+    check_run(seed=seed)
     backend, checked = backend_of(model), as_pair(pair)
     for name, value in (("rows", rows), ("length", length), ("max_new_tokens", max_new_tokens)):
         require(is_count(value), name, value, "an integer from 1")

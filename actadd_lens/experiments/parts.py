@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from actadd_lens import storybook
-from actadd_lens.checks import require
+from actadd_lens.checks import check_run, require
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.continuations import (
     Cells,
@@ -208,6 +208,7 @@ def dimensions(
         SettingError: A setting is out of its range, there are fewer than 8 prompts, or the pair is about no topic of
             the package and words are not given; else the errors of `sweep_completions`.
     """
+    check_run(seed=seed)
     for fraction in fractions:
         is_number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
         require(is_number and 0 <= fraction <= 1, "fractions", fractions, "numbers from 0 to 1")
@@ -275,6 +276,7 @@ def positions(
         SettingError: A setting is out of its range, there are fewer than 8 prompts, or the pair is about no topic of
             the package and words are not given; else the errors of `sweep_completions`.
     """
+    check_run(seed=seed)
     written = writing_options(n, max_new_tokens, seed, top_p, temperature)
     setup = _Setup(
         model, as_pair(pair), topic_of(pair, words).words, _prompts(prompts), _layers(model, layers),

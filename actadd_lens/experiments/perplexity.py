@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from actadd_lens import storybook
-from actadd_lens.checks import is_count, require
+from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.inputs import topic_of
@@ -24,7 +24,7 @@ from actadd_lens.measuring.scorers import Scorer, word_share
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.statistics import FEWEST_TO_SPLIT, split_prompts
-from actadd_lens.sweeps.store import digest
+from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.sweep import sweep
 
 if TYPE_CHECKING:
@@ -404,6 +404,7 @@ def perplexity_on_topic(
             texts are not given, or another setting is out of its range.
         LayerError: A layer does not exist.
     """
+    check_run(seed=seed, batch_size=1 if batch_size is None else batch_size)
     backend, checked, topic = backend_of(model), as_pair(pair), topic_of(pair, words)
     require(is_count(n), "n", n, "an integer from 1")
     scorer = word_share(topic.words)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actadd_lens import storybook
-from actadd_lens.checks import is_count, is_whole, require
+from actadd_lens.checks import check_run, is_count, is_whole, require
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.inputs import evenly, topic_of
@@ -24,8 +24,8 @@ from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import FEWEST_PROMPTS, split_prompts
+from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.results import Sweep
-from actadd_lens.sweeps.store import digest
 from actadd_lens.sweeps.sweep import plan_sweep
 from actadd_lens.vectors.vector import SteeringVector, check_coefficient
 
@@ -243,6 +243,7 @@ def prompting(
             of the package and words or texts are not given, or a setting is out of its range.
         LayerError: A layer does not exist.
     """
+    check_run(seed=seed)
     backend, chosen_pair = backend_of(model), _two_sided(pair)
     topic = topic_of(pair, words)
     require(is_count(n), "n", n, "an integer from 1")

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -148,7 +149,7 @@ def page(run: "Reproduction") -> str:
     Args:
         run: The run.
     """
-    links = "".join(f'<a href="#{outcome.name}">{escape(outcome.title)}</a> ' for outcome in run.outcomes)
+    links = "".join(f'<a href="#{escape(outcome.name)}">{escape(outcome.title)}</a> ' for outcome in run.outcomes)
     parts = [
         f'<p class="facts">{escape(_model_line(run))}</p>',
         f"<p>{escape(_counts(run))}</p>",
@@ -180,9 +181,9 @@ def _verdict_table(run: "Reproduction") -> str:
 
 
 def _finding_row(experiment: str, finding: Finding) -> str:
-    verdict = f'<span class="verdict {_CLASSES[finding.verdict]}">{finding.verdict}</span>'
+    verdict = f'<span class="verdict {_CLASSES[finding.verdict]}">{escape(finding.verdict)}</span>'
     evidence = "" if finding.estimate is None else escape(str(finding.estimate))
-    about = f'{escape(finding.about)} (<a href="#{experiment}">{experiment}</a>)'
+    about = f'{escape(finding.about)} (<a href="#{escape(experiment)}">{escape(experiment)}</a>)'
     cells = [("", about), ("", verdict), ("evidence", evidence), ("paper", escape(finding.paper))]
     cells.append(("remark", escape(finding.reason)))
     return "<tr>" + "".join(f'<td data-name="{name}">{cell}</td>' if name else f"<td>{cell}</td>"
@@ -190,7 +191,7 @@ def _finding_row(experiment: str, finding: Finding) -> str:
 
 
 def _section(run: "Reproduction", outcome: "Outcome") -> str:
-    parts = [f'<h2 id="{outcome.name}">{escape(outcome.title)}</h2>']
+    parts = [f'<h2 id="{escape(outcome.name)}">{escape(outcome.title)}</h2>']
     if outcome.error:
         return "".join([*parts, f'<p class="failed">Failed: {escape(outcome.error)}</p>'])
     parts.append(f"<p>{escape(outcome.summary)}</p>")
@@ -246,7 +247,13 @@ def markdown_page(run: "Reproduction") -> str:
     Args:
         run: The run.
     """
-    parts = [f"# {_title(run)}", _model_line(run), _counts(run), "## The twelve claims", _READING]
+    parts = [
+        f"# {_plain(_title(run))}",
+        _plain(_model_line(run)),
+        _plain(_counts(run)),
+        "## The twelve claims",
+        _READING,
+    ]
     parts += ["### Primary findings", _markdown_table(_PRIMARY_COLUMNS, _primary_rows(run))]
     by_claim = _by_claim(run)
     for number, found in by_claim.items():
@@ -254,7 +261,7 @@ def markdown_page(run: "Reproduction") -> str:
             continue
         parts.append(f"### {number}. {CLAIMS[number]}")
         rows = [
-            (f"{finding.about} ([{name}](#{name}))", f"**{finding.verdict}**",
+            (f"{_name(finding.about)} ([{_name(name)}](#{name}))", f"**{finding.verdict}**",
              "" if finding.estimate is None else str(finding.estimate), finding.paper, finding.reason)
             for name, finding in found
         ]  # fmt: skip
@@ -268,12 +275,12 @@ def markdown_page(run: "Reproduction") -> str:
 
 
 def _markdown_section(run: "Reproduction", outcome: "Outcome") -> str:
-    parts = [f'<a id="{outcome.name}"></a>', f"## {outcome.title}"]
+    parts = [f'<a id="{escape(outcome.name)}"></a>', f"## {_plain(outcome.title)}"]
     if outcome.error:
-        return "\n\n".join([*parts, f"Failed: {outcome.error}"])
+        return "\n\n".join([*parts, f"Failed: {_plain(outcome.error)}"])
     parts.append(_marked(outcome.summary))
-    parts += [f"![{outcome.title}]({picture})" for picture in outcome.pictures]
-    parts += [f"Measured on {run.model['name']}:", _markdown_table(outcome.columns, outcome.rows[:_LONG])]
+    parts += [f"![{_name(outcome.title)}]({picture})" for picture in outcome.pictures]
+    parts += [f"Measured on {_plain(run.model['name'])}:", _markdown_table(outcome.columns, outcome.rows[:_LONG])]
     if len(outcome.rows) > _LONG:
         parts.append(f"{len(outcome.rows) - _LONG} more rows are in `{outcome.name}.json`.")
     for table in _papers(outcome):
@@ -287,6 +294,16 @@ def _markdown_section(run: "Reproduction", outcome: "Outcome") -> str:
 def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [columns, ["---"] * len(columns), *([digits(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _name(text: str) -> str:
+    """A name of someone else's giving, as Markdown shows it and does not read it."""
+    return re.sub(r"([\\`*\[\]#])", r"\\\1", " ".join(text.split()))
+
+
+def _plain(text: str) -> str:
+    """The same outside of a table, whose cells are marked anyway."""
+    return _marked(_name(text))
 
 
 def _cell(text: str) -> str:

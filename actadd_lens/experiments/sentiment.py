@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from actadd_lens import storybook
+from actadd_lens.checks import check_run
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.continuations import (
     Arms,
@@ -208,6 +209,7 @@ def sentiment(
         SettingError: A setting is out of its range, or there are fewer than 8 prompts of a sentiment; else the errors
             of `sweep_completions`.
     """
+    check_run(seed=seed)
     given = _default_prompts() if prompts is None else {label: tuple(texts) for label, texts in prompts.items()}
     chosen = early_to_middle(model) if layers is None else tuple(layers)
     written = writing_options(n, max_new_tokens, seed, top_p, temperature)

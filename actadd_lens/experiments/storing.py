@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from actadd_lens import __version__
+from actadd_lens.errors import SettingError
 
 
 def versions() -> dict[str, str]:
@@ -25,10 +26,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The same of a text."""
+    """The same of a text.
+
+    Raises:
+        SettingError: The disk or the folder does not let it.
+    """
     draft = path.with_suffix(path.suffix + ".part")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # a model may write half a surrogate pair
+        draft.replace(path)
+    except OSError as error:
+        raise SettingError(f"{path} could not be written: {error}.") from error
 
 
 def as_json(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Every experiment by its name, and one run of them that keeps what is done and writes one report."""
 
+import hashlib
 import inspect
 import json
 import time
@@ -16,7 +17,8 @@ from actadd_lens.experiments.registry import REGISTRY, Entry, entry
 from actadd_lens.experiments.storing import as_json, versions, write_json
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.progress import tracked
-from actadd_lens.sweeps.store import digest, model_key
+from actadd_lens.sweeps.digests import digest
+from actadd_lens.sweeps.model_state import model_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,16 +167,21 @@ def reproduce(
         progress: Whether to show bars.
 
     Raises:
-        SettingError: There is no such experiment, or none here takes a setting. Nothing has run then.
+        SettingError: There is no such experiment, none here takes a setting, or one cannot be told from others of its
+            kind. Nothing has run then.
     """
     backend = backend_of(model)
     chosen = chosen_entries(names)
     asked = checked_settings(chosen, shared or {}, settings or {}, quick=quick)
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(f"There can be no folder {folder} ({error}): give another one as out=.") from error
+    keys = {one.name: _key(backend, one, asked[one.name]) for one in chosen}
     outcomes: list[Outcome] = []
     for one in tracked(chosen, what="experiments", unit="experiment", shown=progress):
-        key = _key(backend, one, asked[one.name])
+        key = keys[one.name]
         kept = _kept(folder, one, key)
         outcome = _run(model, one, asked[one.name], folder, key, progress=progress) if kept is None else kept
         outcomes.append(outcome)
@@ -268,9 +275,11 @@ def _run(model: LensModel, one: Entry, asked: Mapping[str, Any], folder: Path, k
     start = time.perf_counter()
     try:
         outcome = _outcome(one.runs(model, **asked, **extra), one, folder, start)
-    except ActAddError as error:
-        return Outcome(one.name, one.kind.title, settings=as_json(dict(asked)), versions=versions(), error=str(error))
-    write_json(folder / f"{one.name}.json", {"format": _FORMAT, "key": key, **outcome.record()})
+    except Exception as error:  # whatever it was: it is told, and the others go on
+        reason = str(error) if isinstance(error, ActAddError) else f"{type(error).__name__}: {error}"
+        return Outcome(one.name, one.kind.title, settings=as_json(dict(asked)), versions=versions(), error=reason)
+    record: dict[str, Any] = as_json({"format": _FORMAT, "key": key, **outcome.record()})
+    write_json(folder / f"{one.name}.json", {**record, "check": _check(record)})
     return outcome
 
 
@@ -310,12 +319,21 @@ def _sources() -> bytes:
 
 
 def _kept(folder: Path, one: Entry, key: str) -> Outcome | None:
-    """The outcome of an earlier run under the same key, with its pictures; else None."""
+    """The outcome of an earlier run under the same key, with its pictures; else None, and it is run again."""
     try:
         record = json.loads((folder / f"{one.name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none yet, or not wholly written
+        if record["key"] != key or record["check"] != _check(record):
+            return None
+        outcome = Outcome.from_record(record)
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):  # none yet, or damaged
         return None
-    if not isinstance(record, dict) or record.get("key") != key:
-        return None
-    outcome = Outcome.from_record(record)
-    return outcome if all((folder / picture).exists() for picture in outcome.pictures) else None
+    # Pictures are those that lie in the folder: no path that stands in a file is opened.
+    there = {path.name for path in (folder / f"{one.name}.png", *folder.glob(f"{one.name}-*.png"))
+             if path.is_file() and not path.is_symlink()}  # fmt: skip
+    return outcome if outcome.name == one.name and there.issuperset(outcome.pictures) else None
+
+
+def _check(record: Mapping[str, Any]) -> str:
+    """A hash of all that a kept result holds, so that one which was changed or damaged is not read."""
+    told = {name: value for name, value in record.items() if name != "check"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from actadd_lens import storybook
 from actadd_lens.analysis.shift import NextTokenShift, next_token_shift, read_occurrences
-from actadd_lens.checks import is_count, require
+from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled
 from actadd_lens.experiments.inputs import topic_of
@@ -24,7 +24,7 @@ from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.sweeps.store import digest
+from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.sweep import sweep
 from actadd_lens.vectors.naming import visible
 
@@ -177,6 +177,7 @@ def token_shift(
             a single token, or a setting is out of its range.
         LayerError: There is no such layer.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend, checked = backend_of(model), as_pair(pair)
     require(is_count(least_count), "least_count", least_count, "an integer from 1")
     wanted = round(backend.n_layers / 3) if layer is None else layer

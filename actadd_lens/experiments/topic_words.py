@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from actadd_lens import storybook
+from actadd_lens.checks import check_run
 from actadd_lens.experiments.continuations import paired_estimate, prompt_estimate, writing_options
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, stays
 from actadd_lens.experiments.inputs import topic_of
@@ -207,6 +208,7 @@ def topic_words(
         SettingError: A setting is out of its range, there are fewer than 8 prompts, or the pair is about no topic of
             the package and words are not given; else the errors of `sweep_completions`.
     """
+    check_run(seed=seed)
     texts = storybook.neutral_prompts()[:40] if prompts is None else as_texts(prompts)
     chosen = topic_of(pair, words).words
     n_layers = backend_of(model).n_layers

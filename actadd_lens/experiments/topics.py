@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from actadd_lens import storybook
+from actadd_lens.checks import check_run
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.continuations import (
     Cells,
@@ -168,6 +169,7 @@ def topics(
         SettingError: A setting is out of its range, or there are fewer than 8 prompts; else the errors of
             `sweep_completions`.
     """
+    check_run(seed=seed)
     texts = storybook.neutral_prompts()[:40] if prompts is None else as_texts(prompts)
     choose, report = halves(texts, seed, choose_on)
     chosen = early_to_middle(model) if layers is None else tuple(layers)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from actadd_lens import storybook
+from actadd_lens.checks import check_run
 from actadd_lens.experiments.continuations import (
     Arms,
     Cells,
@@ -167,6 +168,7 @@ def toxicity(
         SettingError: A setting is out of its range, or there are fewer than 8 prompts; else the errors of
             `sweep_completions`.
     """
+    check_run(seed=seed)
     texts = storybook.hostile_prompts() if prompts is None else as_texts(prompts)
     judges = (scorers.profanity(), scorers.negativity()) if scored_by is None else tuple(scored_by)
     chosen = early_to_middle(model) if layers is None else tuple(layers)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from actadd_lens.checks import check_run
 from actadd_lens.errors import ModelDownloadError, SettingError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.steering.clean import unsteered
@@ -42,6 +43,7 @@ def surprise(
     Raises:
         SettingError: There are not as many rows of continuations as prompts.
     """
+    check_run(batch_size=batch_size)
     backend = backend_of(model)
     spans = _spans(backend, prompts, continuations)
     return -_mean_logprobs(backend, spans, batch_size).reshape(len(prompts), -1)
@@ -64,6 +66,7 @@ def dependence(
     Raises:
         SettingError: The model has no BOS token, or there are not as many rows of continuations as prompts.
     """
+    check_run(batch_size=batch_size)
     backend = backend_of(model)
     bos = tuple(backend.encode(""))
     if not bos:

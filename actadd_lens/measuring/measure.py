@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import is_whole, require
+from actadd_lens.checks import check_run, is_whole, require
 from actadd_lens.errors import NonFiniteError, SettingError
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
-from actadd_lens.measuring.nulls import NullKind, null_vectors
+from actadd_lens.measuring.nulls import NullKind, check_null_kind, null_vectors
 from actadd_lens.measuring.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.protocol import Spot
 from actadd_lens.progress import progress_bar
 from actadd_lens.prompts.positions import Position, as_position, plain_position
-from actadd_lens.prompts.texts import as_texts, encode_prompts
+from actadd_lens.prompts.texts import as_texts, encode_prompts, notice_repeats
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering.clean import check_fits, prompts_of, resolved, unsteered
 from actadd_lens.steering.hooks import injected
@@ -144,8 +144,10 @@ def measure(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend, position = backend_of(model), as_position(position)
     chosen, texts = as_metric(metric), as_texts(prompts)
+    notice_repeats(texts)
     found = by_prompt(backend, vectors, len(texts))
     tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos)
     unsteered_arm: list[Arm] = [()] * len(texts)
@@ -199,7 +201,7 @@ def measure_arms(
     for number, arm in enumerate(marked):
         known = prompts_of(backend, [prompts[number]], numbers=[number])
         check_fits(backend, arm, position, known)
-    shared = _Pass(backend, metric, metric.bind(backend), by_arm, marked, position, batch_size)
+    shared = _Pass(backend, metric, metric.bound_to(backend), by_arm, marked, position, batch_size)
     values = np.empty((len(arms), len(prompts)))
     step = max(1, batch_size // len(arms))
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -235,6 +237,8 @@ def null_arms(model: LensModel, vectors: Arm, nulls: int, kind: NullKind, seed: 
     Raises:
         SettingError: The number is no integer from 0.
     """
+    check_run(seed=seed)
+    check_null_kind(kind)
     require(is_whole(nulls), "nulls", nulls, "an integer from 0")
     if not nulls:
         return []
@@ -435,6 +439,7 @@ def measure_completions(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend, position = backend_of(model), as_position(position)
     texts = as_texts(prompts)
     found = by_prompt(backend, vectors, len(texts))
@@ -446,6 +451,7 @@ def measure_completions(
         stop=as_stops(stop),
         sampling=Sampling.from_options(sampling),
     )
+    notice_repeats(texts)
     tokens = encode_prompts(backend, texts, room=settings.max_new_tokens)
     unsteered_arm: list[Arm] = [()] * len(texts)
     arms = [found, unsteered_arm, *_null_arms_by_prompt(model, found, nulls, null_kind, seed)]

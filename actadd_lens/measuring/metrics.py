@@ -4,15 +4,16 @@ A metric is made without a model, and bound to one when it is measured, which is
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
+from types import FunctionType
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import is_count
+from actadd_lens.checks import is_count, many, require, takes
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.models import Backend
 
@@ -37,6 +38,10 @@ class Reading:
     injected: Bool[Tensor, "rows pos"]
     unsteered_logits: Float[Tensor, "rows d_vocab"] | Float[Tensor, "rows pos d_vocab"]
 
+    def copy(self) -> "Reading":
+        """The same on tensors of its own, so that whoever changes them in place changes no one else's."""
+        return Reading(**{item.name: getattr(self, item.name).clone() for item in fields(self)})
+
 
 BoundMetric = Callable[[Reading], Float[Tensor, " rows"]]
 
@@ -50,26 +55,98 @@ class Metric:
         unit: Unit of the number.
         reads: `last` for the logits after the last token only, `all` for every column.
         bind: Model interface to function; this is where texts become tokens.
+        is_named: Whether the name is the user's, by `named`: in a store it stands for what cannot be hashed.
     """
 
     name: str
     unit: str
     reads: Literal["last", "all"]
     bind: Callable[[Backend], BoundMetric]
+    is_named: bool = False
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.name, str) and bool(self.name), "A metric's name", self.name, "a text")
+        require(isinstance(self.unit, str), "A metric's unit", self.unit, "a text")
+        require(self.reads in ("last", "all"), "What a metric reads", self.reads, "'last' or 'all'")
+        require(takes(self.bind, 1), "A metric's bind", self.bind, "a function of the model's interface")
+
+    def bound_to(self, backend: Backend) -> BoundMetric:
+        """The metric of a model; what it returns is looked at, and one of the user's reads a copy of its own.
+
+        Args:
+            backend: The model.
+
+        Raises:
+            PromptError: A text in it is no token of the model.
+        """
+        measure = self.bind(backend)
+        if not callable(measure):
+            raise SettingError(f"The bind of metric {self.name!r} gave {measure!r}: expected a function of a Reading.")
+        is_ours = isinstance(self.bind, FunctionType) and self.bind.__module__ == __name__
+
+        def guarded(reading: Reading) -> Tensor:
+            values = measure(reading if is_ours else reading.copy())
+            if not isinstance(values, Tensor) or values.shape != reading.lengths.shape or values.is_complex():
+                told = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+                raise SettingError(
+                    f"The metric {self.name!r} returned {told} for {len(reading.lengths)} rows: expected a tensor of "
+                    "one real number for each row."
+                )
+            return values
+
+        return guarded
 
 
 def as_metric(metric: Any) -> Metric:
     """A `Metric`, or any function of the last token's logits [rows, d_vocab] as one.
 
     Raises:
-        SettingError: It is neither.
+        SettingError: It is neither, or makes a metric and was not called.
     """
     if isinstance(metric, Metric):
         return metric
-    if callable(metric):
-        name = getattr(metric, "__name__", type(metric).__name__)
-        return Metric(name, "", "last", lambda backend: lambda reading: metric(reading.logits))
-    raise SettingError(f"{metric!r} is no metric: use one of actadd_lens.metrics, or a function of the last logits.")
+    home, name = getattr(metric, "__module__", None), str(getattr(metric, "__name__", type(metric).__name__))
+    if globals().get(name) is metric:
+        raise SettingError(f"metrics.{name} makes a metric: call it, metrics.{name}(...).")
+    if home == "actadd_lens.measuring.scorers":
+        raise SettingError(f"The scorer {name!r} reads texts, not logits: use one of actadd_lens.metrics here.")
+    if not takes(metric, 1):
+        raise SettingError(
+            f"{metric!r} is no metric: use one of actadd_lens.metrics, or a function of the last logits alone."
+        )
+    return Metric(name, "", "last", _Foreign(metric))
+
+
+@dataclass(frozen=True, eq=False)
+class _Foreign:
+    """Binds a function of the last logits, which is not of this module."""
+
+    function: Callable[[Tensor], Any]
+
+    def __call__(self, backend: Backend) -> BoundMetric:
+        return lambda reading: self.function(reading.logits)
+
+
+def named(name: str, metric: Any, *, unit: str | None = None) -> Metric:
+    """A metric under a name of your own, for axes, tables and stores.
+
+    A store tells metrics apart by their code and whatever that reaches. What cannot be told, such as an open file, is
+    refused there, unless the metric is named: then the name stands for it, so give another one whenever it changes.
+    What can be told is told as ever: an edited function never meets old numbers, whatever its name.
+
+    Args:
+        name: The name.
+        metric: A metric, or a function of the last token's logits.
+        unit: Unit of the number; by default the metric's own.
+
+    Raises:
+        SettingError: It is no metric, or the name is no text.
+
+    >>> named("first logit", lambda logits: logits[:, 0], unit="logits").name
+    'first logit'
+    """
+    found = as_metric(metric)
+    return replace(found, name=name, unit=found.unit if unit is None else unit, is_named=True)
 
 
 def next_token_logprob(token: str | int) -> Metric:
@@ -108,9 +185,9 @@ def logit_difference(token: str | int, other: str | int) -> Metric:
 
 def token_set_logprob(tokens: Sequence[str | int]) -> Metric:
     """Log of the summed probability of a set of tokens after the prompt, in nats."""
-    if isinstance(tokens, str):
+    chosen = tuple(many(tokens))
+    if len(chosen) == 1 and chosen[0] is tokens:
         raise SettingError(f"{tokens!r} is no set of tokens: pass a list, such as [{tokens!r}].")
-    chosen = tuple(tokens)
     if not chosen:
         raise SettingError("A token set needs a token: pass texts or ids.")
 
@@ -131,7 +208,7 @@ def kl_divergence(direction: KLDirection = "steered || unsteered") -> Metric:
     Raises:
         SettingError: The direction is neither.
     """
-    if direction not in ("steered || unsteered", "unsteered || steered"):
+    if not isinstance(direction, str) or direction not in ("steered || unsteered", "unsteered || steered"):
         raise SettingError(
             f"KL direction {direction!r} is not known: 'steered || unsteered' or 'unsteered || steered'."
         )

@@ -3,15 +3,15 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actadd_lens.checks import is_count, require
-from actadd_lens.errors import SettingError
+from actadd_lens.checks import check_run, is_count, require
+from actadd_lens.errors import SettingError, VectorError
 from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair
@@ -85,12 +85,12 @@ def null_table(
     for vector in check_vectors(backend_of(model), vectors):
         _refuse_mixed(vector)
     require(is_count(n), "n", n, "an integer from 1")
+    check_run(seed=seed)
+    check_null_kind(kind)
     if kind == "gaussian":
         drawn = [_gaussian(vector, n, seed) for vector in vectors]
-    elif kind == "unrelated_pairs":
-        drawn = _unrelated(model, vectors, n=n, seed=seed, texts=texts)
     else:
-        raise SettingError(f"Null kind {kind!r} is not known: use 'unrelated_pairs' or 'gaussian'.")
+        drawn = _unrelated(model, vectors, n=n, seed=seed, texts=texts)
     return [
         tuple(
             _matched(vector, _with_bos(vector, rows), f"{kind} {index} (seed {seed})")
@@ -98,6 +98,16 @@ def null_table(
         )
         for vector, found in zip(vectors, drawn, strict=True)
     ]
+
+
+def check_null_kind(kind: Any) -> None:
+    """Refuse what is no kind of null vectors.
+
+    Raises:
+        SettingError: It is none.
+    """
+    if not (isinstance(kind, str) and kind in ("unrelated_pairs", "gaussian")):
+        raise SettingError(f"Null kind {kind!r} is not known: use 'unrelated_pairs' or 'gaussian'.")
 
 
 def unrelated_rows(
@@ -119,7 +129,19 @@ def unrelated_rows(
 
 
 def shuffle_rows(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
-    """A control: the rows that are not zero, in another order. One row alone has no other order."""
+    """A control: the rows that are not zero, in another order. One row alone has no other order.
+
+    Args:
+        vector: The vector.
+        seed: Seed of the order.
+
+    Raises:
+        SettingError: The seed is no integer from 0.
+        VectorError: It is no vector.
+    """
+    check_run(seed=seed)
+    if not isinstance(vector, SteeringVector):
+        raise VectorError(f"{vector!r} is no steering vector: use compute_steering_vector to make one.")
     nonzero = (vector.norms > 0).nonzero().flatten()
     order = nonzero[torch.from_numpy(np.random.default_rng(seed).permutation(len(nonzero)))]
     activations = vector.activations.clone()

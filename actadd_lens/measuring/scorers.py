@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+from actadd_lens.checks import many, takes
 from actadd_lens.errors import SettingError
 
 Scorer = Callable[[Sequence[str]], list[float]]
@@ -18,7 +19,8 @@ def word_share(words: Sequence[str]) -> Scorer:
     >>> word_share(["bride", "groom"])(["The bride and the groom.", ""])
     [0.4, 0.0]
     """
-    chosen = _word_set(words)
+    words = _whole_words(words)
+    chosen = frozenset(word.lower() for word in words)
     return _named(f"share of {_shown(words)}", lambda text: _count(text, chosen) / max(1, len(_words(text))))
 
 
@@ -28,7 +30,8 @@ def word_count(words: Sequence[str]) -> Scorer:
     >>> word_count(["bride", "groom"])(["The Bride and the bride's groom"])
     [2.0]
     """
-    chosen = _word_set(words)
+    words = _whole_words(words)
+    chosen = frozenset(word.lower() for word in words)
     return _named(f"count of {_shown(words)}", lambda text: float(_count(text, chosen)))
 
 
@@ -38,7 +41,8 @@ def contains_word(words: Sequence[str]) -> Scorer:
     >>> contains_word(["sea"])(["By the sea.", "Seaside"])
     [1.0, 0.0]
     """
-    chosen = _word_set(words)
+    words = _whole_words(words)
+    chosen = frozenset(word.lower() for word in words)
     return _named(f"any of {_shown(words)}", lambda text: float(_count(text, chosen) > 0))
 
 
@@ -105,13 +109,19 @@ def as_scorers(scorers: Any) -> tuple[Scorer, ...]:
     Raises:
         SettingError: There is none, something else is among them, or one of this module was not called.
     """
-    chosen = (scorers,) if callable(scorers) else tuple(scorers)
+    chosen = (scorers,) if callable(scorers) else tuple(many(scorers))
     if not chosen or not all(callable(scorer) for scorer in chosen):
         raise SettingError("A scorer is any callable on texts: pass one or more, such as scorers.sentiment().")
     for scorer in chosen:
         name = scorer_name(scorer)
         if globals().get(name) is scorer:
             raise SettingError(f"scorers.{name} makes a scorer: call it, scorers.{name}(...).")
+        if getattr(scorer, "__module__", None) == "actadd_lens.measuring.metrics":
+            raise SettingError(f"metrics.{name} reads logits, not texts: use one of actadd_lens.scorers here.")
+        if not takes(scorer, 1):
+            raise SettingError(
+                f"The scorer {name!r} cannot be called with texts alone: a scorer takes a list of texts."
+            )
     return chosen
 
 
@@ -123,10 +133,22 @@ def _named(name: str, score: Callable[[str], float]) -> Scorer:
     return scorer
 
 
-def _word_set(words: Sequence[str]) -> frozenset[str]:
-    if isinstance(words, str) or not words:
+def _whole_words(words: Sequence[str]) -> tuple[str, ...]:
+    """The words, each one that a text can be cut into.
+
+    Raises:
+        SettingError: It is no list of words, or a word is none, so that no text could ever have it.
+    """
+    found = tuple(many(words))
+    if not found or (len(found) == 1 and found[0] is words):
         raise SettingError(f"{words!r} is no list of words: pass one or more whole words.")
-    return frozenset(word.lower() for word in words)
+    for word in found:
+        if not isinstance(word, str) or _words(word) != [word.lower()]:
+            raise SettingError(
+                f"{word!r} is no word: texts are cut into words of letters and digits, with apostrophes inside, so it "
+                "would never be found. Give whole words without spaces or other signs."
+            )
+    return found
 
 
 def _words(text: str) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from actadd_lens.checks import check_run, many
 from actadd_lens.errors import LayerError, PromptError, VectorError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair
@@ -101,13 +102,15 @@ def compute_steering_vectors(
     Warns:
         SteeringWarning: Both prompts of a pair are the same.
     """
+    check_run(batch_size=batch_size)
     backend = backend_of(model)
     if isinstance(pairs, PromptPair) or (isinstance(pairs, tuple) and any(isinstance(text, str) for text in pairs)):
         raise PromptError(f"{pairs!r} is one prompt pair: pass a list of them, or use compute_steering_vector.")
-    if not isinstance(layers, Iterable):
+    asked = many(layers)
+    if len(asked) == 1 and asked[0] is layers:
         raise LayerError(f"layers is {layers!r}: pass a list, such as [{layers!r}], or use compute_steering_vector.")
-    checked_pairs = [as_pair(pair) for pair in pairs]
-    checked_layers = [backend.check_layer(layer) for layer in layers]
+    checked_pairs = [as_pair(pair) for pair in many(pairs)]
+    checked_layers = [backend.check_layer(layer) for layer in asked]
     if not checked_pairs:
         raise PromptError("No prompt pair was given: pass at least one.")
     if not checked_layers:

@@ -44,12 +44,15 @@ class HookedBackend(Backend):
         """One pass with `stop_at_layer`; the highest layer's hook point is called by hand, for the caller's hooks."""
         found: dict[int, Tensor] = {}
         top = max(layers)
-        below = sorted(set(layers) - {top}) if top < self.n_layers else sorted(set(layers))
         with ExitStack() as stack:
-            for layer in below:
+            # Pre-hooks that a caller set on the block itself act before its hook point, so then it has to run.
+            is_inside = top < self.n_layers
+            runs_top = is_inside and bool(self.model.blocks[top]._forward_pre_hooks)
+            by_hand = is_inside and not runs_top
+            for layer in sorted(set(layers) - ({top} if by_hand else set())):
                 stack.callback(self.add_hook(self.hook_name(layer), _keeper(found, layer)).remove)
-            residual = self._blocks(tokens, mask=None, stop=top)
-            if top < self.n_layers:
+            residual = self._blocks(tokens, mask=None, stop=top + runs_top)
+            if by_hand:
                 found[top] = self.hook_point(self.hook_name(top))(residual)
         return found
 
@@ -72,11 +75,12 @@ class HookedBackend(Backend):
         found: dict[int, Tensor] = {}
         with ExitStack() as stack:
             for layer in set(layers):
-                # A caller's hook may change the stream in place.
+                # Before a caller's own pre-hooks, which act again from a start; they may change the stream in place.
                 name = self.hook_name(layer)
-                keep = InThisThread(_input_keeper(found, layer, copy=bool(self.hooks_at(name))))
                 module = self.model.blocks[layer] if layer < self.n_layers else self.hook_point(name)
-                stack.callback(module.register_forward_pre_hook(keep).remove)
+                copy = bool(self.hooks_at(name) or module._forward_pre_hooks)
+                keep = InThisThread(_input_keeper(found, layer, copy=copy))
+                stack.callback(module.register_forward_pre_hook(keep, prepend=True).remove)
             logits = self.read_out(_at(self._blocks(tokens, mask=None), columns))
         if self.model.cfg.positional_embedding_type == "shortformer":  # its blocks read positions beside the stream
             return dict.fromkeys(layers, tokens), logits

@@ -262,6 +262,8 @@ class Backend(ABC):
     def encode(self, text: str, *, prepend_bos: bool = True) -> list[int]:
         """Token ids of one text, as the model's own `to_tokens` makes them, never cut short; BOS stands there once."""
         tokenizer = self.tokenizer
+        if any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise PromptError(f"The text {text[:60]!r} holds half a surrogate pair, which no tokenizer reads.")
         if not text:
             bos = tokenizer.bos_token_id
             return [int(bos)] if prepend_bos and bos is not None else []

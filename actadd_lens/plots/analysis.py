@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actadd_lens.plots.style import NULL, STEERED, UNSTEERED, heat_map, new_axes, visible
+from actadd_lens.plots.style import NULL, STEERED, UNSTEERED, as_written, heat_map, new_axes, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ _NAMED = 6
 """Tokens that are named at each end of a Q-Q picture."""
 
 
+@as_written
 def plot_logit_lens(lens: "LogitLens", *, ax: "Axes | None" = None) -> "Axes":
     """Tokens of each row that is not zero: the most promoted on top, the most demoted at the bottom."""
     rows = [row for row in lens.rows if row.promoted]
@@ -42,6 +43,7 @@ def plot_logit_lens(lens: "LogitLens", *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
+@as_written
 def plot_similarity(similarity: "CosineSimilarity", *, ax: "Axes | None" = None) -> "Axes":
     """Cosines as colours and numbers; a star where unrelated pairs rarely come so far."""
     down, across = ((similarity.cosines != 0).any(axis=axis) for axis in (1, 0))  # rows of zeros say nothing
@@ -70,6 +72,7 @@ def plot_similarity(similarity: "CosineSimilarity", *, ax: "Axes | None" = None)
     return ax
 
 
+@as_written
 def plot_norm_profile(profile: "NormProfile", *, ax: "Axes | None" = None) -> "Axes":
     """Relative norm on each token that a row lands on."""
     table = profile.table
@@ -92,6 +95,7 @@ def plot_norm_profile(profile: "NormProfile", *, ax: "Axes | None" = None) -> "A
     return ax
 
 
+@as_written
 def plot_shift(shift: "NextTokenShift", *, ax: "Axes | None" = None) -> "Axes":
     """Change of the log-probability of the tokens that rise and fall most."""
     tokens = [*shift.rises, *reversed(shift.falls)]
@@ -112,6 +116,7 @@ def plot_shift(shift: "NextTokenShift", *, ax: "Axes | None" = None) -> "Axes":
     return _open(ax)
 
 
+@as_written
 def plot_text_shift(shift: "TextShift", *, ax: "Axes | None" = None) -> "Axes":
     """Q-Q picture of the tokens' mean changes, with the line that a normal distribution would follow."""
     ax = new_axes(ax, figsize=(5.0, 4.2))
@@ -139,6 +144,7 @@ def plot_text_shift(shift: "TextShift", *, ax: "Axes | None" = None) -> "Axes":
     return _open(ax)
 
 
+@as_written
 def plot_linearity(result: "Linearity", *, ax: "Axes | None" = None) -> "Axes":
     """Effect and first-order estimate over the coefficient, on the effect's own scale."""
     ax = new_axes(ax, figsize=(5.5, 3.6))

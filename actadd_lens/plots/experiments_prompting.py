@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from actadd_lens.plots.style import NULL, STEERED, heat_map, new_axes, visible
+from actadd_lens.plots.style import NULL, STEERED, as_written, heat_map, new_axes, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ PAPER = {
 """Ratios of GPT-2-XL in the paper."""
 
 
+@as_written
 def plot_prompting(result: "Prompting", *, ax: "Axes | None" = None) -> "Axes":
     """Perplexity ratios of injection and prompt on and off the topic, above their nulls, beside the paper's.
 
@@ -54,6 +55,7 @@ def plot_prompting(result: "Prompting", *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
+@as_written
 def plot_transplants(result: "Prompting", *, ax: "Axes | None" = None) -> "Axes":
     """Effect on the topic's words by the layer where a vector is read and the layer where it is added.
 

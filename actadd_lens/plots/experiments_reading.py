@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actadd_lens.plots.style import NULL, STEERED, UNSTEERED, colours, new_axes, visible
+from actadd_lens.plots.style import NULL, STEERED, UNSTEERED, as_written, colours, new_axes, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +46,7 @@ _NAMED = 5
 # -- perplexity ------------------------------------------------------------------------------------------------
 
 
+@as_written
 def plot_perplexity(result: "PerplexityOnTopic", *, ax: "Axes | None" = None) -> "Axes":
     """Ratio of each set over layers at the chosen coefficient, above the nulls of the set on the topic."""
     ax = new_axes(ax, figsize=(max(6.4, 3.4 + 0.35 * len(result.layers)), 4.0))
@@ -73,6 +74,7 @@ def plot_perplexity(result: "PerplexityOnTopic", *, ax: "Axes | None" = None) ->
     return _open(ax)
 
 
+@as_written
 def plot_perplexity_share(result: "PerplexityOnTopic", *, ax: "Axes | None" = None) -> "Axes":
     """Ratio in bins of the share of topic words, at the chosen cell, on the half that had no part in the choice."""
     ax = new_axes(ax, figsize=(6.4, 3.8))
@@ -98,6 +100,7 @@ def plot_perplexity_share(result: "PerplexityOnTopic", *, ax: "Axes | None" = No
 # -- tokens ----------------------------------------------------------------------------------------------------
 
 
+@as_written
 def plot_token_shift(result: "TokenShift", *, ax: "Axes | None" = None) -> "Axes":
     """Q-Q picture of the tokens' mean changes over texts, above those of the nulls; topic tokens stand out."""
     ax = new_axes(ax, figsize=(6.0, 4.4))
@@ -144,6 +147,7 @@ def _name_ends(ax: "Axes", expected: np.ndarray, changes: np.ndarray, texts: Seq
 # -- knowledge -------------------------------------------------------------------------------------------------
 
 
+@as_written
 def plot_knowledge(result: "Knowledge", *, ax: "Axes | None" = None) -> "Axes":
     """P@K over K in both arms, above the nulls, beside the paper's."""
     from actadd_lens.experiments.knowledge import PAPER as THEIRS
@@ -174,6 +178,7 @@ def plot_knowledge(result: "Knowledge", *, ax: "Axes | None" = None) -> "Axes":
 # -- norms and nulls -------------------------------------------------------------------------------------------
 
 
+@as_written
 def plot_norms_by_layer(result: "Norms", *, ax: "Axes | None" = None) -> "Axes":
     """Relative norm of each row that is not zero over layers, above that of rows of unrelated pairs."""
     ax = new_axes(ax, figsize=(6.4, 3.8))
@@ -194,6 +199,7 @@ def plot_norms_by_layer(result: "Norms", *, ax: "Axes | None" = None) -> "Axes":
     return _open(ax)
 
 
+@as_written
 def plot_nulls(result: "NullComparison", *, ax: "Axes | None" = None) -> "Axes":
     """Change of the target at each coefficient, above the nulls of each kind."""
     kinds, scales = result.kinds, result.coefficients
@@ -223,6 +229,7 @@ def plot_nulls(result: "NullComparison", *, ax: "Axes | None" = None) -> "Axes":
 # -- time ------------------------------------------------------------------------------------------------------
 
 
+@as_written
 def plot_overhead(result: "Overhead", *, ax: "Axes | None" = None) -> "Axes":
     """Premium over the number of parameters; what two unsteered runs differ by is drawn beside it."""
     from actadd_lens.experiments.overhead import MARGIN, WHATS

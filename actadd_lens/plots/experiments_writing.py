@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actadd_lens.plots.style import NULL, STEERED, UNSTEERED, colours, new_axes
+from actadd_lens.plots.style import NULL, STEERED, UNSTEERED, as_written, colours, new_axes
 from actadd_lens.plots.sweeps import plot_lines
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _PAPER_POSITIONS = {"front": 0.70, "mid": 0.81, "back": 0.87}
 """Wedding words per completion on GPT-2-XL by position (section 2j)."""
 
 
+@as_written
 def plot_topic_words(result: "TopicWords", metric: int, *, ax: "Axes | None" = None) -> "Axes":
     """Effect on topic words over layers, a line for each coefficient, with intervals, nulls and the paper's figures.
 
@@ -52,6 +53,7 @@ def plot_topic_words(result: "TopicWords", metric: int, *, ax: "Axes | None" = N
     return ax
 
 
+@as_written
 def plot_topics(result: "Topics", *, ax: "Axes | None" = None) -> "Axes":
     """Rise of each topic and of their mean, beside the nulls and the paper's range.
 
@@ -68,6 +70,7 @@ def plot_topics(result: "Topics", *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
+@as_written
 def plot_toxicity(result: "Toxicity", *, ax: "Axes | None" = None) -> "Axes":
     """Change of each score, beside the nulls.
 
@@ -86,6 +89,7 @@ def plot_toxicity(result: "Toxicity", *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
+@as_written
 def plot_sentiment(result: "Sentiment", *, ax: "Axes | None" = None) -> "Axes":
     """Share of continuations of the wanted sentiment in each arm, with the paper's where it has one.
 
@@ -119,6 +123,7 @@ def plot_sentiment(result: "Sentiment", *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
+@as_written
 def plot_parts(result: "Parts", *, ax: "Axes | None" = None) -> "Axes":
     """Effect of each part with its interval, beside the nulls.
 
@@ -163,6 +168,7 @@ def plot_parts(result: "Parts", *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
+@as_written
 def plot_examples(result: "Examples", *, ax: "Axes | None" = None) -> "Axes":
     """Next-token divergence of each example, beside its nulls, on a logarithmic axis.
 

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from actadd_lens.experiments.demonstration import Demonstration
     from actadd_lens.measuring.measure import CompletionMeasurement, Measurement
 
-from actadd_lens.plots.style import NULL, STEERED, new_axes
+from actadd_lens.plots.style import NULL, STEERED, as_written, new_axes
 
 
+@as_written
 def plot_effects(effects: dict[str, Effect], *, unit: str = "", title: str = "", ax: "Axes | None" = None) -> "Axes":
     """Effects with their intervals, each above the effects of its null vectors.
 
@@ -58,6 +59,7 @@ def plot_effects(effects: dict[str, Effect], *, unit: str = "", title: str = "",
     return ax
 
 
+@as_written
 def plot_measurement(measurement: "Measurement | CompletionMeasurement", *, ax: "Axes | None" = None) -> "Axes":
     """One effect with its interval, above the effects of its null vectors."""
     from actadd_lens.measuring.measure import Measurement
@@ -69,6 +71,7 @@ def plot_measurement(measurement: "Measurement | CompletionMeasurement", *, ax: 
     return plot_effects({" + ".join(naming.vector_names(vectors)): measurement.effect}, unit=unit, ax=ax)
 
 
+@as_written
 def plot_demonstration(demonstration: "Demonstration", *, axes: "Sequence[Axes] | None" = None) -> "Sequence[Axes]":
     """Effects of each chapter in an Axes of its own."""
     chapters = demonstration.chapters

@@ -1,7 +1,9 @@
 """What all pictures share: axes, colours that colour-blind readers can tell apart (Okabe and Ito), heat maps."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +13,9 @@ from actadd_lens.vectors import naming
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+
+Parameters = ParamSpec("Parameters")
+Drawn = TypeVar("Drawn")
 
 STEERED = "#D55E00"
 UNSTEERED = "#56B4E9"
@@ -36,6 +41,48 @@ def colours(count: int) -> Sequence[Any]:
 def visible(text: str) -> str:
     """A token as pictures show it: spaces as dots, line ends as arrows, and no mathematics in dollars."""
     return naming.visible(text).replace("$", r"\$")
+
+
+def as_written(draw: Callable[Parameters, Drawn]) -> Callable[Parameters, Drawn]:
+    """A picture whose texts are shown as they are written: matplotlib takes what stands between dollars for formulas.
+
+    Args:
+        draw: A function that returns Axes, or several of one figure.
+    """
+
+    @functools.wraps(draw)
+    def drawn(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Drawn:
+        found = draw(*args, **kwargs)
+        first: Any = found[0] if isinstance(found, Sequence) else found
+        for ax in first.figure.axes:
+            for text in _texts(ax):
+                text.set_text(_without_formulas(text.get_text()))
+            for axis in (ax.xaxis, ax.yaxis):
+                _write_ticks(axis)
+        return found
+
+    return drawn
+
+
+def _texts(ax: "Axes") -> Iterator[Any]:
+    legend = ax.get_legend()
+    yield from (ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts)
+    yield from () if legend is None else (legend.get_title(), *legend.get_texts())
+
+
+def _write_ticks(axis: Any) -> None:
+    """Names of ticks, where they were given; those of numbers are matplotlib's own."""
+    from matplotlib.ticker import FixedLocator
+
+    if isinstance(axis.get_major_locator(), FixedLocator):
+        names = [label.get_text() for label in axis.get_ticklabels()]
+        plain = [_without_formulas(name) for name in names]
+        if plain != names:
+            axis.set_ticklabels(plain)
+
+
+def _without_formulas(text: str) -> str:
+    return re.sub(r"(?<!\\)\$", r"\\$", text)
 
 
 def heat_map(

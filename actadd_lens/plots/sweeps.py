@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actadd_lens.plots.style import NULL, STEERED, colours, heat_map, new_axes
+from actadd_lens.plots.style import NULL, STEERED, as_written, colours, heat_map, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ _ROOM = 0.09
 """Room that a name needs in the picture of a frontier, as a share of the frontier's size."""
 
 
+@as_written
 def plot_sweep(sweep: "Sweep", metric: int, pair: int, position: int, *, ax: "Axes | None" = None) -> "Axes":
     """Heat map of layers x coefficients of one metric, pair and position; cells that do not stand are hatched.
 
@@ -50,6 +51,7 @@ def plot_sweep(sweep: "Sweep", metric: int, pair: int, position: int, *, ax: "Ax
     return ax
 
 
+@as_written
 def plot_lines(sweep: "Sweep", metric: int, pair: int, position: int, *, ax: "Axes | None" = None) -> "Axes":
     """Effect over layers, a line for each coefficient with its interval as a band, above the nulls of all of them.
 
@@ -87,6 +89,7 @@ def plot_lines(sweep: "Sweep", metric: int, pair: int, position: int, *, ax: "Ax
     return ax
 
 
+@as_written
 def plot_frontier(frontier: "Frontier", *, ax: "Axes | None" = None) -> "Axes":
     """Effect against damage of every cell; the undominated ones are joined, and named where there is room.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actadd_lens.plots.style import NULL, STEERED, heat_map, new_axes, visible
+from actadd_lens.plots.style import NULL, STEERED, as_written, heat_map, new_axes, visible
 from actadd_lens.vectors.naming import html_token, signed_shade
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _SIGNS = {"positive": "p+", "negative": "p−"}
 
 
+@as_written
 def plot_ablation(result: "TokenAblation", *, ax: "Axes | None" = None) -> "Axes":
     """Drop of the effect for each token of the pair, one line per side and replacement, then for each row.
 
@@ -64,6 +65,7 @@ def ablation_html(result: "TokenAblation") -> str:
     return "".join(blocks) + f"<div><small>{escape(key)}</small></div>"
 
 
+@as_written
 def plot_trace(trace: "Trace", *, ax: "Axes | None" = None) -> "Axes":
     """Direct contributions of heads and MLPs, by layer."""
     parts, first = trace.contributions, trace.first_layer
@@ -78,6 +80,7 @@ def plot_trace(trace: "Trace", *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
+@as_written
 def plot_trace_attention(trace: "Trace", *, ax: "Axes | None" = None) -> "Axes":
     """Attention that later tokens pay to the injected ones, steered, by layer and head."""
     values = trace.attention("steered")[trace.first_layer :]
@@ -93,6 +96,7 @@ def plot_trace_attention(trace: "Trace", *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
+@as_written
 def plot_layer_traces(traces: "LayerTraces", *, axes: "Sequence[Axes] | None" = None) -> "Sequence[Axes]":
     """Per injection layer: the effect, what each layer adds directly, and how much it looks at the injection."""
     if axes is None:

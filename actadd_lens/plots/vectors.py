@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from actadd_lens.steering.preview import Preview
     from actadd_lens.vectors.vector import SteeringVector
 
-from actadd_lens.plots.style import STEERED, colours, new_axes, visible
+from actadd_lens.plots.style import STEERED, as_written, colours, new_axes, visible
 
 
+@as_written
 def plot_norms(vector: "SteeringVector", *, ax: "Axes | None" = None) -> "Axes":
     """Norm of each row of a steering vector."""
     ax = new_axes(ax)
@@ -25,6 +26,7 @@ def plot_norms(vector: "SteeringVector", *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
+@as_written
 def plot_preview(preview: "Preview", *, ax: "Axes | None" = None) -> "Axes":
     """Relative norm of what lands on each token of a prompt."""
     ax = new_axes(ax, figsize=(max(4.0, 0.6 * len(preview.tokens)), 3.2))

@@ -1,8 +1,10 @@
 """Texts that a model goes on from: what people write, checked, and as token ids."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from actadd_lens.checks import check_flags
 from actadd_lens.errors import PromptError
 from actadd_lens.models import Backend
 
@@ -28,6 +30,25 @@ def as_texts(prompts: Any) -> tuple[str, ...]:
     return found
 
 
+def notice_repeats(texts: Sequence[str]) -> None:
+    """Warn of prompts that stand there more than once.
+
+    They are no error: the numbers of each are right. But a text that is repeated says nothing new, so whoever counts
+    prompts counts it once.
+
+    Warns:
+        UserWarning: A text is repeated.
+    """
+    repeated = len(texts) - len(set(texts))
+    if repeated:
+        first = next(text for text in texts if texts.count(text) > 1)
+        warnings.warn(
+            f"{repeated} of the {len(texts)} prompts are repeats, such as {first[:40]!r}: intervals and p-values can "
+            "learn nothing from them. Give each prompt once.",
+            stacklevel=3,
+        )
+
+
 def encode_prompts(
     backend: Backend, prompts: Sequence[str], *, prepend_bos: bool = True, room: int = 0
 ) -> list[tuple[int, ...]]:
@@ -38,6 +59,7 @@ def encode_prompts(
     """
     if not prompts:
         raise PromptError("No prompt was given: pass a text, or several.")
+    check_flags(prepend_bos=prepend_bos)
     rows = []
     for prompt in prompts:
         if not isinstance(prompt, str):

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actadd_lens.checks import is_whole, require
+from actadd_lens.checks import is_whole, many, require
 from actadd_lens.errors import CoefficientError, LayerError, PositionError, PromptError, SettingError, VectorError
-from actadd_lens.measuring.nulls import NullKind, null_table
+from actadd_lens.measuring.nulls import NullKind, check_null_kind, null_table
 from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
@@ -165,13 +165,12 @@ def place_grid(
     texts = as_texts(prompts)
     for name, value in (("nulls", nulls), ("seed", seed)):
         require(is_whole(value), name, value, "an integer from 0")
-    if null_kind not in ("unrelated_pairs", "gaussian"):
-        raise SettingError(f"Null kind {null_kind!r} is not known: use 'unrelated_pairs' or 'gaussian'.")
+    check_null_kind(null_kind)
     positions_given = list(_positions(positions))
     grid = Grid(
         pairs=_sources(backend, pairs),
-        layers=_axis("layers", [backend.check_layer(layer) for layer in _many(layers)], LayerError),
-        coefficients=_axis("coefficients", [check_coefficient(item) for item in _many(coefficients)], CoefficientError),
+        layers=_axis("layers", [backend.check_layer(layer) for layer in many(layers)], LayerError),
+        coefficients=_axis("coefficients", [check_coefficient(item) for item in many(coefficients)], CoefficientError),
         positions=(),
         prompts=texts,
         nulls=int(nulls),
@@ -192,11 +191,6 @@ def place_grid(
     return PlacedGrid(grid, model, backend, tokens, rows)
 
 
-def _many(values: Any) -> Iterable[Any]:
-    """One value or several, as several."""
-    return (values,) if isinstance(values, str) or not isinstance(values, Iterable) else values
-
-
 def _axis(name: str, values: list[Any], error: type[Exception]) -> tuple[Any, ...]:
     if not values:
         raise error(f"There are no {name}: give at least one.")
@@ -211,7 +205,7 @@ def _sources(backend: Backend, pairs: Any) -> tuple[Source, ...]:
     is_texts = isinstance(pairs, tuple) and len(pairs) == 2 and isinstance(pairs[0], str)
     if is_texts or isinstance(pairs, PromptPair | Intervention):
         pairs = [pairs]
-    found = tuple(item if isinstance(item, Intervention) else as_pair(item) for item in pairs)
+    found = tuple(item if isinstance(item, Intervention) else as_pair(item) for item in many(pairs))
     if not found:
         raise PromptError("No prompt pair was given: pass at least one.")
     vectors = [item for item in found if isinstance(item, Intervention)]

@@ -11,8 +11,9 @@ from typing import Any
 from actadd_lens.measuring.metrics import Metric
 from actadd_lens.measuring.nulls import null_texts
 from actadd_lens.prompts.pairs import PromptPair
+from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.grid import PlacedGrid, Source
-from actadd_lens.sweeps.store import digest, model_key
+from actadd_lens.sweeps.model_state import model_key
 from actadd_lens.vectors.vector import SteeringVector
 
 
@@ -77,7 +78,9 @@ def _nulls_key(placed: PlacedGrid, source: Source) -> tuple[Any, ...]:
 
 
 def _value_key(value: Any) -> bytes:
-    return digest((value.name, value.reads, value.bind) if isinstance(value, Metric) else value)
+    if not isinstance(value, Metric):
+        return digest(value)
+    return digest((value.name, value.reads, value.bind), named=value.is_named)
 
 
 @cache

@@ -78,8 +78,8 @@ class Plan(ABC, Generic[Found_co]):
 
     @property
     def cost(self) -> SweepCost:
-        """Rows and forward passes, nulls included, and what is stored already."""
-        with open_store(self.path) as store:
+        """Rows and forward passes, nulls included, and what is stored already; nothing is written."""
+        with open_store(self.path, read_only=True) as store:
             return self._begin(store).cost()
 
     def run(self, *, progress: bool = True) -> Found_co:

@@ -21,15 +21,18 @@ from actadd_lens.measuring.metrics import as_metric
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel
 from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.texts import notice_repeats
 from actadd_lens.steering.clean import unsteered
 from actadd_lens.sweeps.batches import SweepCost, is_out_of_memory, rows_from_memory
+from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.grid import Grid, place_grid
 from actadd_lens.sweeps.keys import SweepKeys
+from actadd_lens.sweeps.model_state import callers_hooks
 from actadd_lens.sweeps.passes import Arms, Item, PromptBatch, Row, SweepPasses
 from actadd_lens.sweeps.plans import Plan
 from actadd_lens.sweeps.registering import grid_record
 from actadd_lens.sweeps.results import Sweep
-from actadd_lens.sweeps.store import ResultStore, callers_hooks, digest, pack, unpack
+from actadd_lens.sweeps.store import ResultStore, check_store_path, pack, unpack
 
 _START_BYTES = 2**28
 """Most memory for the streams and logits of a few prompts that are kept for their cells."""
@@ -110,21 +113,24 @@ def plan_sweep(
 
     Args and errors are those of `sweep`.
     """
+    require(batch_size is None or is_count(batch_size), "batch_size", batch_size, "an integer from 1, or None")
+    if path is not None:
+        check_store_path(path)
     placed = place_grid(
         model, pairs, layers=layers, coefficients=coefficients, positions=positions, prompts=prompts, nulls=nulls,
         null_kind=null_kind, seed=seed, prepend_bos=prepend_bos,
     )  # fmt: skip
+    notice_repeats(placed.grid.prompts)
     many = metric if isinstance(metric, list | tuple) else (metric,)
     chosen = tuple(as_metric(item) for item in many)
     names = [item.name for item in chosen]
     if not chosen or len(set(names)) < len(names):
         raise SettingError(f"The metrics are {names}: give one or more, each with a name of its own.")
-    bound = tuple(item.bind(placed.backend) for item in chosen)
+    bound = tuple(item.bound_to(placed.backend) for item in chosen)
     passes = SweepPasses(placed, chosen, bound)
     if batch_size is None:
         batch_size = rows_from_memory(placed.backend, max(map(len, placed.tokens)), reads_all=passes.reads_all)
-    require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
-    return SweepPlan(passes, batch_size, path)
+    return SweepPlan(passes, int(batch_size), path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,7 +279,8 @@ class _Run:
         known = [all(key in stored for key in row) for row in keys]
         for item, row, is_known in zip(items, keys, known, strict=True):
             if is_known:
-                self._keep(item, np.stack([unpack(stored[key]) for key in row]))
+                arms = self.grid.nulls if item.is_null else 1
+                self._keep(item, np.stack([unpack(self.store, stored[key], arms) for key in row]))
         return known
 
     def _keep(self, item: Item, values: Float[np.ndarray, "metrics arms"]) -> None:
@@ -293,7 +300,7 @@ class _Run:
         if any(key not in stored for row in keys for key in row):
             return False
         for place, row in zip(places, keys, strict=True):
-            self.unsteered[(slice(None), *place)] = [unpack(stored[key])[0] for key in row]
+            self.unsteered[(slice(None), *place)] = [unpack(self.store, stored[key], 1)[0] for key in row]
         return True
 
     def _unsteered_places(self, pairs: range, prompts: Sequence[int]) -> list[tuple[int, int, int]]:

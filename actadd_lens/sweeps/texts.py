@@ -16,14 +16,16 @@ from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.measuring.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.models import LensModel
 from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.texts import notice_repeats
 from actadd_lens.sweeps.batches import SweepCost, decoding_rows_from_memory, is_out_of_memory
+from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.grid import Grid, PlacedGrid, place_grid
 from actadd_lens.sweeps.keys import SweepKeys
 from actadd_lens.sweeps.passes import Item, Row
 from actadd_lens.sweeps.plans import Plan
 from actadd_lens.sweeps.registering import grid_record
 from actadd_lens.sweeps.results import CompletionSweep
-from actadd_lens.sweeps.store import ResultStore, digest
+from actadd_lens.sweeps.store import ResultStore, check_store_path
 from actadd_lens.vectors.interventions import Intervention
 from actadd_lens.writing.completions import as_stops, score_texts
 from actadd_lens.writing.decoding import Cell, DecodeSettings, continuation_texts, decode_cells
@@ -31,6 +33,9 @@ from actadd_lens.writing.sampling import Sampling
 
 Texts = list[tuple[str, ...]]
 """For each arm, its samples."""
+
+_MOST_ROWS = 2**20
+"""Rows that decode together at most, whatever is asked for."""
 
 _UNSTEERED = -1
 """In place of a pair: nothing is added."""
@@ -117,6 +122,9 @@ def plan_sweep_completions(
     Args and errors are those of `sweep_completions`.
     """
     chosen = as_scorers(scorers)
+    require(batch_size is None or is_count(batch_size), "batch_size", batch_size, "an integer from 1, or None")
+    if path is not None:
+        check_store_path(path)
     settings = DecodeSettings(
         n=n,
         max_new_tokens=max_new_tokens,
@@ -126,12 +134,12 @@ def plan_sweep_completions(
     )
     placed = place_grid(
         model, pairs, layers=layers, coefficients=coefficients, positions=positions, prompts=prompts, nulls=nulls,
-        null_kind=null_kind, seed=seed, prepend_bos=prepend_bos, room=max_new_tokens,
+        null_kind=null_kind, seed=seed, prepend_bos=prepend_bos, room=settings.max_new_tokens,
     )  # fmt: skip
+    notice_repeats(placed.grid.prompts)
     if batch_size is None:
         batch_size = decoding_rows_from_memory(placed.backend, max(map(len, placed.tokens)) + max_new_tokens)
-    require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
-    return CompletionSweepPlan(placed, chosen, settings, max(batch_size, n), path)
+    return CompletionSweepPlan(placed, chosen, settings, max(min(int(batch_size), _MOST_ROWS), n), path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,8 +267,20 @@ class _Run:
             keys = [self._key(item) for item in items] if self.store is not None else []
             stored = {} if self.store is None else self.store.get(keys)
             known = dict(zip(items, keys, strict=False))
-            self._keep([(item, _unpack(stored[key])) for item, key in known.items() if key in stored])
+            self._keep([(item, self._stored(item, stored[key])) for item, key in known.items() if key in stored])
             yield from (item for item in items if known.get(item) not in stored)
+
+    def _stored(self, item: Item, value: bytes) -> Texts:
+        """Texts as they were packed, which they are looked at for."""
+        try:
+            found = [tuple(samples) for samples in json.loads(value)]
+        except (ValueError, TypeError, RecursionError):
+            found = []
+        n = self.plan.settings.n
+        sound = all(len(arm) == n and all(isinstance(text, str) for text in arm) for arm in found)
+        if self.store is not None and not (sound and len(found) == self._arms(item)):
+            raise self.store.damaged(f"no texts of {self._arms(item)} arms and {n} samples")
+        return found
 
     # -- the cells ---------------------------------------------------------------------------------------------
 
@@ -337,7 +357,3 @@ class _Run:
 
 def _pack(texts: Texts) -> bytes:
     return json.dumps(texts, ensure_ascii=True).encode()  # a model may write half of a surrogate pair
-
-
-def _unpack(value: bytes) -> Texts:
-    return [tuple(samples) for samples in json.loads(value)]

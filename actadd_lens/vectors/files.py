@@ -85,6 +85,8 @@ def _write_whole(path: Path, data: bytes) -> None:
         raise VectorFileError(f"There is no folder {folder} to save in: make it first.")
     if path.is_dir():
         raise VectorFileError(f"{path} is a folder: give the name of a file in it.")
+    if path.exists() and not path.is_file():
+        raise VectorFileError(f"{path} is a device or pipe and no file: give the name of a file.")
     try:
         _write_and_move(path, data)
     except OSError as error:

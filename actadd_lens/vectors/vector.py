@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actadd_lens.errors import CoefficientError, LayerError, VectorError
+from actadd_lens.errors import CoefficientError, LayerError, SettingError, VectorError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.positions import Position, check_position
 from actadd_lens.vectors.interventions import CleanReads, Intervention
@@ -91,7 +91,10 @@ class SteeringVector(Intervention):
         Raises:
             VectorError: The tensor has another shape or type, is not finite, or does not go with the model.
             LayerError: It is no layer, or the model has no such layer.
+            SettingError: The source is no text.
         """
+        if not isinstance(source, str):
+            raise SettingError(f"source is {source!r}: expected a text that says where the direction comes from.")
         provenance = Provenance(source) if model is None else Provenance.of_model(backend_of(model), source=source)
         if not isinstance(source, str):
             raise VectorError(f"source is {source!r}: tell in words where the direction comes from.")

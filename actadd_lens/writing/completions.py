@@ -1,13 +1,14 @@
 """`complete`: steered beside unsteered text from shared batches."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from actadd_lens.checks import check_run, many
 from actadd_lens.errors import SettingError
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import as_position, plain_position
@@ -158,6 +159,7 @@ def complete(
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range, or not known.
     """
+    check_run(seed=seed, batch_size=batch_size)
     backend, position = backend_of(model), as_position(position)
     texts = as_texts(prompts)
     found = by_prompt(backend, vectors, len(texts))
@@ -179,4 +181,4 @@ def complete(
 
 def as_stops(stop: Any) -> tuple[str, ...]:
     """One stop text or several, as a tuple; `DecodeSettings` looks at each."""
-    return tuple(stop) if isinstance(stop, Iterable) and not isinstance(stop, str) else (stop,)
+    return tuple(many(stop))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import is_count, is_whole, require
+from actadd_lens.checks import check_flags, is_count, is_whole, require
 from actadd_lens.errors import NonFiniteError
 from actadd_lens.models import Backend
 from actadd_lens.models.protocol import Spot
@@ -72,6 +72,7 @@ class DecodeSettings:
         require(is_count(self.n), "n", self.n, "an integer from 1")
         require(is_count(self.max_new_tokens), "max_new_tokens", self.max_new_tokens, "an integer from 1")
         require(is_whole(self.seed), "seed", self.seed, "an integer from 0")
+        check_flags(stop_at_eos=self.stop_at_eos, use_past_kv_cache=self.use_past_kv_cache)
         for name in ("n", "max_new_tokens", "seed"):  # numpy's integers become Python's, which JSON knows
             object.__setattr__(self, name, int(getattr(self, name)))
         require(

@@ -133,3 +133,53 @@ def test_settings_are_json_or_text_and_later_ones_win() -> None:
     assert merged(told, {"topics": {"n": 5}})["topics"] == {"n": 5, "null_kind": "gaussian"}
     with pytest.raises(SettingError, match="EXPERIMENT.SETTING=VALUE"):
         read_settings(["n=4"])
+
+
+# -- as they stand ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts"),
+    [
+        (
+            "a.csv",
+            b"text\nNA\nNone\n1990\n007\nnan\nTrue\n1.50\n",
+            ("NA", "None", "1990", "007", "nan", "True", "1.50"),
+        ),
+        ("a.CSV", b"\xef\xbb\xbftext,label\r\n' a',x\r\n", ("' a'",)),
+        ("a.TSV", b"text\tlabel\nGood, so good\tup\n", ("Good, so good",)),
+        ("a.csv", b'text\n"[""a"", ""b""]"\n', ('["a", "b"]',)),
+        ("a.csv", b'text\n"two\nlines"\n', ("two\nlines",)),
+        ("a.JSONL", b'{"text": 1990}\n{"text": 0.10}\n{"text": "007"}\n{"text": null}\n', ("1990", "0.10", "007")),
+        ("a.json", b'[{"text": "one"}, {"text": "two"}]', ("one", "two")),
+        ("a.txt", b"\xef\xbb\xbfone\r\nNA\r\nline\xe2\x80\xa8still\n", ("one", "NA", "line\u2028still")),
+    ],
+)
+def test_texts_are_read_as_they_stand(tmp_path: Path, name: str, content: bytes, texts: tuple[str, ...]) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert read_texts(tmp_path / name) == texts
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        (
+            "a.csv",
+            b"text,label\nGood, so good,up\n",
+            "row 2, .* has 3 cells, but the head has 2: put a text .* in double quotes",
+        ),
+        ("a.csv", b"text,label\nGood\n", "has 1 cells, but the head has 2"),
+        ("a.csv", b"text,text\na,b\n", "expected each name once"),
+        ("a.csv", b'text\n"never closed\n', "cannot be read as .csv"),
+        ("a.csv", "text\na\n".encode("utf-16"), "cannot be read as .csv: it holds zero bytes"),
+        ("a.jsonl", b'{"text": ["a", "b"]}\n', "holds .*'a', 'b'.* in column 'text': expected a text"),
+        ("a.jsonl", b'{"text": true}\n', "holds True in column 'text'"),
+        ("a.json", b'{"text": "a"}', "expected a list of objects"),
+        ("a.json", b'["a"]', "expected an object"),
+        ("a.csv", b"", "has no column 'text'"),
+    ],
+)
+def test_what_could_be_read_two_ways_is_refused(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SettingError, match=told):
+        read_texts(tmp_path / name)

@@ -146,6 +146,51 @@ def test_a_result_whose_picture_is_gone_or_that_is_cut_short_is_made_again(embed
     assert len(RUNS) == 3
 
 
+@pytest.mark.parametrize("error", [RuntimeError("boom <b>"), KeyError("x"), MemoryError(), AssertionError()])
+def test_the_others_go_on_after_any_exception(
+    embedded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(model: Any, *, layer: int = 0) -> Told:
+        raise error
+
+    monkeypatch.setattr(sys.modules[__name__], "fails", broken)
+    found = run(embedded, tmp_path)
+    assert found.failed == ("fails",)
+    assert found.outcomes[0].error.startswith(type(error).__name__)
+    assert "<b>" not in (tmp_path / "report.html").read_text().replace("<body>", "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"summary": "The ratio is 9."}, {"pictures": ["../secret.png"]}, {"pictures": 3}, {"rows": [[1]]},
+        {"findings": [{}]}, {"name": "fails"}, {"check": None}, {"columns": None},
+    ],
+)  # fmt: skip
+def test_a_kept_result_that_was_changed_is_made_again(embedded: Any, tmp_path: Path, change: dict[str, Any]) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    out = tmp_path / "out"
+    run(embedded, out, names="told")
+    record = json.loads((out / "told.json").read_text())
+    (out / "told.json").write_text(json.dumps({**record, **change}))
+    again = run(embedded, out, names="told")
+    assert len(RUNS) == 2
+    assert again.outcomes[0].summary == record["summary"]
+    assert "c2VjcmV0" not in (out / "report.html").read_text()
+
+
+def test_no_path_in_a_kept_result_is_opened_though_its_checksum_holds(embedded: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(embedded, out, names="told")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (out / "told-link.png").symlink_to(tmp_path / "secret.png")
+    record = json.loads((out / "told.json").read_text())
+    for picture in ("../secret.png", str(tmp_path / "secret.png"), "told-link.png"):
+        changed = {**record, "pictures": [picture]}
+        (out / "told.json").write_text(json.dumps({**changed, "check": suite._check(changed)}))
+        assert run(embedded, out, names="told").outcomes[0].pictures == ("told.png", "told-again.png")
+
+
 def test_findings_of_one_claim_that_disagree_each_stand(embedded: Any, tmp_path: Path) -> None:
     found = run(embedded, tmp_path, names="told").frame()
     assert found["claim"].tolist() == [1, 3, 3, 8]

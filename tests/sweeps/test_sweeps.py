@@ -27,7 +27,7 @@ from actadd_lens.sweeps.grid import Grid
 from actadd_lens.sweeps.keys import SweepKeys
 from actadd_lens.sweeps.registering import read_plan
 from actadd_lens.sweeps.sweep import plan_sweep
-from tests.support import PAIRS, hook_state, prompts, tokens_of
+from tests.support import PAIRS, hook_state, prompts, tokens_of, watched
 
 PROMPTS = ("The girl looked at the dog. She felt", "It was a good day and she", "The old dog said that the girl was")
 TOKEN = " the"
@@ -178,15 +178,12 @@ def passes_of(model: Any, run: Any) -> int:
     """Forward passes of a call: every one goes through the last block."""
     count = 0
 
-    def note(module: Any, args: Any) -> None:
+    def note() -> None:
         nonlocal count
         count += 1
 
-    handle = model.blocks[-1].register_forward_pre_hook(note)
-    try:
+    with watched(model.blocks[-1], note):
         run()
-    finally:
-        handle.remove()
     return count
 
 
@@ -207,7 +204,8 @@ def test_a_larger_grid_computes_only_what_is_new(quickest: Any, tmp_path: Path) 
     larger = {**GRID, "coefficients": [-2, 3, 7], "prompts": [*PROMPTS, "She felt good"], "path": path}
     assert al.plan_sweep(quickest, PAIRS[0], **larger).cost.stored == 12
     expected = al.sweep(quickest, PAIRS[0], **{**larger, "path": None})
-    np.testing.assert_allclose(al.sweep(quickest, PAIRS[0], **larger).steered, expected.steered, atol=1e-6)
+    found = al.sweep(quickest, PAIRS[0], **larger).steered
+    np.testing.assert_allclose(found, expected.steered, atol=1e-5)  # the batches are others, so rounding is too
 
 
 def bound_to(index: int) -> Any:
@@ -286,16 +284,14 @@ def test_a_run_that_is_cut_anywhere_resumes_to_the_same_table(load: Any, tmp_pat
     for cut in np.linspace(1, ran - 1, 4).astype(int):
         path, left = tmp_path / f"{cut}.sqlite", int(cut)
 
-        def stop(module: Any, args: Any) -> None:
+        def stop() -> None:
             nonlocal left
             left -= 1
             if left < 0:
                 raise KeyboardInterrupt
 
-        handle = model.blocks[-1].register_forward_pre_hook(stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt), watched(model.blocks[-1], stop):
             al.sweep(model, PAIRS[0], **settings, path=path)
-        handle.remove()
         found = al.sweep(model, PAIRS[0], **settings, path=path)
         np.testing.assert_allclose(found.steered, expected.steered, atol=1e-6)
         np.testing.assert_allclose(found.nulls, expected.nulls, atol=1e-6)
@@ -631,16 +627,14 @@ def test_a_decoding_that_is_cut_resumes_to_the_same_texts(quickest: Any, tmp_pat
     expected = al.sweep_completions(quickest, PAIRS[0], **settings)
     left = 60
 
-    def stop(module: Any, args: Any) -> None:
+    def stop() -> None:
         nonlocal left
         left -= 1
         if left < 0:
             raise KeyboardInterrupt
 
-    handle = quickest.blocks[-1].register_forward_pre_hook(stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), watched(quickest.blocks[-1], stop):
         al.sweep_completions(quickest, PAIRS[0], **settings, path=tmp_path / "texts.sqlite")
-    handle.remove()
     assert al.plan_sweep_completions(quickest, PAIRS[0], **settings, path=tmp_path / "texts.sqlite").cost.stored > 0
     found = al.sweep_completions(quickest, PAIRS[0], **settings, path=tmp_path / "texts.sqlite")
     assert np.array_equal(found.texts, expected.texts)
@@ -723,7 +717,7 @@ def test_the_command_line_sweeps_writes_and_resumes(
     ("options", "message"),
     [
         (["--resume"], "give --out FOLDER"),
-        (["--prompts", "nowhere.txt"], "cannot be read as text"),
+        (["--prompts", "nowhere.txt"], "There is no file nowhere.txt"),
     ],
 )
 def test_the_command_line_tells_wrong_settings(

@@ -1,0 +1,220 @@
+"""What a model's outputs depend on: every weight and buffer, every setting, and whatever hooks on it are not ours."""
+
+import hashlib
+import inspect
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actadd_lens.models import Backend
+from actadd_lens.steering.hooks import InjectionHook
+from actadd_lens.sweeps.digests import Digester, digest, is_library, own_sources
+
+_FORMAT = 2
+"""Changes whenever values are computed or keyed otherwise, so that old ones are never taken for new."""
+
+_OF_TORCH = frozenset(vars(torch.nn.Module()))
+"""What torch keeps on every module; weights, modules and hooks are looked at one by one."""
+
+_OF_THE_PASS = frozenset(
+    {
+        "fwd_hooks", "bwd_hooks", "ctx", "context_level", "is_caching", "hook_dict", "mod_dict", "tokenizer",
+        "processor", "hooks_to_cache", "dataset", "generation_config",
+    }
+)  # fmt: skip
+"""Attributes of TransformerLens's modules that say nothing of what comes out, or only what a pass left behind."""
+
+_NAMES = frozenset({"model_name", "tokenizer_name", "_name_or_path", "name_or_path", "device", "transformers_version"})
+"""Settings that name a model or its place; the same weights may lie elsewhere."""
+
+_DEEPEST = 8
+"""How far settings are followed into each other."""
+
+_TOLD = (
+    bool, int, float, str, bytes, type(None), torch.dtype, torch.device, Tensor, types.FunctionType, types.MethodType,
+    type,
+)  # fmt: skip
+
+
+def model_key(backend: Backend) -> bytes:
+    """A hash of all that a model's outputs depend on.
+
+    Raises:
+        SettingError: A hook on the model cannot be told from another one.
+    """
+    hooks = [(name, found) for name, found in sorted(callers_hooks(backend).items())]
+    told = (_FORMAT, own_sources(), _versions(), _precision(backend), backend.family, _tokenizer_key(backend), hooks)
+    return digest((*told, module_state(backend.model)))
+
+
+def callers_hooks(backend: Backend) -> dict[str, list[Any]]:
+    """The hooks on a model that are not those of steering, by hook point; torch's own by their module."""
+    found = {name: backend.hooks_at(name) for name in backend.hooked_names()}
+    theirs = {name: [hook for hook in hooks if not isinstance(hook, InjectionHook)] for name, hooks in found.items()}
+    of_torch = {f"torch {path}": hooks for path, module in _modules(backend.model) if (hooks := _torch_hooks(module))}
+    everywhere = [*_global_hooks()]
+    return {**{name: hooks for name, hooks in theirs.items() if hooks}, **of_torch} | (
+        {"torch": everywhere} if everywhere else {}
+    )
+
+
+def module_state(module: torch.nn.Module, *, refuse: bool = False, within: frozenset[int] = frozenset()) -> bytes:
+    """A hash of a module and all in it: classes, weights, buffers and settings.
+
+    Args:
+        module: The module.
+        refuse: Whether what cannot be hashed is refused, in modules of classes that are the user's own.
+        within: Modules, by their ids, whose hash this is part of.
+    """
+    found = hashlib.sha256()
+    modules = list(_modules(module))
+    settings = _Settings(within | {id(inner) for _, inner in modules})
+    for path, inner in modules:
+        kind = type(inner)
+        found.update(digest((path, kind.__module__, kind.__qualname__)))
+        for name, tensor in (*inner._parameters.items(), *inner._buffers.items()):
+            found.update(digest((name, tensor), named=True))
+        if _is_patched(kind):
+            found.update(digest(kind.forward, named=True, within=settings.within))
+        if not is_library(kind.__module__):
+            found.update(Digester(refuse=refuse, within=settings.within).add(kind).digest())
+        if hooks := _torch_hooks(inner):
+            found.update(digest(hooks, named=not refuse, within=settings.within))
+        for name, value in sorted(_own(inner).items()):
+            found.update(digest(name) + settings.digest(value))
+    return found.digest()
+
+
+# -- modules ---------------------------------------------------------------------------------------------------
+
+
+def _modules(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """All modules in one, each once, by a path to it; those too that are kept as mere attributes."""
+    met: set[int] = set()
+    waiting: list[tuple[str, Any]] = [("", root)]
+    while waiting:
+        path, module = waiting.pop()
+        if id(module) in met:
+            continue
+        met.add(id(module))
+        yield path, module
+        inner = [
+            *module._modules.items(),
+            *((name, item) for name, item in vars(module).items() if name not in _OF_TORCH),
+        ]
+        waiting += [(f"{path}.{name}", item) for name, item in reversed(inner) if isinstance(item, torch.nn.Module)]
+
+
+def _is_patched(kind: type) -> bool:
+    """Whether a library's class has been given another forward pass."""
+    forward = getattr(kind, "forward", None)
+    home = str(getattr(forward, "__globals__", {}).get("__name__", kind.__module__))
+    return is_library(kind.__module__) and not is_library(home)
+
+
+def _own(module: torch.nn.Module) -> dict[str, Any]:
+    skipped = _OF_TORCH | _OF_THE_PASS
+    own = {name: value for name, value in vars(module).items() if name not in skipped}
+    if is_library(type(module).__module__):  # what a library keeps for itself changes with every pass
+        own = {name: value for name, value in own.items() if not name.startswith("_")}
+    return {**own, "training": module.training}
+
+
+class _Settings:
+    """Hashes of the settings of modules, as deep as they go; one object of settings is shared by many modules.
+
+    Args:
+        within: The modules, by their ids.
+    """
+
+    def __init__(self, within: frozenset[int]) -> None:
+        self.within = within
+        self._known: dict[int, bytes] = {}
+        self._alive: list[Any] = []
+
+    def digest(self, value: Any, depth: int = 0) -> bytes:
+        """The hash of one; what is no setting counts by its class."""
+        if isinstance(value, _TOLD) or not is_library(type(value).__module__):
+            return digest(value, named=True, within=self.within)
+        if id(value) in self._known:
+            return self._known[id(value)]
+        found = hashlib.sha256(type(value).__qualname__.encode())
+        if depth > _DEEPEST or isinstance(value, torch.nn.Module):
+            return found.digest()
+        self._known[id(value)] = found.digest()  # for what leads back to it
+        self._alive.append(value)
+        for name, item in _items(value):
+            if name not in _NAMES and name not in _OF_THE_PASS:
+                found.update(digest(name) + self.digest(item, depth + 1))
+        self._known[id(value)] = found.digest()
+        return self._known[id(value)]
+
+
+def _items(value: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return sorted(((str(name), item) for name, item in value.items()), key=lambda pair: pair[0])
+    if isinstance(value, list | tuple):
+        return [(str(place), item) for place, item in enumerate(value)]
+    if isinstance(value, set | frozenset):
+        return sorted((str(item), None) for item in value)
+    return sorted(vars(value).items()) if hasattr(value, "__dict__") else ()
+
+
+# -- hooks -----------------------------------------------------------------------------------------------------
+
+
+def _torch_hooks(module: torch.nn.Module) -> list[Any]:
+    """Hooks that torch runs around a module, without those of hook points, of TransformerLens and of this package."""
+    of_points = {handle.hook.id for handle in getattr(module, "fwd_hooks", ())}
+    flagged = (module._forward_hooks_with_kwargs, module._forward_pre_hooks_with_kwargs)
+    found = []
+    for when, hooks in enumerate((module._forward_hooks, module._forward_pre_hooks)):
+        for number, hook in hooks.items():
+            if number not in of_points and not _is_of_the_house(hook):
+                found.append((when, number in flagged[when], hook))
+    return found
+
+
+def _global_hooks() -> Iterator[Any]:
+    """Hooks that torch runs around every module."""
+    from torch.nn.modules import module
+
+    for hooks in (module._global_forward_hooks, module._global_forward_pre_hooks):
+        yield from (hook for hook in hooks.values() if not _is_of_the_house(hook))
+
+
+def _is_of_the_house(hook: Any) -> bool:
+    bare = inspect.unwrap(getattr(hook, "__func__", hook))  # shape checks may have been put around it
+    home = str(getattr(bare, "__globals__", {}).get("__name__") or type(hook).__module__)
+    return home.partition(".")[0] in ("actadd_lens", "transformer_lens")
+
+
+# -- what is around a model ------------------------------------------------------------------------------------
+
+
+@cache
+def _versions() -> tuple[str, ...]:
+    return tuple(metadata.version(name) for name in ("torch", "transformer-lens", "transformers"))
+
+
+def _precision(backend: Backend) -> tuple[Any, ...]:
+    kind = backend.device.type
+    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return (str(backend.dtype), torch.get_float32_matmul_precision(), autocast, backend.weight_processing)
+
+
+def _tokenizer_key(backend: Backend) -> bytes:
+    """What turns texts into tokens, which metrics do when they are bound."""
+    tokenizer = backend.model.tokenizer
+    if tokenizer is None:
+        return b""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    # What comes before the tokens says how batches are cut and padded, which each call sets anew.
+    vocabulary = fast.to_str().partition('"added_tokens"')[2] if fast is not None else tokenizer.get_vocab()
+    told = (type(tokenizer).__qualname__, vocabulary, str(tokenizer.special_tokens_map))
+    return digest((*told, bool(getattr(tokenizer, "add_bos_token", False)), backend.prepends_bos), named=True)
