@@ -14,6 +14,10 @@ neither torch nor TransformerLens is loaded by it.
 
 import lazy_loader
 
+from actadd_lens.moved import tell_of_moves
+
 __version__ = "0.1.0"
+
+tell_of_moves()
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,7 @@
 """The house rules, read off the source: who imports whom, what is public, which words are used."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import actadd_lens as al
+from actadd_lens import moved
 
 PACKAGE = Path(al.__file__).parent
 SOURCES = {path.relative_to(PACKAGE): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -18,7 +20,7 @@ SOURCES = {path.relative_to(PACKAGE): path for path in sorted(PACKAGE.rglob("*.p
 NAMES = [str(name) for name in SOURCES]
 
 ROWS = (
-    ("errors", "progress"),
+    ("errors", "progress", "moved"),
     ("checks",),
     ("models",),
     ("statistics",),
@@ -206,3 +208,10 @@ def test_help_takes_little_longer_than_python_itself() -> None:
     helping = "import sys; from actadd_lens.cli import main; sys.argv = ['actadd', '--help']; main(['--version'])"
     pairs = [(seconds("pass"), seconds(f"try:\n  exec({helping!r})\nexcept SystemExit: pass")) for _ in range(4)]
     assert min(later for _, later in pairs) - min(bare for bare, _ in pairs) < 0.3
+
+
+def test_modules_of_the_first_edition_say_where_they_are_now() -> None:
+    with pytest.raises(ModuleNotFoundError, match="is now actadd_lens.measuring.metrics"):
+        importlib.import_module("actadd_lens.metrics")
+    for old, new in moved._MOVED.items():
+        assert importlib.import_module(f"actadd_lens.{new}"), old

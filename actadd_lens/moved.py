@@ -1,0 +1,42 @@
+"""Where the modules of 0.1 are now: importing one by its old name says what to write."""
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from types import ModuleType
+
+_MOVED = {
+    "compute": "methods.actadd",
+    "demonstration": "experiments.demonstration",
+    "files": "vectors.files",
+    "generation": "writing.completions",
+    "metrics": "measuring.metrics",
+    "naming": "vectors.naming",
+    "nulls": "measuring.nulls",
+    "positions": "prompts.positions",
+    "previews": "steering.preview",
+    "provenance": "vectors.provenance",
+    "sampling": "writing.sampling",
+    "scorers": "measuring.scorers",
+    "sweep_results": "sweeps.results",
+    "sweep_store": "sweeps.store",
+}
+
+
+class _Moved(MetaPathFinder):
+    """Knows the old names, and finds nothing."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        """Tell where a module of 0.1 is now."""
+        package, _, name = fullname.partition(".")
+        if package == "actadd_lens" and name in _MOVED:
+            raise ModuleNotFoundError(
+                f"actadd_lens.{name} is now actadd_lens.{_MOVED[name]}; public names are imported from actadd_lens.",
+                name=fullname,
+            )
+
+
+def tell_of_moves() -> None:
+    """Answer for the old names, once."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.append(_Moved())
