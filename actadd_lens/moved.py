@@ -1,9 +1,8 @@
 """Where the modules of 0.1 are now: importing one by its old name says what to write."""
 
 import sys
-from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
-from types import ModuleType
+from typing import Any
 
 _MOVED = {
     "compute": "methods.actadd",
@@ -26,7 +25,7 @@ _MOVED = {
 class _Moved(MetaPathFinder):
     """Knows the old names, and finds nothing."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
         """Tell where a module of 0.1 is now."""
         package, _, name = fullname.partition(".")
         if package == "actadd_lens" and name in _MOVED:

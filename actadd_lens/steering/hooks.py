@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from actadd_lens.errors import SteeringError
@@ -96,13 +95,15 @@ class Told(Session):
 
     Attributes:
         past: Columns in the cache before the next pass.
+        grows: Whether what stands behind a prompt is text that was written after it, and not padding.
     """
 
     def __init__(self, backend: Backend, assignments: Mapping[Spot, Sequence[Assignment]], prompts: Prompts) -> None:
         super().__init__(backend)
         self.past = 0
         self._landings = {spot: land(items, prompts, decode=backend.decode) for spot, items in assignments.items()}
-        self._real = _without_right_padding(prompts)
+        self.grows = False
+        self._ends = torch.tensor(prompts.first) + torch.tensor(prompts.lengths)
 
     @property
     def landings(self) -> Mapping[Spot, Sequence[Landing]]:
@@ -118,15 +119,10 @@ class Told(Session):
         if not self.is_mine:
             return None
         self.called.add(spot)
-        real = None if self._real is None or self.past else self._real
+        real = None
+        if not self.grows and bool((self._ends < stream.shape[1]).any()):
+            real = torch.arange(stream.shape[1]) < self._ends[:, None]
         return act(stream, self._landings[spot], past=self.past, real=real)
-
-
-def _without_right_padding(prompts: Prompts) -> Bool[Tensor, "batch pos"] | None:
-    """Which columns are no padding on the right; None where there is none."""
-    ends = torch.tensor(prompts.first) + torch.tensor(prompts.lengths)
-    longest = int(ends.max())
-    return None if bool((ends == longest).all()) else torch.arange(longest) < ends[:, None]
 
 
 @contextmanager

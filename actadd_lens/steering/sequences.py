@@ -140,11 +140,13 @@ class Pass:
         context: Columns in the cache, mask, and the cache itself.
         tokens: The tokens that were embedded; None where the pass began from a stream.
         stream: The first stream that was seen of it.
+        goes_on: Whether it is the pass before it, without a cache, and one token more.
     """
 
     context: PassContext
     tokens: Int[Tensor, "batch pos"] | None
     stream: Tensor
+    goes_on: bool = False
 
     @property
     def batch(self) -> int:
@@ -194,12 +196,13 @@ def meet(backend: Backend, step: Pass, questions: Questions, memory: Memory, tol
         PositionError: `prompt_lengths` does not go with the batch.
     """
     context = memory.with_lone_tokens_shown(step.context, step.seen)
-    step = Pass(context, step.tokens, step.stream)
+    step = Pass(context, step.tokens, step.stream, step.goes_on)
     real = None if context.real is None or bool(context.real.all()) else context.real
     firsts, counts, is_plain = _layout(real, step.batch, step.seen)
     rows = _rows_of_tokens(step, real)
     hidden = [False] * step.batch if real is None else (~real.all(dim=1)).tolist()
-    _check_start(backend, step.tokens, firsts, hidden)
+    if not step.goes_on:  # its second token may be a BOS that was written
+        _check_start(backend, step.tokens, firsts, hidden)
     lengths, mark = counts, None
     if told is not None:
         lengths = _told_lengths(told, step, counts, backend.n_ctx)
@@ -479,15 +482,15 @@ class Watch:
         if context.cache is not None:
             local.running = None
             return Pass(context, _fitting(tokens, stream), stream)
-        sizes, running = _sizes(stream), getattr(local, "running", None)
+        sizes, running, goes_on = _sizes(stream), getattr(local, "running", None), False
         if tokens is not None and tokens.shape[1] == 1 and running is not None and stream.shape[1] > 1:
             before, known = running
             longer = torch.cat([before, tokens], dim=1) if len(before) == len(tokens) else tokens
             if longer.shape == stream.shape[:2] and _agree(known, sizes):
-                tokens = longer
+                tokens, goes_on = longer, True
         tokens = _fitting(tokens, stream)
         local.running = None if tokens is None else (tokens, sizes)
-        return Pass(context, tokens, stream)
+        return Pass(context, tokens, stream, goes_on)
 
 
 def _fitting(tokens: Tensor | None, stream: Tensor) -> Tensor | None:

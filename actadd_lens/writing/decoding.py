@@ -241,7 +241,7 @@ def _logits(
         if told.acts_from(batch.longest) or not settings.use_past_kv_cache:
             told = stack.enter_context(injected(backend, assignments, prompts))
         for past in itertools.count(batch.longest):
-            told.past = past if settings.use_past_kv_cache else 0
+            told.past, told.grows = past if settings.use_past_kv_cache else 0, True
             new = writers.latest[:, None]
             tokens = new if settings.use_past_kv_cache else torch.cat([tokens, new], dim=1)
             if mask is not None:

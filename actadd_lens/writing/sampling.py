@@ -52,7 +52,7 @@ class Sampling:
             _finite(self.temperature) and (self.temperature == 0 or self.temperature >= _COLDEST),
             "temperature",
             self.temperature,
-            f"a number from {_COLDEST:.2g}, or 0 for greedy (below that logits overflow, so use 0)",
+            f"a number from 0, and from {_COLDEST:.2g} where it is not 0 (below that, use 0 for greedy)",
         )
         require(self.top_k is None or is_count(self.top_k), "top_k", self.top_k, "an integer from 1, or None")
         require(
