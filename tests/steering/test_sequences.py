@@ -270,6 +270,7 @@ def module_hooks(model: Any) -> int:
     return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised while a session is forgotten
 @pytest.mark.usefixtures("unchecked")  # the checks at run time keep what they look at
 def test_an_interruption_at_any_line_leaves_no_hook_behind(small: Any) -> None:
     vector, tokens = 5 * vector_of(small, PAIRS[0], 2), tokens_of(small, "A cat")
