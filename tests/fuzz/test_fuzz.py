@@ -114,7 +114,7 @@ JUNK: tuple[Callable[[], Any], ...] = tuple(
         np.array([]),
         np.array([1, 2]),
         np.array("x"),
-        np.zeros((2, 2)),
+        np.zeros((2, 2), dtype=complex),
         np.bool_(True),
         torch.ones(2),
         torch.tensor(2),
