@@ -195,7 +195,7 @@ def _weights_of(tensors: list[Any], shape: LlamaShape) -> dict[str, np.ndarray]:
     for tensor in tensors:
         try:
             values = dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # what gguf raises for a quantisation that it only names
             kind = tensor.tensor_type.name
             raise _Inexact(f"the package gguf has no reading of {kind}, in which {tensor.name} is stored") from error
         name, expected = names[tensor.name]

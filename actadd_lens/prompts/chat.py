@@ -48,6 +48,7 @@ class ChatPrompt(str):
         prompt.messages, prompt.parts = messages, parts
         return prompt
 
+    # What pickling calls __new__ with, which takes more than that of a plain str, as whose override it is typed.
     def __getnewargs__(self) -> tuple[str, tuple[tuple[str, str], ...], tuple[Part, ...]]:  # type: ignore[override]
         return str(self), self.messages, self.parts
 

@@ -39,12 +39,12 @@ class ProjectionSet(Intervention):
     position: Position | None = None
 
     @property
-    def layer(self) -> int:  # type: ignore[override]
+    def layer(self) -> int:
         """The direction's."""
         return self.direction.layer
 
     @property
-    def provenance(self) -> Provenance:  # type: ignore[override]
+    def provenance(self) -> Provenance:
         """The direction's."""
         return self.direction.provenance
 
@@ -229,7 +229,7 @@ class Replaced(Intervention):
     provenance: Provenance = field(default_factory=lambda: Provenance("values"))
 
     @property
-    def follows_prompt(self) -> bool:  # type: ignore[override]
+    def follows_prompt(self) -> bool:
         """Clean values are those of the prompt's own tokens."""
         return self.values is None
 
@@ -375,27 +375,27 @@ class Gated(Intervention):
     gate_reads: tuple[Spot, ...] = ()
 
     @property
-    def layer(self) -> int:  # type: ignore[override]
+    def layer(self) -> int:
         """That of the inner intervention."""
         return self.inner.layer
 
     @property
-    def site(self) -> Site:  # type: ignore[override]
+    def site(self) -> Site:
         """That of the inner intervention."""
         return self.inner.site
 
     @property
-    def position(self) -> Position | None:  # type: ignore[override]
+    def position(self) -> Position | None:
         """That of the inner intervention."""
         return self.inner.position
 
     @property
-    def provenance(self) -> Provenance:  # type: ignore[override]
+    def provenance(self) -> Provenance:
         """That of the inner intervention."""
         return self.inner.provenance
 
     @property
-    def follows_prompt(self) -> bool:  # type: ignore[override]
+    def follows_prompt(self) -> bool:
         """As the inner intervention does."""
         return self.inner.follows_prompt
 

@@ -6,7 +6,7 @@ A steering vector is one; others stand in `steering.interventions`. Whatever tak
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -42,13 +42,31 @@ class Intervention(ABC):
         provenance: What it was made of.
     """
 
-    layer: int
-    position: Position | None
-    provenance: Provenance
-    site: Site = "resid_pre"
+    if TYPE_CHECKING:  # fields of some kinds, and properties of others
 
-    follows_prompt: ClassVar[bool] = False
-    """Whether its rows are the prompt's own tokens, row 0 at token 0, wherever it acts."""
+        @property
+        def layer(self) -> int:
+            """The block."""
+
+        @property
+        def position(self) -> Position | None:
+            """A place or a span."""
+
+        @property
+        def provenance(self) -> Provenance:
+            """What it was made of."""
+
+        @property
+        def site(self) -> Site:
+            """Where in the block."""
+
+        @property
+        def follows_prompt(self) -> bool:
+            """Whether its rows are the prompt's own tokens, row 0 at token 0, wherever it acts."""
+
+    else:
+        site = "resid_pre"
+        follows_prompt = False
 
     @property
     def spot(self) -> Spot:
