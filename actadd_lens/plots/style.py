@@ -54,6 +54,8 @@ def as_written(draw: Callable[Parameters, Drawn]) -> Callable[Parameters, Drawn]
     def drawn(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Drawn:
         found = draw(*args, **kwargs)
         first: Any = found[0] if isinstance(found, Sequence) else found
+        if not hasattr(first, "figure"):  # several axes as an array
+            first = first[0]
         for ax in first.figure.axes:
             for text in _texts(ax):
                 text.set_text(_without_formulas(text.get_text()))
