@@ -16,13 +16,13 @@ from actadd_lens.checks import check_run, is_count
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, stays
 from actadd_lens.experiments.inputs import read_table
+from actadd_lens.identity.digests import digest
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.storybook import ClozeFact
-from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.sweep import sweep
 
 if TYPE_CHECKING:

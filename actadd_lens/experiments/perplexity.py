@@ -18,13 +18,13 @@ from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.inputs import topic_of
+from actadd_lens.identity.digests import digest
 from actadd_lens.measuring.metrics import Metric, Reading, token_nll
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.measuring.scorers import Scorer, word_share
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.statistics import FEWEST_TO_SPLIT, split_prompts
-from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.sweep import sweep
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from actadd_lens.checks import check_run, is_count, is_whole, require
 from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.inputs import evenly, topic_of
+from actadd_lens.identity.digests import digest
 from actadd_lens.measuring.measure import Arm, ArmRows, measure_arms
 from actadd_lens.measuring.metrics import Metric, Reading, token_nll, token_set_logprob
 from actadd_lens.measuring.nulls import null_table
@@ -24,7 +25,6 @@ from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.statistics import FEWEST_PROMPTS, split_prompts
-from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.results import Sweep
 from actadd_lens.sweeps.sweep import plan_sweep
 from actadd_lens.vectors.vector import SteeringVector, check_coefficient

@@ -15,10 +15,10 @@ from actadd_lens.errors import ActAddError, SettingError
 from actadd_lens.experiments.evidence import Experiment, Finding
 from actadd_lens.experiments.registry import REGISTRY, Entry, entry
 from actadd_lens.experiments.storing import as_json, versions, write_json
+from actadd_lens.identity.digests import digest
+from actadd_lens.identity.model_state import model_key
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.progress import tracked
-from actadd_lens.sweeps.digests import digest
-from actadd_lens.sweeps.model_state import model_key
 
 if TYPE_CHECKING:
     import pandas as pd

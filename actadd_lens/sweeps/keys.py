@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from actadd_lens.identity.digests import digest
+from actadd_lens.identity.model_state import model_key
 from actadd_lens.measuring.metrics import Metric
 from actadd_lens.measuring.nulls import null_texts
 from actadd_lens.prompts.pairs import PromptPair
-from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.grid import PlacedGrid, Source
-from actadd_lens.sweeps.model_state import model_key
 from actadd_lens.vectors.vector import SteeringVector
 
 

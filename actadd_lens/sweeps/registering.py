@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from actadd_lens.errors import SettingError
+from actadd_lens.identity.digests import digest
+from actadd_lens.identity.model_state import model_key
 from actadd_lens.prompts.pairs import PromptPair
-from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.grid import PlacedGrid, Source
-from actadd_lens.sweeps.model_state import model_key
 from actadd_lens.vectors.vector import SteeringVector
 
 

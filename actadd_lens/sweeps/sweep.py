@@ -17,6 +17,8 @@ from torch import Tensor
 
 from actadd_lens.checks import is_count, require
 from actadd_lens.errors import SettingError
+from actadd_lens.identity.digests import digest
+from actadd_lens.identity.model_state import callers_hooks
 from actadd_lens.measuring.metrics import as_metric
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel
@@ -24,10 +26,8 @@ from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import notice_repeats
 from actadd_lens.steering.clean import unsteered
 from actadd_lens.sweeps.batches import SweepCost, is_out_of_memory, rows_from_memory
-from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.grid import Grid, place_grid
 from actadd_lens.sweeps.keys import SweepKeys
-from actadd_lens.sweeps.model_state import callers_hooks
 from actadd_lens.sweeps.passes import Arms, Item, PromptBatch, Row, SweepPasses
 from actadd_lens.sweeps.plans import Plan
 from actadd_lens.sweeps.registering import grid_record

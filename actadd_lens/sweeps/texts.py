@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Float
 
 from actadd_lens.checks import is_count, require
+from actadd_lens.identity.digests import digest
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.measuring.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.models import LensModel
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import notice_repeats
 from actadd_lens.sweeps.batches import SweepCost, decoding_rows_from_memory, is_out_of_memory
-from actadd_lens.sweeps.digests import digest
 from actadd_lens.sweeps.grid import Grid, PlacedGrid, place_grid
 from actadd_lens.sweeps.keys import SweepKeys
 from actadd_lens.sweeps.passes import Item, Row

@@ -15,10 +15,10 @@ from torch import Tensor
 
 import actadd_lens as al
 from actadd_lens import metrics
+from actadd_lens.identity.digests import digest
+from actadd_lens.identity.model_state import model_key
+from actadd_lens.identity.tensors import tensor_digest
 from actadd_lens.models import backend_of
-from actadd_lens.sweeps.digests import digest
-from actadd_lens.sweeps.model_state import model_key
-from actadd_lens.sweeps.tensors import tensor_digest
 from tests.support import PAIRS
 
 HELPERS = """

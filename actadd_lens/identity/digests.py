@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from actadd_lens.errors import SettingError
-from actadd_lens.sweeps.tensors import tensor_digest
+from actadd_lens.identity.tensors import tensor_digest
 
 _BLIND = frozenset({"open", "eval", "exec", "globals", "locals", "vars", "input", "__import__"})
 """Builtins by which a function reaches what its code does not name."""
@@ -147,7 +147,7 @@ class Digester:
         return (type(value).__module__, type(value).__qualname__, value.name, value.value)
 
     def _module(self, value: torch.nn.Module) -> Iterable[Any]:
-        from actadd_lens.sweeps.model_state import module_state
+        from actadd_lens.identity.model_state import module_state
 
         if id(value) in self._within:
             return (type(value).__qualname__,)

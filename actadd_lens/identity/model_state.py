@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from actadd_lens.identity.digests import Digester, digest, is_library, own_sources
 from actadd_lens.models import Backend
 from actadd_lens.steering.hooks import InjectionHook
-from actadd_lens.sweeps.digests import Digester, digest, is_library, own_sources
 
 _FORMAT = 2
 """Changes whenever values are computed or keyed otherwise, so that old ones are never taken for new."""
