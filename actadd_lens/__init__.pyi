@@ -1,4 +1,4 @@
-from . import experiments, plots, storybook
+from . import experiments, methods, plots, storybook
 from .analysis.ablation import Ablation, TokenAblation, ablate_tokens
 from .analysis.lens import CarriedLens, LogitLens, logit_lens, logit_lens_carried
 from .analysis.linearity import Linearity, linearity
@@ -131,6 +131,7 @@ __all__ = [
     "logit_lens_carried",
     "measure",
     "measure_completions",
+    "methods",
     "metrics",
     "next_token_shift",
     "norm_profile",

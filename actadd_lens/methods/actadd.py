@@ -191,3 +191,29 @@ def _difference(
         )
     difference[:shared] = 0.0
     return difference
+
+
+def actadd(
+    model: LensModel,
+    pair: PromptPair | tuple[str, str | None],
+    *,
+    layer: int | None = None,
+    paper_layer: int | None = None,
+) -> SteeringVector:
+    """Activation addition (arXiv 2308.10248) by the door of its neighbours: `compute_steering_vector`.
+
+    Read: the rows of one prompt pair at `resid_pre`. Lands: row by row on the prompt's first tokens. Does: x + c v.
+
+    Args:
+        model: The model to read.
+        pair: A `PromptPair`, or (positive, negative).
+        layer: The block at whose input the rows are read and added.
+        paper_layer: The same number: this paper counts the inputs of blocks, as we do; the others count outputs.
+
+    Raises:
+        PromptError: The pair cannot be tokenised or padded.
+        LayerError: Both layers or neither were given, or the model has no such layer.
+    """
+    if (layer is None) == (paper_layer is None):
+        raise LayerError("Give layer= or paper_layer=, which are the same number for activation addition.")
+    return compute_steering_vector(model, pair, layer=paper_layer if layer is None else layer)  # type: ignore[arg-type]

@@ -1,0 +1,38 @@
+"""Interventions that belong together: what a method makes that acts at several layers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+from actadd_lens.vectors.interventions import Intervention
+
+
+class Together(ABC, Sequence[Intervention]):
+    """A sequence of interventions, which all tools take as it stands: `complete(model, prompts, found)`.
+
+    Where each is handed over alone, as to `steer`, write `steer(model, *found)`.
+    """
+
+    @property
+    @abstractmethod
+    def interventions(self) -> tuple[Intervention, ...]:
+        """What is done, in order."""
+
+    @overload
+    def __getitem__(self, index: int) -> Intervention: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Intervention, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Intervention | tuple[Intervention, ...]:
+        return self.interventions[index]
+
+    def __len__(self) -> int:
+        return len(self.interventions)
+
+    def __iter__(self) -> Iterator[Intervention]:
+        return iter(self.interventions)
+
+    def at(self, *, position: Any, bos: bool | None = None) -> tuple[Intervention, ...]:
+        """All of them, on other tokens."""
+        return tuple(found.at(position=position, bos=bos) for found in self.interventions)
