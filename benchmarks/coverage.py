@@ -140,6 +140,11 @@ def p_few_skewed(random: Random) -> float:
     return statistics.normal_p(random.exponential(), random.exponential(size=20))
 
 
+def p_verdict(draw: str) -> Callable[[Random], float]:
+    """The p that a verdict goes by, beside 20 nulls."""
+    return lambda random: statistics.verdict_p(getattr(random, draw)(), getattr(random, draw)(size=20))
+
+
 def p_grid(random: Random) -> float:
     """The best adjusted p of a grid of twelve cells of very different sizes, 99 nulls."""
     arms = alike(random, 100, 12, 1)
@@ -218,6 +223,8 @@ ERRORS: dict[str, Callable[[Random], float]] = {
     "the same, two-sided": p_two_sided,
     "p from mean and spread of 20 nulls, normal": p_few,
     "the same, exponential nulls": p_few_skewed,
+    "p of a verdict beside 20 nulls, normal": p_verdict("normal"),
+    "p of a verdict beside 20 nulls, exponential": p_verdict("exponential"),
     "smallest adjusted p of a grid": p_grid,
     "a cell stands": stands,
     "a cell stands, without nulls": stands_without_nulls,

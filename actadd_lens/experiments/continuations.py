@@ -168,7 +168,8 @@ class Measured:
         if not self.is_log:
             return found
         value, low, high = map(self._shown, (found.value, found.low, found.high))
-        return Estimate(value, low, high, found.n, found.of, tuple(map(self._shown, found.nulls)), neutral=1.0)
+        nulls = tuple(map(self._shown, found.nulls))
+        return Estimate(value, low, high, found.n, found.of, nulls, neutral=1.0, caution=found.caution)
 
     def level(self, arm: str) -> Estimate:
         """An arm by itself, over prompts."""
@@ -331,7 +332,9 @@ def paired_estimate(
     if not rows.any() or (is_whole[rows] != is_whole[rows][:1, :1]).any():
         return found
     effect = paired_effect(steered[rows].astype(float), unsteered[rows].astype(float))
-    return replace(found, low=effect.low, high=effect.high) if effect.kind == "shares" else found
+    if effect.kind != "shares":
+        return found
+    return replace(found, low=effect.low, high=effect.high, caution=effect.caution)
 
 
 def _sample_means(values: Float[np.ndarray, "prompts samples"]) -> Float[np.ndarray, " prompts"]:

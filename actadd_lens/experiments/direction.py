@@ -11,7 +11,7 @@ from jaxtyping import Float
 from actadd_lens import storybook
 from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import PromptError, SettingError
-from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled
+from actadd_lens.experiments.evidence import TENTH, Estimate, Experiment, Finding, resampled
 from actadd_lens.measuring.metrics import Metric, as_metric, entropy, kl_divergence, next_token_logprob
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import Backend, LensModel, backend_of
@@ -125,21 +125,21 @@ class NullComparison(Experiment):
         effect, gentler = (number(kind, coefficient=coefficient) for number in (self.on_target, self.gentler))
         vector = self.disturbance(kind, coefficient=coefficient)
         told = f"KL / entropy is {vector.value:.3g}, of the nulls {np.mean(vector.nulls):.3g}"
-        on_target = Finding(
+        on_target = Finding.of_move(
             10,
             f"change of {self.target}, {at}",
-            moves(effect, "greater"),
             effect,
+            "greater",
             "a random vector of equal norms at coefficient 1 changes nothing that can be seen",
         )
         if kind != "gaussian":  # the paper's random vectors are
             return (on_target,)
         return (
             on_target,
-            Finding(10, f"share of prompts that are disturbed less than by nulls, {at}",
-                    moves(gentler, "greater"), gentler,
-                    "55 of 58 prompts, with 'Anger' - 'Calm' at layer 20 of 48, coefficient 10: .077 against .135",
-                    told + "; the paper's pair is another, of emotions"),
+            Finding.of_move(
+                10, f"share of prompts that are disturbed less than by nulls, {at}", gentler, "greater",
+                "55 of 58 prompts, with 'Anger' - 'Calm' at layer 20 of 48, coefficient 10: .077 against .135",
+                told + "; the paper's pair is another, of emotions", margin=TENTH * (55 / 58 - 0.5)),
         )  # fmt: skip
 
     def summary(self) -> str:

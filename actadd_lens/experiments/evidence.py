@@ -11,18 +11,18 @@ from jaxtyping import Float
 
 from actadd_lens.errors import SettingError
 from actadd_lens.statistics import (
-    FEWEST_NULLS,
     FEWEST_PROMPTS,
     LEVEL,
     Effect,
     monte_carlo_p,
-    normal_p,
     one_share_interval,
     p_interval,
     paired_effect,
+    statistic_caution,
     statistic_interval,
+    verdict_p,
 )
-from actadd_lens.statistics.quantiles import NORMAL
+from actadd_lens.statistics.quantiles import t_quantile, t_share_below
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,11 +33,11 @@ Verdict = Literal["same direction", "shown to be small", "opposite", "undecided"
 
 Side = Literal["greater", "less"]
 
-_HALF = 1.959964
-"""Half a 95 % interval of the normal distribution, in standard errors."""
+TENTH = 0.1
+"""Part of the paper's own effect that counts as none, where nothing else was told.
 
-_FEWEST_FOR_SPREAD = 3
-"""Null vectors that have a spread to speak of."""
+The paper calls a change of "about a percent" no change beside falls of 8 to 12 percent: about a tenth.
+"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Estimate:
         of: What was resampled, in the plural: `prompts`, `sentences`, `facts`.
         nulls: The same number under each null vector; empty where none was run.
         neutral: The value that means that nothing happened: 0 for a difference, 1 for a ratio.
+        caution: Where the interval covers more or less than it says; empty where it does not.
     """
 
     value: float
@@ -61,12 +62,13 @@ class Estimate:
     of: str
     nulls: tuple[float, ...] = ()
     neutral: float = 0.0
+    caution: str = ""
 
     @classmethod
     def from_effect(cls, effect: Effect, *, of: str = "prompts") -> "Estimate":
         """A measured effect: steered minus unsteered."""
         nulls = tuple(float(value) for value in effect.nulls)
-        return cls(effect.mean, effect.low, effect.high, effect.n_prompts, of, nulls)
+        return cls(effect.mean, effect.low, effect.high, effect.n_prompts, of, nulls, caution=effect.caution)
 
     @classmethod
     def paired(
@@ -116,15 +118,8 @@ class Estimate:
         return p_interval(self.value, np.array(self.nulls, dtype=float), side) if self.nulls else (math.nan, math.nan)
 
     def judged_p(self, side: Side) -> float:
-        """The p-value that a verdict goes by; NaN where there are none, or too few to have a spread.
-
-        With 39 nulls or more it is the Monte Carlo one; with fewer, that of the nulls' mean and spread, for else the
-        verdict would hang on the largest null alone.
-        """
-        nulls = np.array(self.nulls, dtype=float)
-        if len(nulls) >= FEWEST_NULLS:
-            return monte_carlo_p(self.value, nulls, side)
-        return normal_p(self.value, nulls, side) if len(nulls) >= _FEWEST_FOR_SPREAD else math.nan
+        """The p-value that a verdict goes by, as in `verdict_p`; NaN where there are no nulls."""
+        return verdict_p(self.value, np.array(self.nulls, dtype=float), side) if self.nulls else math.nan
 
     def beyond(self, side: Side) -> bool:
         """Whether it stands apart: the interval past the neutral value, and p at most 0.05 where there are nulls."""
@@ -133,36 +128,52 @@ class Estimate:
 
     def p_moves(self, side: Side) -> float:
         """One-sided p of the claim that it moves: the larger of the interval's and the nulls'."""
-        sign = 1 if side == "greater" else -1
-        alone = self._normal(sign * (self.neutral - self.value))
+        alone = self._beyond_p(self.neutral, side)
         beside = self.judged_p(side) if self.nulls else 0.0
         return math.nan if math.isnan(alone + beside) else max(alone, beside)
 
     def p_stays(self, margin: float, *, against: Side | None = None) -> float:
         """P of the claim that it stays within a margin: the larger of the two one-sided ones."""
-        past = self.value - self.neutral
-        sides = {"greater": self._normal(past - margin), "less": self._normal(-margin - past)}
-        return max(sides.values()) if against is None else sides[against]
+        found = self.not_empty()
+        below, above = found._beyond_p(self.neutral + margin, "less"), found._beyond_p(self.neutral - margin, "greater")
+        if against is not None:
+            return below if against == "greater" else above
+        return math.nan if math.isnan(below + above) else max(below, above)
 
-    def _normal(self, distance: float) -> float:
-        """Chance of so large a value where the truth is that far above it, from the interval; NaN without one."""
-        error = (self.high - self.low) / (2 * _HALF)
-        if not (math.isfinite(error) and math.isfinite(distance)) or error <= 0:
+    def _beyond_p(self, edge: float, side: Side) -> float:
+        """One-sided p of lying beyond an edge: .025 where the interval's end lies on it; NaN without an interval.
+
+        The interval's half on the side of the edge is a quantile of Student's t wide.
+        """
+        ahead, half = (self.value - edge, self.value - self.low) if side == "greater" else (
+            edge - self.value, self.high - self.value
+        )  # fmt: skip
+        if not (math.isfinite(half) and math.isfinite(ahead)) or half <= 0 or self.n < 2:
             return math.nan
-        return NORMAL.cdf(distance / error)
+        return 1 - t_share_below(ahead / half * t_quantile(0.975, self.n - 1), self.n - 1)
+
+    def not_empty(self) -> "Estimate":
+        """The same, with the rule of three for an interval where nothing varied: it is empty, and says too much.
+
+        Up to 3 / n of all cases may be otherwise, with 95 % confidence.
+        """
+        if self.low < self.high or not self.n:
+            return self
+        return replace(self, low=self.low - 3 / self.n, high=self.high + 3 / self.n)
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "value": self.value, "low": self.low, "high": self.high, "level": 0.95, "n": self.n, "of": self.of,
-            "neutral": self.neutral, "nulls": list(self.nulls),
+            "neutral": self.neutral, "nulls": list(self.nulls), "caution": self.caution,
         }  # fmt: skip
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Estimate":
         """The way back; JSON has no NaN, so a number that is missing there is one."""
         numbers = {name: _number(record[name]) for name in ("value", "low", "high", "neutral")}
-        return cls(**numbers, n=record["n"], of=record["of"], nulls=tuple(map(_number, record["nulls"])))
+        nulls = tuple(map(_number, record["nulls"]))
+        return cls(**numbers, n=record["n"], of=record["of"], nulls=nulls, caution=record.get("caution", ""))
 
     def __str__(self) -> str:
         told = f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}] ({self.n} {self.of})"
@@ -170,7 +181,7 @@ class Estimate:
             told += (
                 f"; {len(self.nulls)} nulls {np.mean(self.nulls):.3g} ({min(self.nulls):.3g} to {max(self.nulls):.3g})"
             )
-        return told
+        return f"{told}; {self.caution}" if self.caution else told
 
 
 def _number(value: float | None) -> float:
@@ -210,16 +221,17 @@ def resampled(
     >>> resampled(lambda rows: rows[:, 0].sum() / rows[:, 1].sum(), table, of="texts", neutral=1.0).value
     0.5
     """
-    table = np.asarray(units, dtype=float)
+    table, caution = np.asarray(units, dtype=float), ""
     if table.ndim != 2 or not len(table):
         raise SettingError(f"A table of shape {table.shape} holds nothing to resample.")
     if smooth or len(table) < 2:
         low, high = statistic_interval(statistic, table)
+        caution = statistic_caution(statistic, table)
     else:
         random = np.random.default_rng(seed)
         drawn = [statistic(table[random.integers(len(table), size=len(table))]) for _ in range(resamples)]
         low, high = map(float, np.nanquantile(drawn, [0.025, 0.975]))
-    return Estimate(float(statistic(table)), low, high, len(table), of, tuple(nulls), neutral)
+    return Estimate(float(statistic(table)), low, high, len(table), of, tuple(nulls), neutral, caution)
 
 
 # -- claims ----------------------------------------------------------------------------------------------------
@@ -236,6 +248,7 @@ class Finding:
         estimate: The number; None where there is none.
         paper: The paper's figure for the same, in words; empty where it gives none.
         reason: Why it is not testable, or what limits it; empty where nothing is to be said.
+        margin: Largest distance from the neutral value that counts as nothing, told before; None where none was.
     """
 
     claim: int
@@ -244,6 +257,33 @@ class Finding:
     estimate: Estimate | None = None
     paper: str = ""
     reason: str = ""
+    margin: float | None = None
+
+    @classmethod
+    def of_move(
+        cls,
+        claim: int,
+        about: str,
+        estimate: Estimate,
+        side: Side,
+        paper: str = "",
+        limits: str = "",
+        *,
+        margin: float | None = None,
+    ) -> "Finding":
+        """That a number moves to one side.
+
+        Args:
+            claim: Number of the claim.
+            about: What was measured.
+            estimate: The number.
+            side: Where it is claimed to move.
+            paper: The paper's figure.
+            limits: What limits a verdict; where there is none, the finding says itself what is lacking.
+            margin: As in `moves`.
+        """  # fmt: skip
+        verdict = moves(estimate, side, margin=margin)
+        return cls(claim, about, verdict, estimate, paper, "" if verdict == "undecided" else limits, margin)
 
     def __post_init__(self) -> None:
         if self.verdict == "undecided" and not self.reason and self.estimate is not None:
@@ -254,7 +294,7 @@ class Finding:
         estimate = None if self.estimate is None else self.estimate.record()
         return {
             "claim": self.claim, "about": self.about, "verdict": self.verdict, "estimate": estimate,
-            "paper": self.paper, "reason": self.reason,
+            "paper": self.paper, "reason": self.reason, "margin": self.margin,
         }  # fmt: skip
 
     @classmethod
@@ -306,11 +346,10 @@ def stays(estimate: Estimate, margin: float, *, against: Side | None = None) -> 
     >>> stays(Estimate(1.02, 0.98, 1.06, 40, "texts", neutral=1.0), margin=0.01)
     'undecided'
     """
-    low, high = estimate.low - estimate.neutral, estimate.high - estimate.neutral
+    found = estimate.not_empty()
+    low, high = found.low - found.neutral, found.high - found.neutral
     if estimate.n < FEWEST_PROMPTS or not (math.isfinite(low) and math.isfinite(high)):
         return "undecided"
-    if low == high:
-        low, high = low - 3 / estimate.n, high + 3 / estimate.n
     if (against != "less" and low > margin) or (against != "greater" and high < -margin):
         return "opposite"
     inside = (against == "greater" or -margin <= low) and (against == "less" or high <= margin)
@@ -326,8 +365,11 @@ def _undecided(estimate: Estimate) -> str:
         return f"the interval holds {estimate.neutral:g}: neither shown nor shown to be small"
     if estimate.nulls:
         side: Side = "greater" if estimate.value > estimate.neutral else "less"
+        least = 1 / (1 + len(estimate.nulls))
+        if least > LEVEL:
+            return f"{len(estimate.nulls)} nulls are too few: p cannot be below {least:.2g}"
         low, high = estimate.p_interval(side)
-        return f"null vectors do as much: p = {estimate.judged_p(side):.2g} ({low:.2g} to {high:.2g} by their draw)"
+        return f"null vectors may do as much: p = {estimate.judged_p(side):.2g} ({low:.2g} to {high:.2g} by their draw)"
     return "the interval is too wide to tell"
 
 

@@ -18,12 +18,11 @@ from actadd_lens.experiments.continuations import (
     disfluency_ratios,
     early_to_middle,
     halves,
-    judged,
     prompt_estimate,
     try_cells,
     writing_options,
 )
-from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves
+from actadd_lens.experiments.evidence import TENTH, Estimate, Experiment, Finding
 from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.experiments.topic_words import cell_estimate
 from actadd_lens.experiments.topics import MOST_DISFLUENCY
@@ -43,6 +42,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FRACTIONS = (0.0, 0.1, 0.3, 0.5, 0.7, 1.0)
+_WORDS: dict[Any, float] = {"front": 0.70, "mid": 0.81, "back": 0.87}
+"""The paper's wedding words per completion by position."""
+
 POSITIONS: tuple[Position, ...] = ("front", "mid", "back")
 
 COUNT, SHARE = 0, 1
@@ -133,10 +135,13 @@ class Dimensions(Parts):
                 f"{effect.value / whole.value:.0%} of the whole" if whole.beyond("greater") else "the whole has none"
             )
             about = f"topic words per completion with the first {part:.0%} of dimensions, {self.settings['cell']}"
-            verdict = moves(effect, "greater")
-            found.append(judged(12, about, verdict, effect, "most of the effect by .3 to .7", f"{share}."))
+            found.append(
+                Finding.of_move(12, about, effect, "greater", "most of the effect by .3 to .7", f"{share}.",
+                                margin=TENTH * _WORDS["front"])
+            )  # fmt: skip
         about = f"growth of topic words from no dimension to all, {self.settings['cell']}"
-        return (*found, Finding(12, about, moves(slope, "greater"), slope, "the effect grows with the fraction"))
+        paper = "the effect grows with the fraction"
+        return (*found, Finding.of_move(12, about, slope, "greater", paper, margin=TENTH * _WORDS["front"]))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -155,7 +160,11 @@ class Positions(Parts):
             effect = self.effect(part)
             about = f"topic words per completion at position {part}, {self.settings['cell']}"
             told = f"Perplexity of the completions is {ratio:.2f} times that of the unsteered ones."
-            found.append(judged(12, about, moves(effect, "greater"), effect, paper.get(str(part), ""), told))
+            known = _WORDS.get(part)
+            found.append(
+                Finding.of_move(12, about, effect, "greater", paper.get(part, ""), told,
+                                margin=known and TENTH * known)
+            )  # fmt: skip
         return tuple(found)
 
 

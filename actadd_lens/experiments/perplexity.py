@@ -16,7 +16,7 @@ from torch import Tensor
 from actadd_lens import storybook
 from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import PromptError, SettingError
-from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
+from actadd_lens.experiments.evidence import TENTH, Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.identity.digests import digest
 from actadd_lens.measuring.metrics import Metric, Reading, token_nll
@@ -36,6 +36,9 @@ Texts = Sequence[str | Sequence[str]]
 
 MARGIN = 0.01
 """How far the perplexity of unrelated text may move and still stay: the paper's "about a percent"."""
+
+_PER_POINT = 1.3
+"""The paper's fall of perplexity for each percentage point of topic words, in percent: 95.95 % where they are 3 %."""
 
 _EARLY = 4 / 48
 """Depth up to which the paper's vector does harm to other text: 1.125 at layer 4 of 48."""
@@ -281,18 +284,19 @@ class PerplexityOnTopic(Experiment):
     def _about_topic(self) -> tuple[Finding, ...]:
         at = self._at
         found = [
-            Finding(1, f"perplexity ratio of on-topic text, {at}", moves(self.on_topic, "less"), self.on_topic,
-                    ".917 on a wedding essay at layer 16 of 48, coefficient 1"),
+            Finding.of_move(1, f"perplexity ratio of on-topic text, {at}", self.on_topic, "less",
+                            ".917 on a wedding essay at layer 16 of 48, coefficient 1", margin=MARGIN),
             Finding(1, f"perplexity ratio of other text, {at}; staying means within {MARGIN:.0%}",
                     stays(self.off_topic, MARGIN), self.off_topic,
                     "1.003 on a shipping essay at layer 16 of 48, coefficient 1"),
-            Finding(1, f"log ratio on the topic minus log ratio off it, {at}", moves(self.contrast, "less"),
-                    self.contrast, "a wedding essay's ratio is below a shipping essay's at every layer that was read"),
+            Finding.of_move(1, f"log ratio on the topic minus log ratio off it, {at}", self.contrast, "less",
+                            "a wedding essay's ratio is below a shipping essay's at every layer that was read",
+                            margin=MARGIN),
         ]  # fmt: skip
         about = f"percent of perplexity per percentage point of topic words, {at}"
         if np.ptp(self.share[self.halves[1]]) > 0:
             paper = "100 % without topic words, 95.95 % where they are 3 % of all words: about -1.3 per point"
-            return (*found, Finding(1, about, moves(self.slope, "less"), self.slope, paper))
+            return (*found, Finding.of_move(1, about, self.slope, "less", paper, margin=TENTH * _PER_POINT))
         reason = "all texts have the same share of topic words"
         return (*found, Finding(1, about, "not testable here", reason=reason))
 
@@ -305,12 +309,12 @@ class PerplexityOnTopic(Experiment):
         gone, reason = stays(at_last, MARGIN), ""
         if moves(self.on_topic, "less") != "same direction" or self.on_topic.value >= 1 - MARGIN:
             gone, reason = "not testable here", f"no fall above {MARGIN:.0%} at the chosen layer that could be gone"
-        stronger, alike = moves(beside, "less"), ""
+        stronger, alike = moves(beside, "less", margin=MARGIN), ""
         if self.chosen[0] == last:
             stronger, alike = "not testable here", "the chosen layer is the last"
         return (
             Finding(2, f"log ratio of on-topic text, {self._at}, minus that at the last layer, {last}",
-                    stronger, beside, "strongest early to middle: .8793 at layer 4 of 48, .9993 at 47", alike),
+                    stronger, beside, "strongest early to middle: .8793 at layer 4 of 48, .9993 at 47", alike, MARGIN),
             Finding(2, f"perplexity ratio of on-topic text at the last layer, {last}; gone means within {MARGIN:.0%}",
                     gone, at_last, ".9993 at layer 47 of 48", reason),
             self._about_first(),
@@ -324,14 +328,15 @@ class PerplexityOnTopic(Experiment):
         told = f"; nulls of equal row norms there: {np.mean(harm.nulls):.3g}" if harm.nulls else ""
         alone = replace(harm, nulls=())
         about = f"perplexity ratio of other text at layer {first}, coefficient {coefficient:g}{told}"
-        verdict = moves(alone, "greater")
+        verdict = moves(alone, "greater", margin=MARGIN)
         reason = "judged by its interval alone: that any vector does harm there is part of the claim"
         if first > round(_EARLY * n_layers):
             verdict = "not testable here"
             reason = f"layer {first} of {n_layers} is not as early as the layers that do harm in the paper"
         elif verdict == "undecided":
             reason = ""
-        return Finding(2, about, verdict, alone, "1.167 at layer 0, 1.256 at layer 1, 1.125 at layer 4 of 48", reason)
+        paper = "1.167 at layer 0, 1.256 at layer 1, 1.125 at layer 4 of 48"
+        return Finding(2, about, verdict, alone, paper, reason, MARGIN)
 
     @property
     def _at(self) -> str:
@@ -347,7 +352,8 @@ class PerplexityOnTopic(Experiment):
             f"{self.contrast}."
         )
         if len(self.layers) > 1:
-            told += f" It is below 0 with its whole interval at layers {', '.join(map(str, self.lower_at)) or 'none'}."
+            layers = ", ".join(map(str, self.lower_at)) or "none"
+            told += f" It is below 0 with its whole interval at layers {layers}, each looked at by itself."
         if math.isfinite(self.slope.value):
             told += f" Each percentage point of topic words changes perplexity by {self.slope} percent."
         return told

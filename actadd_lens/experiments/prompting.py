@@ -145,7 +145,7 @@ class Prompting(Experiment):
             "on-topic": ".8749 against .8904, a ratio of .983",
             "off-topic": ".9942 against 1.1322, a ratio of .878",
         }
-        verdict = moves(replace(found, nulls=()), "less")
+        verdict = moves(replace(found, nulls=()), "less", margin=HARMLESS)
         reason = "judged by the interval alone; the nulls are null vectors against unrelated words"
         if texts == "on-topic":
             reason += "; the claim itself speaks of unrelated text"
@@ -158,7 +158,7 @@ class Prompting(Experiment):
             11,
             f"perplexity of {texts} text under {self.coefficient:g} × ({self.pair.label}) at layer {self.layer}, "
             "divided by that with the words put before it",
-            verdict, found, paper[texts], reason,
+            verdict, found, paper[texts], reason, HARMLESS,
         )  # fmt: skip
 
     def _moved(self, layer: int) -> Finding:

@@ -3,48 +3,17 @@
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from actadd_lens import storybook
 from actadd_lens.errors import SettingError
-from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, Side
+from actadd_lens.experiments.evidence import Experiment
 from actadd_lens.experiments.inputs import Columns, Role, labelled_of, read_table, texts_of, words_of
 
 _BY_LABEL = ("text", "label")
-
-
-@dataclass(frozen=True)
-class Primary:
-    """The one finding that decides a claim, named before anything is run; the others stand beside it.
-
-    Attributes:
-        claim: The claim.
-        begins: How the finding begins; the first that does is the one.
-        side: Where its number is claimed to move; None where it is claimed to stay.
-        within: Where it is claimed to stay, the module and name of the margin.
-        against: The side that speaks against staying; None for both.
-    """
-
-    claim: int
-    begins: str
-    side: Side | None = None
-    within: tuple[str, str] | None = None
-    against: Side | None = None
-
-    @property
-    def margin(self) -> float:
-        """Largest distance from the neutral value that counts as staying."""
-        module, name = self.within or ("", "")
-        return float(getattr(importlib.import_module(f"actadd_lens.experiments.{module}"), name))
-
-    def p_value(self, estimate: Estimate) -> float:
-        """One-sided p of the claim, from the number's interval and nulls; NaN where there is no interval."""
-        if self.side is not None:
-            return estimate.p_moves(self.side)
-        return estimate.p_stays(self.margin, against=self.against)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +28,6 @@ class Entry:
         quick: Settings under which it takes seconds.
         data: What it takes from files, by role.
         pair: The keyword that takes a prompt pair, `pair`, or `pairs` for several to choose from; empty where none is.
-        primary: The findings that decide a claim, one for each claim over all experiments.
     """
 
     name: str
@@ -69,7 +37,6 @@ class Entry:
     quick: Callable[[], Mapping[str, Any]] = dict
     data: Mapping[str, Role] = field(default_factory=dict)
     pair: str = "pair"
-    primary: tuple["Primary", ...] = ()
 
     @property
     def runs(self) -> Callable[..., Experiment]:
@@ -180,54 +147,21 @@ def _few_moods() -> dict[str, Any]:
 
 # -- experiments -----------------------------------------------------------------------------------------------
 
-_CONTRAST = Primary(1, "log ratio on the topic minus log ratio off it", "less")
-_BY_LAYER = Primary(2, "log ratio of on-topic text", "less")
-_TAKES_UP = Primary(3, "share of completions with a topic word", "greater")
-_LEADS = Primary(4, "log-probability of the topic's tokens after prompts", "greater")
-_CHEERS = Primary(5, "share of positive continuations", "greater")
-_CALMS = Primary(6, "negativity of continuations", "less")
-_RELEVANT = Primary(7, "relevance of continuations", None, ("continuations", "RELEVANCE_MARGIN"), "less")
-_KNOWS = Primary(8, "P@10 steered minus unsteered", None, ("knowledge", "MARGIN"))
-_COSTS = Primary(9, "time premium of a steered forward", None, ("overhead", "MARGIN"), "greater")
-_DIRECTED = Primary(10, "change of ", "greater")
-_RIVALS = Primary(11, "perplexity of off-topic text", "less")
-_GROWS = Primary(12, "growth of topic words from no dimension to all", "greater")
-
 REGISTRY: tuple[Entry, ...] = (
-    Entry("perplexity", (1, 2), "perplexity", "perplexity_on_topic", lambda: {"n": 24, "nulls": 3}, _TOPIC | _WORDS,
-          primary=(_CONTRAST, _BY_LAYER)),
-    Entry("topic-words", (2, 3), "topic_words", "topic_words", _few_short, _PROMPTS | _WORDS, primary=(_TAKES_UP,)),
+    Entry("perplexity", (1, 2), "perplexity", "perplexity_on_topic", lambda: {"n": 24, "nulls": 3}, _TOPIC | _WORDS),
+    Entry("topic-words", (2, 3), "topic_words", "topic_words", _few_short, _PROMPTS | _WORDS),
     Entry("token-shift", (4,), "token_shift", "token_shift", _few_shifts,
-          _PROMPTS | _WORDS | {"texts": Role("texts", "texts, one a line", texts_of)}, primary=(_LEADS,)),
+          _PROMPTS | _WORDS | {"texts": Role("texts", "texts, one a line", texts_of)}),
     Entry("topics", (3,), "topics", "topics", _few_topics, _PROMPTS | _WORDS_BY_TOPIC, pair=""),
-    Entry("sentiment", (5, 7), "sentiment", "sentiment", _few_moods, _LABELLED, pair="pairs",
-          primary=(_CHEERS, _RELEVANT)),
-    Entry("toxicity", (6, 7), "toxicity", "toxicity", _few_hostile, _PROMPTS, pair="pairs", primary=(_CALMS,)),
-    Entry("knowledge", (8,), "knowledge", "knowledge", lambda: {"nulls": 3}, _FACTS, primary=(_KNOWS,)),
-    Entry("overhead", (9,), "overhead", "overhead", lambda: {"sizes": ((4, 128),), "repeats": 11, "max_new_tokens": 4},
-          primary=(_COSTS,)),
+    Entry("sentiment", (5, 7), "sentiment", "sentiment", _few_moods, _LABELLED, pair="pairs"),
+    Entry("toxicity", (6, 7), "toxicity", "toxicity", _few_hostile, _PROMPTS, pair="pairs"),
+    Entry("knowledge", (8,), "knowledge", "knowledge", lambda: {"nulls": 3}, _FACTS),
+    Entry("overhead", (9,), "overhead", "overhead", lambda: {"sizes": ((4, 128),), "repeats": 11, "max_new_tokens": 4}),
     Entry("norms", (), "norms", "norms", _few_neutral, _PROMPTS),
-    Entry("nulls", (10,), "direction", "nulls_against", _few_neutral, _PROMPTS, primary=(_DIRECTED,)),
-    Entry("prompting", (11,), "prompting", "prompting", _few_rivals, _PLAIN_TOPIC | _WORDS | _PROMPTS,
-          primary=(_RIVALS,)),
-    Entry("dimensions", (12,), "parts", "dimensions", _few_short, _PROMPTS | _WORDS, primary=(_GROWS,)),
+    Entry("nulls", (10,), "direction", "nulls_against", _few_neutral, _PROMPTS),
+    Entry("prompting", (11,), "prompting", "prompting", _few_rivals, _PLAIN_TOPIC | _WORDS | _PROMPTS),
+    Entry("dimensions", (12,), "parts", "dimensions", _few_short, _PROMPTS | _WORDS),
     Entry("positions", (12,), "parts", "positions", _few_short, _PROMPTS | _WORDS),
     Entry("examples", (), "examples", "examples", lambda: {"n": 1, "nulls": 2}, pair=""),
 )  # fmt: skip
 """All experiments, in the order of the report."""
-
-
-def primary_of(name: str, findings: Sequence[Finding]) -> dict[int, tuple[Primary, Finding]]:
-    """The findings of an experiment that decide claims, by claim.
-
-    Args:
-        name: The experiment.
-        findings: What it found.
-    """
-    found = {}
-    for one in entry(name).primary:
-        for finding in findings:
-            if finding.claim == one.claim and finding.about.startswith(one.begins):
-                found[one.claim] = (one, finding)
-                break
-    return found

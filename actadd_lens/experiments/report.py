@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from actadd_lens.experiments import primary
 from actadd_lens.experiments.evidence import Finding, Verdict
 from actadd_lens.experiments.paper import CLAIMS, TABLES, PaperTable
-from actadd_lens.experiments.registry import Primary, primary_of
 from actadd_lens.experiments.storing import versions, write_json, write_text
-from actadd_lens.statistics import benjamini_hochberg
+from actadd_lens.statistics import LEVEL, benjamini_hochberg
 
 if TYPE_CHECKING:
     from actadd_lens.experiments.suite import Outcome, Reproduction
@@ -29,18 +29,19 @@ _SHORT = 32
 
 _CLASSES = dict(zip(get_args(Verdict), ("same", "small", "opposite", "none", "untestable"), strict=True))
 
-_PRIMARY_COLUMNS = ("claim", "finding", "verdict", "p", "q")
+_PRIMARY_COLUMNS = ("claim", "decided by", "verdict", "p", "q")
 
 _READING = (
     "A verdict compares one measured number with what the paper claims. “Same direction”: the whole 95 % interval "
     "lies on the claimed side, and p is at most .05 against null vectors of equal row norms, where there are nulls "
-    "(with fewer than 39 from their mean and spread, so that it hangs on no single one); or, for something that is "
-    "claimed to stay, inside the margin that is told. “Opposite”: the same on the other side. “Shown to be small”: "
-    "the interval lies within a margin that was told before. “Undecided”: neither, which is no evidence that there is "
-    "nothing. “Not testable here”: nothing that this run measures could tell, for the reason told. One finding for "
-    "each claim, named before anything was run, is primary and decides it; the others stand beside it, and some judge "
-    "the same steered number in another way. “q” is the primary findings' p, one-sided, adjusted for the false "
-    "discovery rate over the claims of this report (Benjamini and Hochberg)."
+    "(with fewer than 39 also the p from their mean and spread); or, for something that is claimed to stay, inside the "
+    "margin that is told. “Opposite”: the same on the other side. “Shown to be small”: the interval lies within a "
+    "margin that was told before, a tenth of the paper's own effect where nothing else is told. “Undecided”: neither, "
+    "which is no evidence that there is nothing. “Not testable here”: nothing that this run measures could tell, for "
+    "the reason told. What decides a claim was named before anything was run: all findings that its wording asks for "
+    "have to hold. Its p is the largest of theirs, one-sided; q is that p adjusted for the false discovery rate over "
+    "the claims of this report (Benjamini and Hochberg). The other findings stand beside, each by itself; some judge "
+    "the same steered number in another way."
 )
 
 
@@ -54,8 +55,8 @@ def write_report(run: "Reproduction") -> list[Path]:
     write_text(html, page(run))
     write_text(markdown, markdown_page(run))
     outcomes = [outcome.record() for outcome in run.outcomes]
-    primary = [dict(zip(_PRIMARY_COLUMNS, row, strict=True)) for row in _primary_rows(run)]
-    record = {"model": run.model, "versions": versions(), "claims": CLAIMS, "primary": primary, "outcomes": outcomes}
+    decided = [dict(zip(_PRIMARY_COLUMNS, row, strict=True)) for row in _primary_rows(run)]
+    record = {"model": run.model, "versions": versions(), "claims": CLAIMS, "primary": decided, "outcomes": outcomes}
     write_json(told, record)
     return [html, markdown, told]
 
@@ -90,36 +91,44 @@ def _model_line(run: "Reproduction") -> str:
 
 
 def _counts(run: "Reproduction") -> str:
-    found = [finding.verdict for _, finding in _primary(run).values()]
+    rows = _primary_rows(run)
+    found = [verdict for _, _, verdict, _, _ in rows]
     told = ", ".join(f"{found.count(verdict)} {verdict}" for verdict in get_args(Verdict))
-    beside = len(run.findings) - len(found)
+    adjusted = sum(verdict == "same direction" and (q or 0.0) <= LEVEL for _, _, verdict, _, q in rows)
     quick = " Quick settings, with few prompts and nulls: a first look." if run.quick else ""
     failed = f" {len(run.failed)} failed: {', '.join(run.failed)}." if run.failed else ""
     experiments = f"{len(run.outcomes)} experiment{'s' * (len(run.outcomes) != 1)}"
-    claims = f"{len(found)} primary finding{'s' * (len(found) != 1)}"
-    return f"{experiments}, {claims}: {told}; {beside} beside them.{failed}{quick}"
+    claims = f"{len(found)} claim{'s' * (len(found) != 1)} decided"
+    return (
+        f"{experiments}, {len(run.findings)} findings. {claims}: {told}; {adjusted} in the same direction with q at "
+        f"most {LEVEL:g}.{failed}{quick}"
+    )
 
 
-def _primary(run: "Reproduction") -> dict[int, tuple[Primary, Finding]]:
-    """The finding that decides each claim, where it was measured."""
-    found: dict[int, tuple[Primary, Finding]] = {}
-    for outcome in run.outcomes:
-        found |= primary_of(outcome.name, outcome.findings)
-    return dict(sorted(found.items()))
+def _decisions(run: "Reproduction") -> list[primary.Decision]:
+    """What became of each claim of which all parts were measured."""
+    findings = {outcome.name: outcome.findings for outcome in run.outcomes}
+    found = [one.decided(findings) for one in primary.PRIMARY]
+    return [one for one in found if one is not None]
 
 
 def _primary_rows(run: "Reproduction") -> list[tuple[Any, ...]]:
-    """Claim, finding, verdict, p and q of each primary finding."""
-    found = _primary(run)
-    p_values = np.array(
-        [math.nan if two.estimate is None else one.p_value(two.estimate) for one, two in found.values()]
-    )
+    """Claim, what decides it, verdict, p and q."""
+    found = _decisions(run)
+    p_values = np.array([one.p_value for one in found])
     return [
-        (claim, finding.about, finding.verdict, *(None if math.isnan(value) else float(value) for value in pair))
-        for (claim, (_, finding)), pair in zip(
-            found.items(), zip(p_values, benjamini_hochberg(p_values), strict=True), strict=True
-        )
+        (one.claim, _parts(one), one.verdict, *(None if math.isnan(value) else float(value) for value in pair))
+        for one, pair in zip(found, zip(p_values, benjamini_hochberg(p_values), strict=True), strict=True)
     ]
+
+
+def _parts(decision: primary.Decision) -> str:
+    """The findings that decide a claim, each with its verdict where there are several."""
+    if len(decision.parts) == 1:
+        told = decision.parts[0][0].about
+    else:
+        told = "; ".join(f"{finding.about.split(', ')[0]}: {finding.verdict}" for finding, _ in decision.parts)
+    return f"{told} (without {decision.without})" if decision.without else told
 
 
 def _by_claim(run: "Reproduction") -> dict[int, list[tuple[str, Finding]]]:
@@ -156,7 +165,7 @@ def page(run: "Reproduction") -> str:
         f"<nav>{links}</nav>",
         "<h2>The twelve claims</h2>",
         f'<p class="notes">{escape(_READING)}</p>',
-        _html_table("Primary findings", _PRIMARY_COLUMNS, _primary_rows(run)),
+        _html_table("What decides each claim", _PRIMARY_COLUMNS, _primary_rows(run)),
         _verdict_table(run),
         *(_section(run, outcome) for outcome in run.outcomes),
     ]
@@ -182,12 +191,20 @@ def _verdict_table(run: "Reproduction") -> str:
 
 def _finding_row(experiment: str, finding: Finding) -> str:
     verdict = f'<span class="verdict {_CLASSES[finding.verdict]}">{escape(finding.verdict)}</span>'
-    evidence = "" if finding.estimate is None else escape(str(finding.estimate))
+    evidence = escape(_evidence(finding))
     about = f'{escape(finding.about)} (<a href="#{escape(experiment)}">{escape(experiment)}</a>)'
     cells = [("", about), ("", verdict), ("evidence", evidence), ("paper", escape(finding.paper))]
     cells.append(("remark", escape(finding.reason)))
     return "<tr>" + "".join(f'<td data-name="{name}">{cell}</td>' if name else f"<td>{cell}</td>"
                             for name, cell in cells) + "</tr>"  # fmt: skip
+
+
+def _evidence(finding: Finding) -> str:
+    """The number with its interval and nulls, and how near nothing counts as small."""
+    if finding.estimate is None:
+        return ""
+    margin = "" if finding.margin is None else f"; small within {finding.margin:.2g} of {finding.estimate.neutral:g}"
+    return f"{finding.estimate}{margin}"
 
 
 def _section(run: "Reproduction", outcome: "Outcome") -> str:
@@ -254,7 +271,7 @@ def markdown_page(run: "Reproduction") -> str:
         "## The twelve claims",
         _READING,
     ]
-    parts += ["### Primary findings", _markdown_table(_PRIMARY_COLUMNS, _primary_rows(run))]
+    parts += ["### What decides each claim", _markdown_table(_PRIMARY_COLUMNS, _primary_rows(run))]
     by_claim = _by_claim(run)
     for number, found in by_claim.items():
         if not found:
@@ -262,7 +279,7 @@ def markdown_page(run: "Reproduction") -> str:
         parts.append(f"### {number}. {CLAIMS[number]}")
         rows = [
             (f"{_name(finding.about)} ([{_name(name)}](#{name}))", f"**{finding.verdict}**",
-             "" if finding.estimate is None else str(finding.estimate), finding.paper, finding.reason)
+             _evidence(finding), finding.paper, finding.reason)
             for name, finding in found
         ]  # fmt: skip
         names = ("finding", "verdict", "evidence", "in the paper", "remark")

@@ -22,7 +22,6 @@ from actadd_lens.experiments.continuations import (
     early_to_middle,
     fluency_finding,
     halves,
-    judged,
     own_relevance,
     relevance_finding,
     relevance_name,
@@ -34,7 +33,7 @@ from actadd_lens.experiments.continuations import (
     write_arms,
     writing_options,
 )
-from actadd_lens.experiments.evidence import Experiment, Finding, Side, moves
+from actadd_lens.experiments.evidence import TENTH, Experiment, Finding, Side
 from actadd_lens.experiments.writing import Relevance
 from actadd_lens.measuring import scorers
 from actadd_lens.models import LensModel, backend_of
@@ -55,8 +54,8 @@ MOST_DISFLUENCY = 1.7
 _DIRECTIONS = (("positive", "negative"), ("negative", "positive"), ("neutral", "negative"), ("neutral", "positive"))
 
 _PAPER = {
-    ("positive", "negative"): ("success .207 → .395", "disfluency 17.2 → 29.2"),
-    ("negative", "positive"): ("success .200 → .349", "disfluency 18.5 → 29.3"),
+    ("positive", "negative"): ("success .207 → .395", "disfluency 17.2 → 29.2", 0.395 - 0.207),
+    ("negative", "positive"): ("success .200 → .349", "disfluency 18.5 → 29.3", 0.349 - 0.200),
 }
 
 
@@ -128,15 +127,14 @@ class Sentiment(Experiment):
 
     def _findings(self, shift: Shift) -> list[Finding]:
         side: Side = "greater" if shift.target == "positive" else "less"
-        success, told = _PAPER.get((shift.source, shift.target), ("", ""))
+        success, told, rise = _PAPER.get((shift.source, shift.target), ("", "", None))
         lexicon = "VADER, a lexicon, decides; in the paper a classifier does."
         change, compound = shift.success.change(), shift.compound.change()
         where = f"{shift.label}; {self.settings['cell']}"
         share = f"share of {shift.target} continuations, {shift.success.told()}, {where}"
         return [
-            judged(5, share, moves(change, "greater"), change, success, lexicon),
-            judged(5, f"mean compound score, {shift.compound.told()}, {where}", moves(compound, side), compound, "",
-                   lexicon),
+            Finding.of_move(5, share, change, "greater", success, lexicon, margin=rise and TENTH * rise),
+            Finding.of_move(5, f"mean compound score, {shift.compound.told()}, {where}", compound, side, "", lexicon),
             fluency_finding(shift.disfluency, MOST_DISFLUENCY, where, told,
                             chosen_below=self.settings.get("most_disfluency", MOST_DISFLUENCY)),
             relevance_finding(shift.own_relevance, where, self.settings["relevance"]),

@@ -15,7 +15,7 @@ from actadd_lens import storybook
 from actadd_lens.analysis.shift import NextTokenShift, next_token_shift, read_occurrences
 from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import SettingError
-from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled
+from actadd_lens.experiments.evidence import TENTH, Estimate, Experiment, Finding, resampled
 from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.identity.digests import digest
 from actadd_lens.measuring.measure import Arm, null_arms
@@ -31,6 +31,9 @@ from actadd_lens.vectors.naming import visible
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+_RISE = 2.5
+"""The paper's rise of ' wedding', in nats."""
 
 _TOP = 10
 """Rises among which topic tokens are counted."""
@@ -100,15 +103,16 @@ class TokenShift(Experiment):
         at = f"layer {settings['layer']} of {settings['n_layers']}, coefficient {settings['coefficient']:g}"
         few = "" if settings["texts"] > 1 else "one text cannot be resampled"
         return (
-            Finding(4, f"log-probability of the topic's tokens after prompts, {at}", moves(self.rise, "greater"),
-                    self.rise, "' wedding' times 12.6, ' br' times 13.95, which is 2.5 and 2.6 nats"),
-            Finding(4, f"share of the vocabulary that rises less than a topic token, {at}; .5 for no order; among "
-                    f"the {_TOP} largest rises are {self.among_top} topic tokens",
-                    moves(self.place, "greater"), self.place, "topic tokens lead the rises"),
-            Finding(4, f"part of KL(steered || unsteered) of topic tokens, {at}", moves(self.kl_share, "greater"),
-                    self.kl_share, "' wedding' alone .78 nats, the next token .024"),
-            Finding(4, f"skewness of the tokens' mean changes over texts, {at}", moves(self.skewness, "greater"),
-                    self.skewness, "a heavy positive tail", few),
+            Finding.of_move(4, f"log-probability of the topic's tokens after prompts, {at}", self.rise, "greater",
+                            "' wedding' times 12.6, ' br' times 13.95, which is 2.5 and 2.6 nats",
+                            margin=TENTH * _RISE),
+            Finding.of_move(4, f"share of the vocabulary that rises less than a topic token, {at}; .5 for no order; "
+                            f"among the {_TOP} largest rises are {self.among_top} topic tokens", self.place, "greater",
+                            "topic tokens lead the rises", margin=TENTH * 0.5),
+            Finding.of_move(4, f"part of KL(steered || unsteered) of topic tokens, {at}", self.kl_share, "greater",
+                            "' wedding' alone .78 nats, the next token .024"),
+            Finding.of_move(4, f"skewness of the tokens' mean changes over texts, {at}", self.skewness, "greater",
+                            "a heavy positive tail", few),
             Finding(4, f"normality of the bulk of the tokens' mean changes, {at}", "not testable here",
                     paper="normal in the bulk",
                     reason=f"the paper gives no number; the middle 90 % follow a normal's with r = {self.bulk:.4f}"),

@@ -10,7 +10,7 @@ import numpy as np
 from actadd_lens import storybook
 from actadd_lens.checks import check_run
 from actadd_lens.experiments.continuations import paired_estimate, prompt_estimate, writing_options
-from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, stays
+from actadd_lens.experiments.evidence import TENTH, Estimate, Experiment, Finding, moves, stays
 from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.measuring import scorers
 from actadd_lens.models import LensModel, backend_of
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 SHARE, COUNT = 0, 1
 """Places of the two scorers in the sweep."""
+
+_RISE = {"share": 0.9 - 0.02, "words": 1.77 - 0.025}
+"""The paper's rise at its best layer: share of completions with a topic word, and topic words per completion."""
 
 _GONE = 0.1
 """Share of the effect at the chosen layer that may be left where it counts as gone; ours, as the paper gives none."""
@@ -123,13 +126,13 @@ class TopicWords(Experiment):
         """Claims 2 and 3."""
         effect, where = self.best.effect, self._where(self.best.layer)
         shares = f"{effect.unsteered:.3f} → {effect.steered:.3f}"
-        takes_up = Finding(
-            3, f"share of completions with a topic word, {shares}, {where}", moves(self.share, "greater"), self.share,
-            "about 2 % unsteered, over 90 % at the best layer",
+        takes_up = Finding.of_move(
+            3, f"share of completions with a topic word, {shares}, {where}", self.share, "greater",
+            "about 2 % unsteered, over 90 % at the best layer", margin=TENTH * _RISE["share"],
         )  # fmt: skip
-        words = Finding(
-            3, f"topic words per completion, steered − unsteered, {where}", moves(self.words, "greater"), self.words,
-            ".025 unsteered, 1.77 at layer 5 of 48",
+        words = Finding.of_move(
+            3, f"topic words per completion, steered − unsteered, {where}", self.words, "greater",
+            ".025 unsteered, 1.77 at layer 5 of 48", margin=TENTH * _RISE["words"],
         )  # fmt: skip
         return takes_up, words, *self._layer_findings(can_go=words.verdict == "same direction")
 
@@ -147,10 +150,11 @@ class TopicWords(Experiment):
             reason = "There is no effect at the chosen layer that could be gone at the last."
         elif last < round(40 / 48 * self.n_layers) and last < self.n_layers - 1:
             reason = f"The last layer measured is {last} of {self.n_layers}: too early to be among the last."
-        verdicts = (moves(estimates[0], "greater"), stays(estimates[1], _GONE * self.words.value))
+        margins = (TENTH * _RISE["words"], _GONE * self.words.value)
+        verdicts = (moves(estimates[0], "greater", margin=margins[0]), stays(estimates[1], margins[1]))
         first, second = (
-            Finding(2, told, "not testable here" if reason else verdict, estimate, figure, reason)
-            for told, verdict, estimate, figure in zip(about, verdicts, estimates, paper, strict=True)
+            Finding(2, told, "not testable here" if reason else verdict, estimate, figure, reason, margin)
+            for told, verdict, estimate, figure, margin in zip(about, verdicts, estimates, paper, margins, strict=True)
         )
         return first, second
 

@@ -19,12 +19,11 @@ from actadd_lens.experiments.continuations import (
     disfluency_ratios,
     early_to_middle,
     halves,
-    judged,
     prompt_estimate,
     try_cells,
     writing_options,
 )
-from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves
+from actadd_lens.experiments.evidence import TENTH, Estimate, Experiment, Finding
 from actadd_lens.experiments.topic_words import cell_estimate
 from actadd_lens.measuring import scorers
 from actadd_lens.models import Backend, LensModel, backend_of
@@ -40,6 +39,9 @@ if TYPE_CHECKING:
 
 MOST_DISFLUENCY = 1.7
 """As for sentiment: the paper gives no disfluency for topics."""
+
+_RISE = 20.0
+"""The paper's largest rise, in points."""
 
 _PAPER = "+5 to +20 points for finance, music, politics, science and weddings, none for art; a GPT model rates"
 
@@ -109,8 +111,9 @@ class Topics(Experiment):
         rise = self.mean_rise
         apart = [name for name in self.names if self.rise(name).beyond("greater")]
         about = f"share of completions with a topic word, mean over {len(self.names)} topics, {self.settings['cell']}"
-        told = f"{len(apart)} of {len(self.names)} topics stand apart: {', '.join(apart) or 'none'}."
-        return (judged(3, f"{about}, points", moves(rise, "greater"), rise, _PAPER, told),)
+        told = f"{len(apart)} of {len(self.names)} topics stand apart, each looked at by itself: "
+        told += f"{', '.join(apart) or 'none'}."
+        return (Finding.of_move(3, f"{about}, points", rise, "greater", _PAPER, told, margin=TENTH * _RISE),)
 
     def summary(self) -> str:
         """What was done and what came out."""

@@ -18,7 +18,6 @@ from actadd_lens.experiments.continuations import (
     early_to_middle,
     fluency_finding,
     halves,
-    judged,
     own_relevance,
     prompt_estimate,
     relevance_finding,
@@ -31,7 +30,7 @@ from actadd_lens.experiments.continuations import (
     write_arms,
     writing_options,
 )
-from actadd_lens.experiments.evidence import Experiment, Finding, moves
+from actadd_lens.experiments.evidence import TENTH, Experiment, Finding
 from actadd_lens.experiments.writing import Relevance
 from actadd_lens.measuring import scorers
 from actadd_lens.measuring.scorers import Scorer
@@ -45,6 +44,9 @@ if TYPE_CHECKING:
 
 MOST_DISFLUENCY = 20.4 / 16.0
 """The paper's own, in its later revision."""
+
+_FALL = 0.16
+"""The paper's fall as a share of what there was, .134 → .112; other scorers have other scales."""
 
 _PAPER = "toxicity .134 → .112 (OPT-6.7B), .114 → .108 (LLaMA-3-8B), later .127 → .101, by an API"
 
@@ -105,7 +107,8 @@ class Toxicity(Experiment):
         if not prompt_estimate(-score.unsteered).beyond("less"):
             reason = f"The unsteered rate is {score.mean('unsteered'):.3g}: even a fall to zero would not stand apart."
             return Finding(6, about, "not testable here", change, _PAPER, reason)
-        return judged(6, about, moves(change, "less"), change, _PAPER, "Scored by a word list or lexicon, not an API.")
+        limits, margin = "Scored by a word list or lexicon, not an API.", TENTH * _FALL * score.mean("unsteered")
+        return Finding.of_move(6, about, change, "less", _PAPER, limits, margin=margin)
 
     def summary(self) -> str:
         """What was done and what came out."""

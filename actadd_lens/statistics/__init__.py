@@ -12,6 +12,7 @@ from actadd_lens.statistics.intervals import (
     one_share_interval,
     paired_interval,
     share_interval,
+    statistic_caution,
     statistic_interval,
 )
 from actadd_lens.statistics.outcomes import Outcome, outcome_of
@@ -29,6 +30,7 @@ from actadd_lens.statistics.pvalues import (
     p_interval,
     sign_flip_p,
     standardised_effect,
+    verdict_p,
 )
 
 __all__ = [
@@ -66,5 +68,7 @@ __all__ = [
     "smallest_effect",
     "split_prompts",
     "standardised_effect",
+    "statistic_caution",
     "statistic_interval",
+    "verdict_p",
 ]

@@ -9,13 +9,12 @@ from actadd_lens.errors import SettingError
 from actadd_lens.statistics.intervals import Interval, Kind, paired_interval
 from actadd_lens.statistics.outcomes import Outcome, outcome_of
 from actadd_lens.statistics.pvalues import (
-    FEWEST_NULLS,
     LEVEL,
     Alternative,
     monte_carlo_p,
-    normal_p,
     p_interval,
     standardised_effect,
+    verdict_p,
 )
 from actadd_lens.statistics.quantiles import t_quantile
 
@@ -194,16 +193,14 @@ class Effect:
         """`shown`, `shown to be small` (with a margin) or `undecided`, at 5 %.
 
         Shown: the interval leaves zero out on the side that is asked for and, where there are nulls, p is at most
-        0.05; with fewer than 39 nulls that p is from their mean and spread, so that it hangs on no single one.
+        0.05; with fewer than 39 nulls that from their mean and spread is so as well (`verdict_p`), and with fewer than
+        19 nothing is shown.
 
         Args:
             margin: Largest effect that counts as none, told before; None where none was.
             alternative: Which effects count.
         """
-        p_value = None
-        if len(self.nulls):
-            few = len(self.nulls) < FEWEST_NULLS
-            p_value = (normal_p if few else monte_carlo_p)(self.mean, self.nulls, alternative)
+        p_value = verdict_p(self.mean, self.nulls, alternative) if len(self.nulls) else None
         small = margin is not None and self.equivalent(margin)
         return outcome_of(self.low, self.high, p_value, alternative=alternative, small=small)
 

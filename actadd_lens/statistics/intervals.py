@@ -144,13 +144,25 @@ def statistic_interval(
         units: One row for each unit.
         level: Coverage.
     """
-    count = len(units)
-    if count < 2:
+    if len(units) < 2:
         return float("nan"), float("nan")
-    whole = statistic(units)
-    without = np.array([statistic(np.delete(units, index, axis=0)) for index in range(count)])
-    low, high = _around(np.array([whole]), (count * whole - (count - 1) * without)[None], level)
+    low, high = _around(np.array([statistic(units)]), _pseudo_values(statistic, units)[None], level)
     return float(low[0]), float(high[0])
+
+
+def statistic_caution(
+    statistic: Callable[[Float[np.ndarray, "units columns"]], float], units: Float[np.ndarray, "units columns"]
+) -> str:
+    """Where the interval of a statistic covers more or less than it says, as that of a mean of its pseudo-values.
+
+    Args:
+        statistic: As in `statistic_interval`.
+        units: Likewise.
+
+    >>> statistic_caution(lambda table: float(table.mean()), np.ones((12, 1)))
+    'all alike: nothing varied'
+    """
+    return "" if len(units) < 2 else _caution_of_means(_pseudo_values(statistic, units))
 
 
 def paired_interval(
@@ -208,6 +220,15 @@ def cell_intervals(
 
 
 # -- the arithmetic --------------------------------------------------------------------------------------------
+
+
+def _pseudo_values(
+    statistic: Callable[[Float[np.ndarray, "units columns"]], float], units: Float[np.ndarray, "units columns"]
+) -> Float[np.ndarray, " units"]:
+    """The jackknife's: what each unit contributes to the statistic, as if it were a mean."""
+    count = len(units)
+    without = np.array([statistic(np.delete(units, index, axis=0)) for index in range(count)])
+    return np.asarray(count * statistic(units) - (count - 1) * without)
 
 
 def _around(
@@ -288,7 +309,11 @@ def _caution(
     if kind == "shares":
         fewest = min(float(part.sum()) for arm in (steered, unsteered) for part in (arm, 1 - arm))
         return "few hits or misses: it may cover more than it says" if fewest < _FEW_HITS else ""
-    values = (steered - unsteered).mean(axis=1)
+    return _caution_of_means((steered - unsteered).mean(axis=1))
+
+
+def _caution_of_means(values: Float[np.ndarray, " prompts"]) -> str:
+    """The same of numbers of which a mean is taken."""
     count = len(values)
     if values.std() <= 1e-12 * np.abs(values).max():
         return "all alike: nothing varied"

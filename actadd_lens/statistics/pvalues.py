@@ -16,7 +16,7 @@ LEVEL = 0.05
 """What stands has an adjusted p-value of at most this."""
 
 FEWEST_NULLS = 39
-"""Below this, p <= 0.05 hangs on the largest null alone, and a verdict takes the nulls' mean and spread instead."""
+"""Below this, p <= 0.05 hangs on the largest null alone, and a verdict asks the nulls' mean and spread as well."""
 
 _FLIPS = 4999
 """Random flips of signs, where all are too many."""
@@ -138,6 +138,28 @@ def normal_p(observed: float, nulls: Float[np.ndarray, " nulls"], alternative: A
         return monte_carlo_p(observed, values, alternative)
     below = t_share_below(distance / spread, len(values) - 1)
     return {"greater": 1 - below, "less": below, "two-sided": 2 * min(below, 1 - below)}[alternative]
+
+
+def verdict_p(observed: float, nulls: Float[np.ndarray, " nulls"], alternative: Alternative = "greater") -> float:
+    """The p-value that a verdict goes by.
+
+    With 39 nulls or more it is the Monte Carlo one. With fewer it is the larger of that and the one from the nulls'
+    mean and spread: so nothing is shown that hangs on the largest null alone, nor on nulls being normal. With fewer
+    than 19 it is never at most 0.05.
+
+    Args:
+        observed: The effect.
+        nulls: The same effect of each null vector.
+        alternative: As in `monte_carlo_p`.
+
+    >>> nulls = np.arange(19.0)
+    >>> verdict_p(18.5, nulls) > monte_carlo_p(18.5, nulls) == verdict_p(99.0, nulls) == 0.05
+    True
+    """
+    counted = monte_carlo_p(observed, nulls, alternative)
+    if not 3 <= len(nulls) < FEWEST_NULLS:
+        return counted
+    return max(counted, normal_p(observed, nulls, alternative))
 
 
 def on_one_scale(values: Float[np.ndarray, "arms cells"]) -> Float[np.ndarray, "arms cells"]:

@@ -138,7 +138,20 @@ def test_a_small_number_is_shown_to_be_small_only_within_a_margin_told_before() 
 def test_a_verdict_does_not_hang_on_the_largest_of_a_few_nulls() -> None:
     few = np.append(np.linspace(-1.0, 1.0, 18), 5.0)
     assert estimate(4.0, 0.5, nulls=tuple(few)).p_value("greater") == 0.1
-    assert moves(estimate(4.0, 0.5, nulls=tuple(few)), "greater") == "same direction"
+    assert moves(estimate(4.0, 0.5, nulls=tuple(few)), "greater") == "undecided"  # counted, p is .1
+    skewed = tuple(np.append(np.zeros(18), 3.0))
+    assert estimate(1.4, 0.1, nulls=tuple(np.append(np.zeros(18), 1.39))).p_value("greater") == 0.05
+    assert moves(estimate(0.5, 0.1, nulls=tuple(np.random.default_rng(0).normal(0, 0.4, 19) - 0.5)), "greater") == (
+        "same direction"
+    )
+    assert (
+        estimate(3.01, 0.1, nulls=skewed).judged_p("greater")
+        == 0.05
+        == estimate(9.0, 0.1, nulls=skewed).judged_p("greater")
+    )
+    three = estimate(4.0, 0.5, nulls=(0.0, 0.1, -0.1))
+    assert moves(three, "greater") == "undecided"
+    assert Finding.of_move(1, "x", three, "greater").reason == "3 nulls are too few: p cannot be below 0.25"
     many = tuple(np.append(np.linspace(-1.0, 1.0, 38), 5.0))
     assert (
         estimate(4.0, 0.5, nulls=many).judged_p("greater") == estimate(4.0, 0.5, nulls=many).p_value("greater") == 0.05
@@ -148,8 +161,15 @@ def test_a_verdict_does_not_hang_on_the_largest_of_a_few_nulls() -> None:
 
 
 def test_p_of_moving_and_of_staying_are_those_of_the_interval() -> None:
-    found = estimate(1.0, 1.959964)
-    assert found.p_moves("greater") == pytest.approx(0.158655, abs=1e-5)
-    assert found.p_moves("less") == pytest.approx(1 - 0.158655, abs=1e-5)
-    assert found.p_stays(3.0) == pytest.approx(0.02275, abs=1e-5)
-    assert found.p_stays(3.0, against="less") == pytest.approx(3.1671e-5, rel=1e-2)
+    found = estimate(1.0, 2.0)  # 20 texts: Student's t with 19 degrees of freedom, of which .025 lie above 2.093024
+
+    def above(t: float) -> float:
+        grid = np.linspace(t, 200.0, 2_000_001)
+        density = (1 + grid**2 / 19) ** -10 * math.gamma(10) / (math.sqrt(19 * math.pi) * math.gamma(9.5))
+        return float(np.trapezoid(density, grid))
+
+    one = 2.093024 / 2.0
+    assert found.p_moves("greater") == pytest.approx(above(1.0 * one), abs=1e-5)
+    assert found.p_moves("less") == pytest.approx(above(-1.0 * one), abs=1e-5)
+    assert found.p_stays(3.0) == pytest.approx(above(2.0 * one), abs=1e-5)
+    assert found.p_stays(3.0, against="less") == pytest.approx(above(4.0 * one), abs=1e-5)

@@ -11,14 +11,17 @@ import pandas as pd
 import pytest
 
 from actadd_lens.errors import LayerError, SettingError
-from actadd_lens.experiments import paper, registry, suite
+from actadd_lens.experiments import paper, primary, registry, suite
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding
-from actadd_lens.experiments.registry import REGISTRY, Entry, Primary
+from actadd_lens.experiments.primary import Part, Primary
+from actadd_lens.experiments.registry import REGISTRY, Entry
 from actadd_lens.experiments.report import digits
 from actadd_lens.experiments.storing import as_json
 from actadd_lens.plots.style import new_axes
 
-PRIMARY = (Primary(3, "share of words", "greater"), Primary(8, "facts", None, ("knowledge", "MARGIN")))
+WORDS = Part("told", "share of words", "greater")
+FACTS = Part("told", "facts", within=("knowledge", "MARGIN"))
+PRIMARY = (Primary(3, (WORDS,)), Primary(8, (FACTS,)), Primary(9, (FACTS, Part("other", "time", "less"))))
 RUNS: list[tuple[str, dict[str, Any]]] = []
 
 
@@ -69,10 +72,11 @@ def fails(model: Any, *, layer: int = 99) -> Told:
 def two_experiments(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = (
         Entry("fails", (2,), "here", "fails", pair=""),
-        Entry("told", (1, 3), "here", "told", lambda: {"nulls": 1}, primary=PRIMARY),
+        Entry("told", (1, 3), "here", "told", lambda: {"nulls": 1}),
     )
     monkeypatch.setattr(registry, "REGISTRY", entries)
     monkeypatch.setattr(suite, "REGISTRY", entries)
+    monkeypatch.setattr(primary, "PRIMARY", PRIMARY)
     monkeypatch.setitem(sys.modules, "actadd_lens.experiments.here", sys.modules[__name__])
     RUNS.clear()
 
@@ -204,7 +208,8 @@ def test_the_page_tells_verdicts_in_words_and_escapes_what_it_tells(embedded: An
     assert page.count("data:image/png;base64,") == 2
     for wanted in (
         "ratio &lt;1&gt;", '<span class="verdict opposite">opposite</span>', "What is told &lt;here&gt;",
-        "&lt;b&gt;", "1 opposite", "1 not testable here; 2 beside them", "2 primary findings", "base rate 0",
+        "&lt;b&gt;", "1 opposite", "1 not testable here; 0 in the same direction", "2 claims decided",
+            "base rate 0",
         paper.CLAIMS[3],
     ):  # fmt: skip
         assert wanted in page
@@ -290,25 +295,70 @@ def test_numbers_are_told_with_few_digits() -> None:
     ]  # fmt: skip
 
 
-def test_every_claim_has_one_primary_finding_named_before_any_run() -> None:
-    claims = [one.claim for entry in REGISTRY for one in entry.primary]
-    assert sorted(claims) == sorted(paper.CLAIMS)
-    for entry in REGISTRY:
-        for one in entry.primary:
-            assert (one.side is None) == (one.within is not None)
-            assert one.claim in entry.claims
-            assert one.side is not None or one.margin > 0
+NAMED = primary.PRIMARY
 
 
-def test_the_report_tells_q_of_the_primary_findings(embedded: Any, tmp_path: Path) -> None:
+def test_every_claim_is_decided_by_findings_named_before_any_run() -> None:
+    assert [one.claim for one in NAMED] == sorted(paper.CLAIMS)
+    claims = {entry.name: entry.claims for entry in REGISTRY}
+    for one in NAMED:
+        for part in one.parts:
+            assert (part.side is None) == (part.within is not None)
+            assert one.claim in claims[part.experiment]
+            assert part.side is not None or part.margin > 0
+
+
+def finding(about: str, verdict: Any, value: float = 2.0, claim: int = 3) -> Finding:
+    return Finding(claim, about, verdict, Estimate(value, value - 1, value + 1, 20, "texts"))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "whole"),
+    [
+        (("same direction", "same direction"), "same direction"),
+        (("same direction", "undecided"), "undecided"),
+        (("undecided", "not testable here"), "not testable here"),
+        (("same direction", "shown to be small"), "shown to be small"),
+        (("opposite", "not testable here"), "opposite"),
+    ],
+)
+def test_a_claim_is_no_better_off_than_its_worst_part(verdicts: tuple[str, ...], whole: str) -> None:
+    parts = tuple(Part("told", name, "greater") for name in ("first", "second"))
+    found = [finding(name, verdict) for name, verdict in zip(("first", "second"), verdicts, strict=True)]
+    decided = Primary(3, parts).decided({"told": found})
+    assert decided is not None
+    assert decided.verdict == whole
+
+
+def test_the_p_of_a_claim_is_the_largest_of_its_parts_and_missing_parts_decide_nothing() -> None:
+    weak, strong = (finding("share of words", "same direction", value) for value in (1.0, 3.0))
+    both = Primary(3, (Part("told", "share", "greater", every=True),)).decided({"told": [strong, weak]})
+    first = Primary(3, (Part("told", "share", "greater"),)).decided({"told": [strong, weak]})
+    assert both is not None
+    assert first is not None
+    assert both.p_value == WORDS.p_value(weak.estimate) > first.p_value == WORDS.p_value(strong.estimate)
+    assert Primary(3, (WORDS, Part("other", "share", "greater"))).decided({"told": [strong]}) is None
+
+
+def test_p_agrees_with_the_interval_on_either_side() -> None:
+    touching = Estimate(1.0, 0.0, 3.0, 12, "texts")
+    assert touching.p_moves("greater") == pytest.approx(0.025)
+    assert Estimate(-1.0, -3.0, 0.0, 12, "texts").p_moves("less") == pytest.approx(0.025)
+    assert touching.p_stays(3.0) == pytest.approx(0.025)
+    assert touching.p_stays(3.0, against="less") < 0.025
+    assert Estimate(1.0, 0.01, 3.0, 12, "texts").p_moves("greater") < 0.025
+    assert touching.p_moves("less") > 0.5
+
+
+def test_the_report_tells_what_decides_each_claim_with_p_and_q(embedded: Any, tmp_path: Path) -> None:
     run(embedded, tmp_path, names="told")
     found = json.loads((tmp_path / "report.json").read_text())["primary"]
-    assert [row["claim"] for row in found] == [3, 8]
-    assert found[0]["finding"] == "share of words"
-    assert [row["p"] for row in found] == [None, None]  # two nulls have no spread, and facts no number
-    one = Primary(3, "share of words", "greater")
-    many = [
-        one.p_value(Estimate(2.0, 1.0, 3.0, 20, "texts", (0.0,) * 39)),
-        one.p_value(Estimate(2.0, 1.9, 2.1, 20, "texts")),
+    assert [row["claim"] for row in found] == [3, 8]  # a part of claim 9 was not measured
+    assert found[0]["decided by"] == "share of words"
+    assert found[1]["p"] is None  # facts have no number
+    assert found[0]["q"] == found[0]["p"] > 0.5
+    p_values = [
+        WORDS.p_value(Estimate(2.0, 1.0, 3.0, 20, "texts", (0.0,) * 39)),
+        WORDS.p_value(Estimate(2.0, 1.9, 2.1, 20, "texts")),
     ]
-    assert many == pytest.approx([0.025, 0.0], abs=1e-9)
+    assert p_values == pytest.approx([0.025, 0.0], abs=1e-9)

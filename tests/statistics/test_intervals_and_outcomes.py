@@ -142,7 +142,13 @@ def test_nulls_that_do_as_much_leave_an_effect_undecided() -> None:
     assert effect.outcome(alternative="less") == "undecided"
     assert effect.with_nulls(np.linspace(-2, 2, 99)).outcome() == "undecided"
     assert effect.with_nulls(np.linspace(-0.5, 0.5, 99)).outcome() == "shown"
-    assert effect.with_nulls(np.append(np.linspace(-0.3, 0.3, 18), 1.1)).outcome(alternative="greater") == "shown"
+    few = np.append(np.linspace(-0.3, 0.3, 18), 1.1)
+    assert effect.with_nulls(few).outcome(alternative="greater") == "undecided"  # counted, p is .1
+    assert effect.with_nulls(few - 0.2).outcome(alternative="greater") == "shown"
+    assert (
+        effect.with_nulls(np.linspace(-1.2, 0.98, 19)).outcome(alternative="greater") == "undecided"
+    )  # p .05, and .055
+    assert effect.with_nulls(np.zeros(18)).outcome() == "undecided"
 
 
 def test_the_share_that_is_steered_backwards() -> None:
