@@ -10,7 +10,7 @@ BRIDGE_STAMP := $(BRIDGE_VENV)/.installed
 # Two processes: as many as a laptop has to spare, and each loads its models once.
 PARALLEL := --numprocesses 2 --dist worksteal
 
-.PHONY: demo smollm2 test test-bridge fuzz lint format bench notebooks notebooks-refresh docs wheel-trial clean
+.PHONY: demo smollm2 test test-bridge fuzz browser lint format bench notebooks notebooks-refresh docs wheel-trial clean
 
 demo: $(STAMP)
 	$(BIN)/actadd demo
@@ -30,6 +30,10 @@ test-bridge: $(BRIDGE_STAMP)
 # Thousands of bad inputs, the same ones each time.
 fuzz: $(STAMP)
 	$(BIN)/python -m pytest $(PARALLEL) -m slow tests/fuzz
+
+# The playground and the saved pages in a headless Chromium (Debian: chromium and chromium-driver), where there is one.
+browser: $(STAMP)
+	$(BIN)/python -m pytest -m slow tests/play tests/pages
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

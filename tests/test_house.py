@@ -33,7 +33,8 @@ ROWS = (
     ("measuring",),
     ("sweeps", "analysis"),
     ("experiments",),
-    ("plots",),
+    ("plots", "pages"),
+    ("play",),
     ("cli",),
 )
 """The house, from the ground up: a module imports from rows above its own in this list. A name with a star is a family
@@ -41,7 +42,7 @@ of modules, and a folder is one; within a family or a folder, modules may import
 """
 
 BESIDE = "storybook"
-LATE = ("plots", BESIDE)
+LATE = ("plots", "pages", BESIDE)
 """What a function may import wherever it stands: a result draws, saves or reads itself when it is asked to."""
 
 UNWANTED = (

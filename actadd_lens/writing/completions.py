@@ -126,6 +126,7 @@ def complete(
     use_past_kv_cache: bool = True,
     batch_size: int = 256,
     progress: bool = True,
+    watch: Callable[[Completions], None] | None = None,
     **sampling: Any,
 ) -> Completions:
     """Complete prompts with and without steering, in shared batches.
@@ -148,6 +149,8 @@ def complete(
         use_past_kv_cache: Whether to keep keys and values; without it the text is the same, only slower.
         batch_size: Most rows that decode together.
         progress: Whether to show a bar when it takes more than a moment.
+        watch: Called after each token with what has been written so far, to show text while it grows; what it raises
+            ends the call.
         **sampling: `temperature`, `top_k`, `top_p`, `frequency_penalty`, `repetition_penalty`; see `Sampling`.
 
     Returns:
@@ -174,9 +177,29 @@ def complete(
     )
     tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos, room=settings.max_new_tokens)
     cells = [Cell(row, arm, number) for number, row in enumerate(tokens) for arm in (found[number], ())]
-    written = decode_cells(backend, cells, settings, position=position, batch_size=batch_size, progress=progress)
     told = {"position": plain_position(position), "prepend_bos": prepend_bos, **dataclasses.asdict(settings)}
-    return Completions(texts, tuple(written[0::2]), tuple(written[1::2]), distinct(found), told)
+    so_far = [(Continuation("", (), ""),) * settings.n] * len(cells)
+
+    def result(written: Sequence[tuple[Continuation, ...]]) -> Completions:
+        return Completions(texts, tuple(written[0::2]), tuple(written[1::2]), distinct(found), told)
+
+    def look(members: Sequence[int], written: Sequence[tuple[Continuation, ...]]) -> None:
+        for cell, samples in zip(members, written, strict=True):
+            so_far[cell] = samples
+        if watch is not None:
+            watch(result(so_far))
+
+    return result(
+        decode_cells(
+            backend,
+            cells,
+            settings,
+            position=position,
+            batch_size=batch_size,
+            progress=progress,
+            watch=None if watch is None else look,
+        )
+    )
 
 
 def as_stops(stop: Any) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,10 @@ class Continuation:
     text: str
     tokens: tuple[int, ...]
     finish: str
+
+
+Watch = Callable[[Sequence[int], Sequence[tuple[Continuation, ...]]], None]
+"""What looks on while cells are written."""
 
 
 def continuation_texts(table: tuple[tuple[Continuation, ...], ...]) -> tuple[tuple[str, ...], ...]:
@@ -106,10 +111,13 @@ def decode_cells(
     position: Position = "front",
     batch_size: int = 256,
     progress: bool = False,
+    watch: Watch | None = None,
 ) -> list[tuple[Continuation, ...]]:
     """Continuations of every cell, decoded together, each row with its own intervention.
 
     Cells are sorted by length, so that a batch holds little padding. All are placed before any is run.
+    `watch` is called after each token, with which cells are being written and their samples so far; what it raises ends
+    the decoding.
 
     Raises:
         PositionError: A vector does not fit onto its prompt.
@@ -130,7 +138,8 @@ def decode_cells(
     ):
         for number, batch in enumerate(batches):
             members = order[number * step : (number + 1) * step]
-            written.update(zip(members, _decode(backend, batch, settings, bar.update), strict=True))
+            shown = None if watch is None else partial(watch, members)
+            written.update(zip(members, _decode(backend, batch, settings, bar.update, shown), strict=True))
     return [written[index] for index in range(len(cells))]
 
 
@@ -199,24 +208,28 @@ def _repeat(values: tuple[Any, ...], times: int) -> tuple[Any, ...]:
 
 @torch.inference_mode()
 def _decode(
-    backend: Backend, batch: _Batch, settings: DecodeSettings, tick: Callable[[int], Any]
+    backend: Backend,
+    batch: _Batch,
+    settings: DecodeSettings,
+    tick: Callable[[int], Any],
+    shown: Callable[[list[tuple[Continuation, ...]]], None] | None = None,
 ) -> list[tuple[Continuation, ...]]:
     """Decode one batch; returns the samples of each cell.
 
     In inference mode, as `generate` is: on a small model that saves a twentieth of the time, and only numbers leave.
     """
-    n = settings.n
     batch.resolve(backend)
     writers = _Writers(backend, batch, settings)
     for step, logits in enumerate(_logits(backend, batch, settings, writers)):
         writers.write(logits)
         tick(1)
+        if shown is not None:
+            shown(writers.samples())
         if writers.all_finished or step + 1 == settings.max_new_tokens:
             tick(settings.max_new_tokens - step - 1)
             break
     writers.check_sound()
-    written = writers.continuations()
-    return [tuple(written[first : first + n]) for first in range(0, len(written), n)]
+    return writers.samples()
 
 
 def _logits(
@@ -336,8 +349,12 @@ class _Writers:
             "in float32 or bfloat16."
         )
 
-    def continuations(self) -> list[Continuation]:
-        """What every row wrote."""
+    def samples(self) -> list[tuple[Continuation, ...]]:
+        """What every cell wrote, its samples together."""
+        written, n = self._continuations(), self._settings.n
+        return [tuple(written[first : first + n]) for first in range(0, len(written), n)]
+
+    def _continuations(self) -> list[Continuation]:
         table = torch.stack(self._steps, dim=1).tolist()
         return [
             self._continuation(prompt, tuple(tokens[:length]), finish or "length")

@@ -313,3 +313,29 @@ def test_a_prompt_may_fill_the_context_and_no_more(small: Any) -> None:
     assert len(found.steered_continuations[0][0].tokens) == room
     with pytest.raises(al.PromptError, match=rf"{room + 1} new ones, but small reads at most 64"):
         al.complete(small, text, vector, max_new_tokens=room + 1)
+
+
+def test_whoever_watches_sees_every_token_and_changes_nothing(small: Any) -> None:
+    vector = al.compute_steering_vector(small, (" happy", " sad"), layer=2)
+    settings: dict[str, Any] = {"n": 2, "max_new_tokens": 5, "batch_size": 4, "progress": False}
+    seen: list[al.Completions] = []
+    watched = al.complete(
+        small,
+        ["The girl looked at the dog.", "The boy went home, and there was a dog in the garden"],
+        vector,
+        watch=seen.append,
+        **settings,
+    )
+    assert (
+        watched.steered
+        == al.complete(
+            small,
+            ["The girl looked at the dog.", "The boy went home, and there was a dog in the garden"],
+            vector,
+            **settings,
+        ).steered
+    )
+    lengths = [[len(row[0].tokens) for row in each.steered_continuations] for each in seen]
+    assert lengths[0] in ([1, 0], [0, 1])  # the second batch has not begun
+    assert lengths[-1] == [5, 5]
+    assert seen[-1].unsteered == watched.unsteered

@@ -1,0 +1,49 @@
+"""`actadd play`: a playground in the browser, on this machine only."""
+
+import argparse
+from typing import Any
+
+from actadd_lens.cli.options import add_model
+from actadd_lens.errors import SettingError
+
+
+def add(commands: Any) -> None:
+    """Add the command and its options."""
+    play = commands.add_parser("play", help="a playground in the browser: steer, look and measure, on this machine")
+    add_model(play)
+    play.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: one that is free)")
+    play.add_argument("--no-browser", action="store_true", help="only print the address")
+    play.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    if not 0 <= options.port <= 65535:
+        raise SettingError(f"--port is {options.port}: expected 0 to 65535.")
+    from actadd_lens.play.server import HERE, app_of, missing
+
+    try:
+        import uvicorn
+    except ImportError:
+        raise missing() from None
+    print(f"Loading {options.model} ...", flush=True)
+    from actadd_lens.models import load_model
+    from actadd_lens.play import Session
+
+    model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)
+    app = app_of(Session(model, options.model))
+    config = uvicorn.Config(app, host=HERE, port=options.port, log_level="warning", timeout_graceful_shutdown=1)
+    try:
+        socket = config.bind_socket()
+    except SystemExit:
+        raise SettingError(
+            f"Port {options.port} is taken: choose another one as --port, or 0 for a free one."
+        ) from None
+    address = f"http://{HERE}:{socket.getsockname()[1]}"
+    print(f"The playground is at {address} (Ctrl + C ends it)", flush=True)
+    if not options.no_browser:
+        import webbrowser
+
+        webbrowser.open(address)
+    uvicorn.Server(config).run(sockets=[socket])
+    return 0

@@ -1,0 +1,1 @@
+"""Pages: one HTML file of a result, to be mailed or put on the web. They take results and run no model."""
