@@ -43,6 +43,7 @@ from .steering.interventions import (
     scale,
     set_projection,
 )
+from .steering.massive import MassiveActivationWarning
 from .steering.preview import Preview, preview
 from .steering.steer import SteeringWarning, fwd_hooks, steer
 from .sweeps.batches import SweepCost
@@ -85,6 +86,7 @@ __all__ = [
     "LensModel",
     "Linearity",
     "LogitLens",
+    "MassiveActivationWarning",
     "Measurement",
     "Metric",
     "ModelDownloadError",

@@ -13,6 +13,8 @@ from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import encode_prompts
 from actadd_lens.steering.landings import touched
+from actadd_lens.steering.massive import Massive
+from actadd_lens.steering.preview import notice_landings
 from actadd_lens.vectors.naming import row_names, vector_names, visible
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
@@ -64,6 +66,7 @@ class NormProfile:
         rows: Every row on the token that it lands on.
         names: The vectors in a few characters.
         layers: Their injection layers.
+        massive: Tokens that something lands on whose stream is massive there; see `actadd_lens.steering.massive`.
     """
 
     prompt: str
@@ -72,6 +75,7 @@ class NormProfile:
     rows: tuple[LandedRow, ...]
     names: tuple[str, ...]
     layers: tuple[int, ...]
+    massive: tuple[Massive, ...] = ()
 
     def frame(self) -> "pd.DataFrame":
         """One line per landed row and layer; `injected` marks the vector's own layer."""
@@ -111,7 +115,8 @@ class NormProfile:
 
     def __repr__(self) -> str:
         told = ", ".join(f"{row.text!r} {row.relative_norm:.2f}" for row in self.rows if row.norm > 0)
-        return f"NormProfile(in units of the stream: {told})"
+        far = "".join(f"; token {item}" for item in self.massive)
+        return f"NormProfile(in units of the stream: {told}{far})"
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -149,13 +154,16 @@ def norm_profile(
         PromptError: The prompt is no text or outgrows the context.
         PositionError: A vector does not fit onto the prompt.
         VectorError: A vector does not go with the model.
+
+    Warns:
+        MassiveActivationWarning: A row is massive, or lands on a token that is; see `actadd_lens.steering.massive`.
     """
     backend = backend_of(model)
     found = check_vectors(backend, vectors, what="the norm profile")
     (ids,) = encode_prompts(backend, (prompt,), prepend_bos=prepend_bos)
     pass_rows = ArmRows(backend, [ids], [()], found, position)
-    streams = pass_rows.streams(torch.arange(len(ids), device=backend.device)[None])[:-1, 0]
-    sizes = streams.norm(dim=-1).cpu().numpy()
+    streams = pass_rows.streams(torch.arange(len(ids), device=backend.device)[None])[:, 0]
+    sizes = streams[:-1].norm(dim=-1).cpu().numpy()
     texts, names = tuple(backend.token_strings(ids)), vector_names(found)
     rows = []
     for number, vector in enumerate(found):
@@ -167,4 +175,6 @@ def norm_profile(
                       norms[row] / sizes[:, token])
             for row, token in places
         ]  # fmt: skip
-    return NormProfile(prompt, texts, sizes, tuple(rows), names, tuple(vector.layer for vector in found))
+    layers = tuple(vector.layer for vector in found)
+    hit = notice_landings({layer: streams[layer] for layer in layers}, texts, found, rows, stacklevel=2)
+    return NormProfile(prompt, texts, sizes, tuple(rows), names, layers, hit)

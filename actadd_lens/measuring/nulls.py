@@ -12,9 +12,10 @@ from torch import Tensor
 
 from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import SettingError, VectorError
-from actadd_lens.methods.actadd import compute_steering_vectors
+from actadd_lens.methods.actadd import read_vectors
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair
+from actadd_lens.steering.massive import massive_coordinates, ordinary_norms, outweighed
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
 NullKind = Literal["unrelated_pairs", "gaussian"]
@@ -39,6 +40,9 @@ def null_vectors(
     Nulls of an unpaired addition are unpaired additions of such phrases. Its BOS row, which every prompt has in common
     and which is many times as long as the others, is the model's own in each of them: an unrelated direction of that
     length would do far more than the row does, and anything would stand beside it.
+    Massive rows (see `actadd_lens.steering.massive`) are matched to what they would be without their massive
+    coordinates: these are the vector's own in each null, as a BOS row is, and the rest is an unrelated direction as
+    long as the vector's rest. Massive coordinates of the unrelated pairs themselves are left out.
     `gaussian` rows point anywhere, and are easier to beat: a model reads differences of its own activations better
     than noise.
 
@@ -51,7 +55,8 @@ def null_vectors(
         texts: Other texts to cut phrases from.
 
     Raises:
-        SettingError: The kind or number is none, the texts are too short, or the vector mixes BOS rows with others.
+        SettingError: The kind or number is none, the texts are too short, the vector mixes BOS rows with others, or a
+            row of it is nothing but massive coordinates.
         VectorError: The vector does not go with the model.
     """
     return null_table(model, [vector], kind=kind, n=n, seed=seed, texts=texts)[0]
@@ -91,10 +96,11 @@ def null_table(
         drawn = [_gaussian(vector, n, seed) for vector in vectors]
     else:
         drawn = _unrelated(model, vectors, n=n, seed=seed, texts=texts)
+    ordinary = _Ordinary(backend_of(model))
     return [
         tuple(
-            _matched(vector, _with_bos(vector, rows), f"{kind} {index} (seed {seed})")
-            for index, rows in enumerate(found)
+            _matched(vector, rows, f"{kind} {index} (seed {seed})")
+            for index, rows in enumerate(_beside_massive(vector, found, ordinary))
         )
         for vector, found in zip(vectors, drawn, strict=True)
     ]
@@ -115,7 +121,8 @@ def unrelated_rows(
 ) -> list[Float[Tensor, "rows d_model"]]:
     """Differences of n unrelated pairs at the vector's layer, as many rows as it has, in the size that they were read.
 
-    For an unpaired addition they are the rows of unpaired phrases, BOS row and all.
+    For an unpaired addition they are the rows of unpaired phrases, BOS row and all. Massive coordinates of the pairs are
+    left out.
 
     Args:
         model: The model that the vector is for.
@@ -125,7 +132,8 @@ def unrelated_rows(
         texts: Other texts to cut phrases from.
     """
     found = _unrelated(model, [vector], n=n, seed=seed, texts=texts)[0]
-    return [_with_bos(vector, rows) for rows in found]
+    ordinary = _Ordinary(backend_of(model))
+    return [_without_massive(vector, _with_bos(vector, rows), ordinary) for rows in found]
 
 
 def shuffle_rows(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
@@ -149,6 +157,64 @@ def shuffle_rows(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
     return dataclasses.replace(
         vector, activations=activations, provenance=vector.provenance.after(f"shuffle_rows(seed={seed})")
     )
+
+
+class _Ordinary:
+    """The norm of ordinary streams at a layer, read when it is first asked for."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._found: dict[int, float] = {}
+
+    def at(self, layer: int) -> float:
+        """The norm at a layer."""
+        if layer not in self._found:
+            self._found |= ordinary_norms(self._backend, [layer])
+        return self._found[layer]
+
+
+def _massive_by_row(vector: SteeringVector, rows: Tensor, ordinary: _Ordinary) -> dict[int, list[int]]:
+    """Massive coordinates of each row that has any; rows are compared with streams where the vector was read."""
+    suspects = outweighed(rows).nonzero().flatten().tolist()
+    found = {row: massive_coordinates(rows[row], ordinary.at(_read_layer(vector))) for row in suspects}
+    return {row: coordinates for row, coordinates in found.items() if coordinates}
+
+
+def _without_massive(vector: SteeringVector, rows: Tensor, ordinary: _Ordinary) -> Tensor:
+    """Rows of unrelated pairs without their massive coordinates; a BOS row, which is the vector's own, stays."""
+    found = {row: picks for row, picks in _massive_by_row(vector, rows, ordinary).items() if row >= _bos_rows(vector)}
+    if not found:
+        return rows
+    kept = rows.clone()
+    for row, coordinates in found.items():
+        kept[row, coordinates] = 0.0
+    return kept
+
+
+def _beside_massive(vector: SteeringVector, drawn: Sequence[Tensor], ordinary: _Ordinary) -> list[Tensor]:
+    """Rows of nulls, each row with the direction that it is to have once its norm is the vector's.
+
+    Raises:
+        SettingError: A row of the vector is nothing but massive coordinates.
+    """
+    own = _massive_by_row(vector, vector.activations, ordinary)
+    rows = [_without_massive(vector, _with_bos(vector, found).clone(), ordinary) for found in drawn]
+    for row, coordinates in own.items():
+        if row < _bos_rows(vector):
+            continue
+        rest = vector.activations[row].clone()
+        rest[coordinates] = 0.0
+        if not bool(rest.any()):
+            raise SettingError(
+                f"Row {row} of {vector.label} is massive in coordinates {coordinates} and zero elsewhere, so it has no "
+                "null: another direction of its norm would do something else altogether. Leave it out by "
+                f".without_rows({row})."
+            )
+        for null in rows:
+            null[row, coordinates] = 0.0
+            null[row] *= rest.norm() / null[row].norm().clamp_min(1e-30)
+            null[row, coordinates] = vector.activations[row, coordinates].to(null)
+    return rows
 
 
 def _matched(vector: SteeringVector, rows: torch.Tensor, source: str) -> SteeringVector:
@@ -183,7 +249,7 @@ def _unrelated(
             pairs = [PromptPair(pair.positive, None) for pair in pairs]
         members = [index for index, kind in enumerate(kinds) if kind == (tokens, unpaired)]
         layers = {index: _read_layer(vectors[index]) for index in members}
-        found = compute_steering_vectors(model, pairs, layers=sorted(set(layers.values())))
+        found = read_vectors(model, pairs, layers=sorted(set(layers.values())))
         for index in members:
             drawn[index] = [_laid(vectors[index], found[pair, layers[index]], tokens) for pair in range(n)]
     return [drawn[index] for index in range(len(vectors))]

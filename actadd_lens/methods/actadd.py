@@ -14,6 +14,7 @@ from actadd_lens.errors import LayerError, PromptError, VectorError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair
 from actadd_lens.steering.clean import unsteered
+from actadd_lens.steering.massive import massive, ordinary_norms, outweighed, warn_of_rows
 from actadd_lens.steering.steer import SteeringWarning
 from actadd_lens.vectors.provenance import Provenance
 from actadd_lens.vectors.vector import SteeringVector
@@ -76,8 +77,14 @@ def compute_steering_vector(
     Raises:
         PromptError: The pair cannot be tokenised or padded.
         LayerError: The model has no such layer.
+
+    Warns:
+        SteeringWarning: Both prompts are the same.
+        MassiveActivationWarning: A row is massive; see `actadd_lens.steering.massive`.
     """
-    return compute_steering_vectors(model, [pair], layers=[layer]).table[0][0]
+    found = read_vectors(model, [pair], layers=[layer])
+    _notice(backend_of(model), found)
+    return found.table[0][0]
 
 
 def compute_steering_vectors(
@@ -101,7 +108,21 @@ def compute_steering_vectors(
 
     Warns:
         SteeringWarning: Both prompts of a pair are the same.
+        MassiveActivationWarning: Rows are massive; see `actadd_lens.steering.massive`.
     """
+    found = read_vectors(model, pairs, layers=layers, batch_size=batch_size)
+    _notice(backend_of(model), found)
+    return found
+
+
+def read_vectors(
+    model: LensModel,
+    pairs: Sequence[PromptPair | tuple[str, str | None]],
+    *,
+    layers: Iterable[int],
+    batch_size: int = 256,
+) -> SteeringVectors:
+    """The same as `compute_steering_vectors`, for tools that know what to do with massive rows: without the warning."""
     check_run(batch_size=batch_size)
     backend = backend_of(model)
     if isinstance(pairs, PromptPair) or (isinstance(pairs, tuple) and any(isinstance(text, str) for text in pairs)):
@@ -116,11 +137,6 @@ def compute_steering_vectors(
     if not checked_layers:
         raise LayerError("No layer was given: pass at least one.")
     tokens = [pair.tokens(model) for pair in checked_pairs]
-    for pair in checked_pairs:
-        if pair.positive == pair.negative:
-            warnings.warn(
-                f"Both prompts of {pair.label} are the same: its vector is zero.", SteeringWarning, stacklevel=2
-            )
     provenance = Provenance.of_model(backend, source="prompt pair")
     found = differences(backend, tokens, checked_layers, batch_size=batch_size)
     table = [
@@ -131,6 +147,31 @@ def compute_steering_vectors(
         for pair, pair_tokens, rows in zip(checked_pairs, tokens, found, strict=True)
     ]
     return SteeringVectors(tuple(checked_pairs), tuple(checked_layers), tuple(table))
+
+
+def _notice(backend: Backend, found: SteeringVectors) -> None:
+    """Warn of pairs that are no pairs, and, once, of massive rows.
+
+    Only where one coordinate outweighs a row does the model read anything more, to compare the row's norm with.
+    """
+    for pair in found.pairs:
+        if pair.positive == pair.negative:
+            warnings.warn(
+                f"Both prompts of {pair.label} are the same: its vector is zero.", SteeringWarning, stacklevel=3
+            )
+    suspects = [vector for vector in found if bool(outweighed(vector.activations).any())]
+    if not suspects:
+        return
+    ordinary = ordinary_norms(backend, [vector.layer for vector in suspects])
+    rows = [
+        (vector.label, item)
+        for vector in suspects
+        for item in massive(
+            vector.activations, ordinary[vector.layer], layer=vector.layer,
+            texts=backend.token_strings(vector.provenance.positive_tokens or ()),
+        )
+    ]  # fmt: skip
+    warn_of_rows(rows, stacklevel=3)
 
 
 def differences(

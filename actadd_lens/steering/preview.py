@@ -1,5 +1,6 @@
 """`preview`: which row lands on which token, and how large it is there, before anything is generated."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from actadd_lens.prompts.texts import encode_prompts
 from actadd_lens.steering.clean import prompts_of, read_clean, resolved
 from actadd_lens.steering.interventions import placed
 from actadd_lens.steering.landings import Prompts, act, assign, land, touched
+from actadd_lens.steering.massive import Massive, massive, massive_tokens, ordinary_of, warn_of_landings
 from actadd_lens.vectors.interventions import Intervention
 from actadd_lens.vectors.vector import SteeringVector, check_interventions
 
@@ -58,12 +60,14 @@ class Preview:
         tokens: Its tokens as texts, BOS first.
         touches: Every row that lands on a token.
         parts: Of a chat prompt, for each token who says it, or `template`; empty for other prompts.
+        massive: Tokens that something lands on whose stream is massive there; see `actadd_lens.steering.massive`.
     """
 
     prompt: str
     tokens: tuple[str, ...]
     touches: tuple[Touch, ...]
     parts: tuple[str, ...] = ()
+    massive: tuple[Massive, ...] = ()
 
     def frame(self) -> "pd.DataFrame":
         """One row per token and row that lands on it; tokens that nothing lands on have one empty row."""
@@ -98,6 +102,8 @@ class Preview:
                 for touch in self.touches
                 if touch.token == index
             )
+            here = [item for item in self.massive if item.index == index]
+            told += f" (massive: {here[0].ratio:.3g} times its neighbours)" if here else ""
             part = f"{self.parts[index]:<10} " if self.parts else ""
             lines.append(f"{index:>3} {text!r:<16} {part}{told}".rstrip())
         return "\n".join(lines)
@@ -149,6 +155,9 @@ def preview(
         PromptError: The prompt is no text or outgrows the context.
         PositionError: A vector does not fit onto the prompt.
         VectorError: A vector does not go with the model.
+
+    Warns:
+        MassiveActivationWarning: A row is massive, or lands on a token that is; see `actadd_lens.steering.massive`.
     """
     backend, position = backend_of(model), as_position(position)
     found = check_interventions(backend, vectors)
@@ -169,7 +178,43 @@ def preview(
             relative = norm / sizes[token] if sizes[token] > 0 else float("inf")
             touches.append(Touch(token, texts[token], number, item.label, item.layer, shown, norm, relative))
     parts = token_parts(model, prompt, prepend_bos=prepend_bos) if isinstance(prompt, ChatPrompt) else ()
-    return Preview(prompt, texts, tuple(touches), parts)
+    streams = {item.layer: clean[item.spot][0] for item in found if item.site == "resid_pre"}
+    tokens_hit = notice_landings(streams, texts, found, touches, stacklevel=2)
+    return Preview(prompt, texts, tuple(touches), parts, tokens_hit)
+
+
+def notice_landings(
+    streams: Mapping[int, Float[Tensor, "pos d_model"]],
+    texts: Sequence[str],
+    vectors: Sequence[Intervention],
+    landed: Sequence[Any],
+    *,
+    stacklevel: int,
+) -> tuple[Massive, ...]:
+    """Warn once of massive rows and of massive tokens that something lands on; returns those tokens.
+
+    Args:
+        streams: The unsteered stream of the prompt at each layer.
+        texts: Its tokens.
+        vectors: What is done.
+        landed: What lands where, each with `token`, `layer` and `norm`.
+        stacklevel: As in `warnings.warn`.
+    """
+    hit = {(item.layer, item.token) for item in landed if item.norm > 0}
+    tokens = [
+        item
+        for layer, stream in streams.items()
+        for item in massive_tokens(stream, layer=layer, texts=texts)
+        if (layer, item.index) in hit
+    ]
+    rows = [
+        (vector.label, item)
+        for vector in vectors
+        if isinstance(vector, SteeringVector) and vector.layer in streams
+        for item in massive(vector.injection, ordinary_of(streams[vector.layer]), layer=vector.layer)
+    ]
+    warn_of_landings(rows, tokens, stacklevel=stacklevel + 1)
+    return tuple(tokens)
 
 
 def _row_norms(item: Intervention) -> list[float] | None:

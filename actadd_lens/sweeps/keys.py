@@ -69,9 +69,9 @@ def _source_key(placed: PlacedGrid, source: Source) -> bytes:
 
 
 def _nulls_key(placed: PlacedGrid, source: Source) -> tuple[Any, ...]:
-    """What the nulls of a pair depend on; those of unpaired additions are drawn in another way than in 0.1."""
+    """What the nulls of a pair depend on; they are drawn in another way than in 0.1, which knew no massive rows."""
     grid = placed.grid
-    told = (grid.nulls, grid.null_kind, grid.seed, _null_texts())
+    told = (grid.nulls, grid.null_kind, grid.seed, _null_texts(), "massive rows known")
     told_of = source if isinstance(source, PromptPair) else source.provenance
     is_unpaired = told_of.positive is not None and told_of.negative is None
     return (*told, "unpaired") if is_unpaired else told

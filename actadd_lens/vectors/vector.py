@@ -257,6 +257,31 @@ class SteeringVector(Intervention):
             raise VectorError(f"Row {index} does not exist: this vector has rows 0 to {self.rows - 1}.")
         return self._changed(f"row({index})", activations=self.activations[index][None].clone(), position=None)
 
+    def without_rows(self, *indices: int) -> "SteeringVector":
+        """Nothing in some rows: they become zero, so that the others still land on their tokens.
+
+        `mean_rows` leaves zero rows out, and the nulls of zero rows are zero. Massive rows are left out this way.
+
+        Args:
+            *indices: Rows; negative indices count from the end.
+
+        Raises:
+            VectorError: There is no such row, or none would be left.
+        """
+        for index in indices:
+            if (
+                isinstance(index, bool)
+                or not isinstance(index, numbers.Integral)
+                or not -self.rows <= index < self.rows
+            ):
+                raise VectorError(f"Row {index!r} does not exist: this vector has rows 0 to {self.rows - 1}.")
+        kept = self.activations.clone()
+        kept[[int(index) for index in indices]] = 0.0
+        if not bool(kept.any()) and bool(self.activations.any()):
+            raise VectorError(f"Without rows {list(indices)} nothing is left of {self.label}: keep one of its rows.")
+        told = ", ".join(str(int(index)) for index in indices)
+        return self._changed(f"without_rows({told})", activations=kept)
+
     def mean_rows(self) -> "SteeringVector":
         """One row: the mean of the rows that are not zero, so that a pair's BOS row does not dilute it."""
         nonzero = self.activations[self.norms > 0]
