@@ -557,7 +557,7 @@ def _anchors(
     streams = pass_rows.streams(torch.arange(len(ids), device=backend.device)[None])[:, 0]
     anchors = []
     for vector in vectors:
-        places = touched(vector, position, pass_rows.prompts.facts(0, backend.decode))
+        places = touched(vector, position, pass_rows.prompts.facts(0, backend))
         is_span = as_span(placed(vector, position)) is not None
         tokens = [token for _, token in (places[-1:] if is_span else places)]
         anchors.append(streams[vector.layer, tokens])
@@ -594,7 +594,7 @@ def _reached(
     depths = [backend.n_layers + 1]
     for vector in vectors:
         lands = (vector.injection != 0).any(dim=-1).nonzero().flatten().tolist()
-        places = touched(vector, position, prompts.facts(0, backend.decode))
+        places = touched(vector, position, prompts.facts(0, backend))
         columns = [token for row, token in places if row in lands]
         if not lands or column < min(columns, default=column + 1):
             continue

@@ -272,6 +272,6 @@ def _row_slopes(
     injection = vector.injection.to(gradient.device).float()
     slopes = torch.zeros(len(gradient), vector.rows, device=gradient.device)
     for prompt in range(len(gradient)):
-        for row, token in touched(vector, position, rows.prompts.facts(prompt, backend.decode)):
+        for row, token in touched(vector, position, rows.prompts.facts(prompt, backend)):
             slopes[prompt, row] += gradient[prompt, token].float() @ injection[row]
     return slopes

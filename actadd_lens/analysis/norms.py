@@ -169,7 +169,7 @@ def norm_profile(
     for number, vector in enumerate(found):
         norms = vector.injection.float().norm(dim=-1).tolist()
         named = row_names(backend, vector)
-        places = touched(vector, position, pass_rows.prompts.facts(0, backend.decode))
+        places = touched(vector, position, pass_rows.prompts.facts(0, backend))
         rows += [
             LandedRow(number, names[number], vector.layer, row, named[row], token, texts[token], norms[row],
                       norms[row] / sizes[:, token])

@@ -333,7 +333,7 @@ class ArmRows:
         marks = torch.zeros(self.tokens.shape, dtype=torch.bool)
         for row, arm in enumerate(arms):
             for vector in arm:
-                for _, token in touched(vector, position, self.prompts.facts(row, self._backend.decode)):
+                for _, token in touched(vector, position, self.prompts.facts(row, self._backend)):
                     marks[row, token] = True
         return marks.to(self.tokens.device)
 

@@ -121,8 +121,8 @@ def unrelated_rows(
 ) -> list[Float[Tensor, "rows d_model"]]:
     """Differences of n unrelated pairs at the vector's layer, as many rows as it has, in the size that they were read.
 
-    For an unpaired addition they are the rows of unpaired phrases, BOS row and all. Massive coordinates of the pairs are
-    left out.
+    For an unpaired addition they are the rows of unpaired phrases, BOS row and all. Massive coordinates of the pairs
+    are left out.
 
     Args:
         model: The model that the vector is for.

@@ -1,6 +1,8 @@
 """Chat prompts: messages, written out by the tokenizer's own template, and where each of them lies among the tokens."""
 
+import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,9 @@ from actadd_lens.models import Backend, LensModel, backend_of
 
 TEMPLATE = "template"
 """What tokens that nobody says belong to."""
+
+ROLES = ("system", "user", "assistant")
+"""Whose messages can be named as positions."""
 
 _MARK = "\ue000message\ue000"
 """Stands for a message while it is looked for: of a private area of Unicode, which no template treats specially."""
@@ -114,6 +119,70 @@ def token_spans(model: LensModel, prompt: str, *, prepend_bos: bool = True) -> d
         if len(found) > 1:
             spans.update({f"{role} {number}": span for number, span in enumerate(found, start=1)})
     return spans
+
+
+def read_spans(backend: Backend, tokens: Sequence[int]) -> dict[str, tuple[int, int | None]] | None:
+    """Where the parts of a chat prompt lie, told from its tokens alone, as `token_spans` tells it from the prompt.
+
+    The tokens are cut where the tokenizer's template writes something between messages. What is found counts only if
+    the template, given these messages, writes the same text again. Of messages that hold the template's own marks
+    nobody can tell more than the model can.
+
+    Args:
+        backend: The model.
+        tokens: The prompt's token ids.
+
+    Returns:
+        As `token_spans`; None where the tokens are no chat prompt of this tokenizer.
+    """
+    if backend.model.tokenizer is None or not getattr(backend.tokenizer, "chat_template", None):
+        return None
+    text = backend.decode(tokens)
+    for has_system in (False, True):
+        said = _cut(backend, text, has_system=has_system)
+        if said is None:
+            continue
+        with suppress(PromptError):  # the template refuses the messages: then they were not these
+            if _rendered(backend, said) == text:
+                parts = [_part(backend, said, index, text) for index in range(len(said))]
+                prompt = ChatPrompt(text, said, (*parts, Part("assistant", len(text), None)))
+                if tuple(backend.encode(prompt)) == tuple(tokens):
+                    return token_spans(backend.model, prompt)
+    return None
+
+
+def _cut(backend: Backend, text: str, *, has_system: bool) -> tuple[tuple[str, str], ...] | None:
+    """Messages between what the template writes around them, user and assistant in turns; None where that is not there.
+
+    Args:
+        backend: The model.
+        text: The prompt.
+        has_system: Whether the first message is one of the system's; a template may write one of its own otherwise.
+    """
+    turns = [("user", _MARK), ("assistant", _MARK), ("user", _MARK)]
+    try:
+        pieces = _rendered(backend, [("system", _MARK), *turns] if has_system else turns).split(_MARK)
+    except PromptError:  # a template that knows no system message
+        return None
+    if len(pieces) != 4 + has_system or not all(pieces):
+        return None
+    head, *between, to_model, to_user, tail = pieces
+    if not (text.startswith(head) and text.endswith(tail)):
+        return None
+    found: list[tuple[str, str]] = []
+    rest = text[len(head) :]
+    if has_system:
+        content, mark, rest = rest.partition(between[0])
+        if not mark:
+            return None
+        found.append(("system", content))
+    rest = rest.removesuffix(tail)
+    for role, mark in itertools.cycle((("user", to_model), ("assistant", to_user))):
+        content, more, rest = rest.partition(mark)
+        found.append((role, content))
+        if not more:
+            return tuple(found) if role == "user" else None
+    return None
 
 
 def token_parts(model: LensModel, prompt: ChatPrompt, *, prepend_bos: bool = True) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from operator import index as as_index
 from typing import Any, SupportsIndex
 
 from actadd_lens.errors import AmbiguousPositionError, PositionError
+from actadd_lens.models import Backend
+from actadd_lens.prompts.chat import ROLES, read_spans
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,14 @@ class PromptFacts:
         has_bos: Whether its first token is BOS; None where the tokens were not seen.
         tokens: Its token ids; None where they were not seen, or not all of them.
         row: Its row in the batch.
-        decode: Token ids to text, for marks that are text.
+        reader: The model, for marks that are text and parts of a chat; None where it is not known.
     """
 
     length: int
     has_bos: bool | None = None
     tokens: Sequence[int] | None = None
     row: int = 0
-    decode: Callable[[Sequence[int]], str] | None = None
+    reader: Backend | None = None
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,48 @@ class Named(Span):
         return Reach(start, math.inf)
 
 
-NAMED_SPANS: dict[str, Named] = {
-    name: Named(name) for name in ("all", "all+bos", "prompt", "prompt+bos", "generated", "last")
+@dataclass(frozen=True)
+class Said(Span):
+    """What somebody says in a chat prompt: the tokens of a role's last message, and nothing of the template's.
+
+    The prompt's tokens tell: they are read by the tokenizer's own chat template. `assistant` is the model's own turn,
+    which starts after the prompt.
+    """
+
+    name: str
+    needs_length = True
+    needs_tokens = True
+
+    def reach(self, prompt: PromptFacts) -> Reach:
+        """The role's last message in this prompt."""
+        spans = _spans_of(prompt, self.name)
+        if spans is None or self.name not in spans:
+            told = "is no chat prompt" if spans is None else f"is a chat in which only {', '.join(sorted(spans))} speak"
+            raise PositionError(
+                f"Position {self.name!r} is a part of a chat prompt, but prompt {prompt.row} {told}: make one by "
+                "actadd_lens.chat(model, ...), or name another position."
+            )
+        start, stop = spans[self.name]
+        return Reach(start, math.inf if stop is None else stop)
+
+
+def _spans_of(prompt: PromptFacts, name: str) -> dict[str, tuple[int, int | None]] | None:
+    """Where the roles of a chat prompt speak; None where it is no chat prompt."""
+    if prompt.tokens is None or prompt.reader is None:
+        raise AmbiguousPositionError(
+            f"The part {name!r} of a chat is looked for among the prompt's tokens, but they were not all seen: start "
+            "from tokens, and pass the prompt in one piece."
+        )
+    return read_spans(prompt.reader, prompt.tokens)
+
+
+NAMED_SPANS: dict[str, Span] = {
+    **{name: Named(name) for name in ("all", "all+bos", "prompt", "prompt+bos", "generated", "last")},
+    **{role: Said(role) for role in ROLES},
 }
 """`all`: every token but BOS, generated ones too; `prompt`: those of the prompt; `generated`: those after it;
-`last`: the prompt's last token and all generated ones. `all+bos` and `prompt+bos` include BOS.
+`last`: the prompt's last token and all generated ones. `all+bos` and `prompt+bos` include BOS. `user`, `system` and
+`assistant` are parts of a chat prompt.
 """
 
 
@@ -156,7 +195,10 @@ class After(Span):
                 f"after({self.mark!r}) looks for its mark among the prompt's tokens, but they were not all seen: start "
                 "from tokens, pass the prompt in one piece, or use since(index)."
             )
-        found = self._end(list(prompt.tokens), prompt.decode)
+        spans = _spans_of(prompt, self.mark) if self.mark in ROLES and prompt.reader is not None else None
+        if spans is not None and self.mark in spans:
+            return Reach(max(0, spans[str(self.mark)][0] - 1), math.inf)
+        found = self._end(list(prompt.tokens), prompt.reader)
         if found is None:
             raise PositionError(
                 f"The mark {self.mark!r} does not occur in prompt {prompt.row}: look at its tokens with preview, or "
@@ -164,9 +206,9 @@ class After(Span):
             )
         return Reach(found, math.inf)
 
-    def _end(self, tokens: list[int], decode: Callable[[Sequence[int]], str] | None) -> int | None:
+    def _end(self, tokens: list[int], reader: Backend | None) -> int | None:
         if isinstance(self.mark, str):
-            return None if decode is None else _end_of_text(tokens, self.mark, decode)
+            return None if reader is None else _end_of_text(tokens, self.mark, reader.decode)
         size, mark = len(self.mark), list(self.mark)
         ends = [end for end in range(size, len(tokens) + 1) if tokens[end - size : end] == mark]
         return ends[-1] - 1 if ends else None
@@ -182,7 +224,8 @@ def after(mark: Any) -> After:
     not matter how it would be tokenised alone; token ids are looked for as they stand.
 
     Args:
-        mark: A text, or token ids: a list or a tensor.
+        mark: A text, or token ids: a list or a tensor. In a chat prompt, `user`, `system` and `assistant` are the
+            roles: from the last token before the role's last message on, which for `assistant` is the prompt's last.
 
     Raises:
         PositionError: The mark is empty, or neither text nor token ids.
@@ -300,7 +343,7 @@ def span_to_json(span: Span) -> Any:
             return {"slice": [start, stop]}
         case Mask(table):
             return {"mask": [list(row) for row in table]}
-    assert isinstance(span, Named)
+    assert isinstance(span, Named | Said)
     return span.name
 
 

@@ -104,7 +104,7 @@ def landings_of(
         PositionError: Rows overhang a prompt, or a prompt has no such tokens.
     """
     found = resolved(backend, assign(interventions, position), prompts)
-    return {spot: land(items, prompts, decode=backend.decode) for spot, items in found.items()}
+    return {spot: land(items, prompts, reader=backend) for spot, items in found.items()}
 
 
 def check_fits(backend: Backend, interventions: Sequence[Intervention], position: Position, prompts: Prompts) -> None:
@@ -116,4 +116,4 @@ def check_fits(backend: Backend, interventions: Sequence[Intervention], position
     for items in assign(interventions, position).values():
         for item in items:
             for row in range(len(prompts.first)):
-                reach(item, prompts.facts(row, backend.decode))
+                reach(item, prompts.facts(row, backend))

@@ -101,7 +101,7 @@ class Told(Session):
     def __init__(self, backend: Backend, assignments: Mapping[Spot, Sequence[Assignment]], prompts: Prompts) -> None:
         super().__init__(backend)
         self.past = 0
-        self._landings = {spot: land(items, prompts, decode=backend.decode) for spot, items in assignments.items()}
+        self._landings = {spot: land(items, prompts, reader=backend) for spot, items in assignments.items()}
         self.grows = False
         self._ends = torch.tensor(prompts.first) + torch.tensor(prompts.lengths)
 

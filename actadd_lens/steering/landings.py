@@ -80,12 +80,12 @@ class Prompts:
     tokens: tuple[tuple[int, ...], ...] | None = None
     numbers: tuple[int, ...] | None = None
 
-    def facts(self, row: int, decode: Callable[[Sequence[int]], str] | None = None) -> PromptFacts:
+    def facts(self, row: int, reader: Backend | None = None) -> PromptFacts:
         """What a span may ask of one prompt."""
         has_bos = None if self.starts_with_bos is None else self.starts_with_bos[row]
         tokens = None if self.tokens is None else self.tokens[row]
         number = row if self.numbers is None else self.numbers[row]
-        return PromptFacts(self.lengths[row], has_bos, tokens, number, decode)
+        return PromptFacts(self.lengths[row], has_bos, tokens, number, reader)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,15 +109,13 @@ class Landing:
     mask: Bool[Tensor, " columns"] | None = None
 
 
-def land(
-    assignments: Sequence[Assignment], prompts: Prompts, *, decode: Callable[[Sequence[int]], str] | None = None
-) -> list[Landing]:
+def land(assignments: Sequence[Assignment], prompts: Prompts, *, reader: Backend | None = None) -> list[Landing]:
     """Columns for assignments, once the prompts are known; rows with the same columns land together.
 
     Args:
         assignments: What is done at one hook point, with operations, in order.
         prompts: The prompts, whose tokens stand side by side from their first column on.
-        decode: Token ids to text, for marks that are text.
+        reader: The model, for marks that are text and parts of a chat.
 
     Raises:
         PositionError: Rows overhang a prompt, or a prompt has no such tokens.
@@ -128,7 +126,7 @@ def land(
         assert operation is not None
         groups: dict[tuple[int, Reach], list[int]] = {}
         for place, row in enumerate(assignment.members(batch)):
-            groups.setdefault((prompts.first[row], reach(assignment, prompts.facts(row, decode))), []).append(place)
+            groups.setdefault((prompts.first[row], reach(assignment, prompts.facts(row, reader))), []).append(place)
         numbers = torch.tensor(assignment.members(batch))
         for (column, found), members in groups.items():
             taken = operation if len(members) == len(numbers) else operation.of_batch(torch.tensor(members))
@@ -211,7 +209,7 @@ def act_on_tokens(
     prompts: Prompts,
     index: Int[Tensor, "batch pos"],
     *,
-    decode: Callable[[Sequence[int]], str] | None = None,
+    reader: Backend | None = None,
 ) -> Float[Tensor, "batch pos *width"]:
     """The same where padding stands between tokens, so that each column's token index has to be looked at.
 
@@ -220,14 +218,14 @@ def act_on_tokens(
         assignments: What is done, in order.
         prompts: The prompts; their first columns are not read.
         index: Absolute token index of each column of this pass; -1 for padding.
-        decode: Token ids to text, for marks that are text.
+        reader: The model, for marks that are text and parts of a chat.
     """
     steered, batch = _copy(stream), stream.shape[0]
     index = index.to(steered.device)
     for assignment in assignments:
         assert assignment.operation is not None
         members = assignment.members(batch)
-        found = [reach(assignment, prompts.facts(row, decode)) for row in members]
+        found = [reach(assignment, prompts.facts(row, reader)) for row in members]
         rows, token = torch.tensor(members, device=steered.device), index[list(members)]
         starts = torch.tensor([[item.start] for item in found], device=index.device)
         stops = torch.tensor([[float(item.stop)] for item in found], device=index.device)

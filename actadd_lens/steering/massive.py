@@ -1,7 +1,7 @@
-"""Massive activations: rows and tokens that one coordinate makes far larger than their neighbours (arXiv 2402.17762).
+"""Massive activations: rows and tokens that one coordinate makes far larger than others (arXiv 2402.17762).
 
-Some models give a few tokens, BOS first of all, a stream that is tens or hundreds of times as long as all others, nearly
-all of it in one coordinate. Attention rests there; of the text it says nothing.
+Some models give a few tokens, BOS first of all, a stream that is tens or hundreds of times as long as all others,
+nearly all of it in one coordinate. Attention rests there; of the text it says nothing.
 
 A row counts as massive where two things hold, which are both arithmetic. One coordinate outweighs all others together
 (it has more than half of the squared norm), so that the row points along an axis rather than anywhere else. And its

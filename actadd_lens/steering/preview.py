@@ -163,7 +163,7 @@ def preview(
     found = check_interventions(backend, vectors)
     (tokens,) = encode_prompts(backend, (prompt,), prepend_bos=prepend_bos)
     prompts = prompts_of(backend, [tokens])
-    facts = prompts.facts(0, backend.decode)
+    facts = prompts.facts(0, backend)
     places = [touched(item, position, facts) for item in found]
     clean = read_clean(backend, [tokens], [item.spot for item in found]).values
     texts, touches = tuple(backend.token_strings(tokens)), []
@@ -227,5 +227,5 @@ def _change(
 ) -> Float[Tensor, "1 pos width"]:
     """What an intervention does to the unsteered activations of one prompt."""
     ready = resolved(backend, assign([item], position), prompts)[item.spot]
-    steered = act(stream, land(ready, prompts, decode=backend.decode), past=0)
+    steered = act(stream, land(ready, prompts, reader=backend), past=0)
     return torch.zeros_like(stream) if steered is None else steered - stream

@@ -187,7 +187,7 @@ class Watched(Session):
         if found.landings:
             return
         for spot, items in found.assignments.items():
-            landings = land(items, found.prompts, decode=self.backend.decode)
+            landings = land(items, found.prompts, reader=self.backend)
             if found.is_plain:
                 found.landings[spot] = landings
 
@@ -208,7 +208,7 @@ class Watched(Session):
             return act(stream, found.landings[spot], past=past)
         assert found.real is not None
         index = token_index(found.real)[:, past:]
-        return act_on_tokens(stream, found.assignments[spot], found.prompts, index, decode=self.backend.decode)
+        return act_on_tokens(stream, found.assignments[spot], found.prompts, index, reader=self.backend)
 
 
 def _questions(found: Sequence[Assignment]) -> Questions:

@@ -241,5 +241,5 @@ def _check_source(source: Source, grid: Grid, rows: int) -> None:
 def _check_fit(backend: Backend, position: Position, rows: int, prompts: Prompts) -> None:
     """See that a position is there in every prompt."""
     for row in range(len(prompts.first)):
-        facts = prompts.facts(row, backend.decode)
+        facts = prompts.facts(row, backend)
         reach_of(position, rows=rows, prompt=facts)

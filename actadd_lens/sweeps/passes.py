@@ -164,7 +164,7 @@ class SweepPasses:
         numbers = [prompts.members[pick] for pick in picks.tolist()]
         known = prompts_of(self.placed.backend, [self.placed.tokens[number] for number in numbers], numbers=numbers)
         for row, (count, position) in enumerate(places):
-            facts = known.facts(row, self.placed.backend.decode)
+            facts = known.facts(row, self.placed.backend)
             found = reach_of(position, rows=count, prompt=facts)
             stop = int(min(found.stop, facts.length))
             marks[row, found.start : stop] = True if found.mask is None else torch.tensor(found.mask)

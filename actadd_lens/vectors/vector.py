@@ -304,6 +304,35 @@ class SteeringVector(Intervention):
         rescaled = (self.activations.float() * scale[:, None]).to(self.activations)
         return self._changed(f"with_norm({told})", activations=rescaled)
 
+    def relative(
+        self, model: LensModel, prompts: Any, amount: float, *, position: Any = "front", prepend_bos: bool = True
+    ) -> "SteeringVector":
+        """With a coefficient in units of the stream that it lands on.
+
+        The coefficient becomes the one at which the injection's row is `amount` times as long as the unsteered stream
+        at the token that it lands on: in the median over all rows that are not zero, tokens and prompts, which a few
+        massive tokens do not move. A negative coefficient stays negative: `(-v).relative(...)` steers backwards.
+
+        Args:
+            model: The model.
+            prompts: One text or several; one pass is made over them, up to the layer.
+            amount: Norm of the injection in units of the stream's; 1 is as long as the stream.
+            position: Where row 0 lands, for a vector without a position of its own.
+            prepend_bos: Whether prompts start with BOS.
+
+        Raises:
+            CoefficientError: The amount is no finite number, or the vector is zero or has coefficient 0.
+            PromptError: A prompt is no text or outgrows the context.
+            PositionError: The vector does not fit onto a prompt, or lands on none of its tokens.
+        """
+        from actadd_lens.steering.sizes import relative_sizes
+
+        wanted = check_coefficient(amount)
+        if not bool(self.injection.any()):
+            raise CoefficientError(f"{self.label} is zero, so no coefficient gives it a size.")
+        now = relative_sizes(model, dataclasses.replace(self, coefficient=1.0), prompts, position, prepend_bos)
+        return dataclasses.replace(self, coefficient=math.copysign(1.0, self.coefficient) * wanted / now)
+
     def keep_dimensions(self, dimensions: Any) -> "SteeringVector":
         """Only some dimensions of the residual stream, the others set to zero (section 2j of the paper's facts).
 

@@ -9,9 +9,10 @@ import pytest
 import actadd_lens as al
 from actadd_lens.cli import main
 from actadd_lens.models import backend_of
-from actadd_lens.prompts.chat import token_parts, token_spans
+from actadd_lens.prompts.chat import read_spans, token_parts, token_spans
 from actadd_lens.prompts.texts import encode_prompts
 from tests.models.gguf_files import CHAT
+from tests.support import generate
 
 TALK = [
     {"role": "user", "content": "a user"},
@@ -169,3 +170,52 @@ def test_the_command_line_writes_a_chat(gpt2_folder: Path, tmp_path: Path, capsy
     assert "<|endoftext|>system\nBe kind.<|im_end|>\n<|endoftext|>user\nThe dog<|im_end|>" in printed
     assert main([*told, "--system", "Be kind."]) == 2
     assert "--system goes with --chat" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("messages", ["The girl looked at the dog.", TALK])
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_the_parts_can_be_told_from_the_tokens_alone(talker: Any, messages: Any, system: str | None) -> None:
+    prompt, backend = al.chat(talker, messages, system=system), backend_of(talker)
+    tokens = backend.encode(prompt)
+    assert read_spans(backend, tokens) == token_spans(talker, prompt)
+    assert read_spans(backend, tokens[:-1]) is None
+    assert read_spans(backend, backend.encode("The girl looked at the dog.")) is None
+
+
+def test_positions_name_the_parts_of_a_chat(talker: Any) -> None:
+    prompt = al.chat(talker, TALK, system="Be kind.")
+    vector = al.compute_steering_vector(talker, (" happy", " sad"), layer=2).row(-1)
+    spans = token_spans(talker, prompt)
+
+    def touched(position: Any) -> list[int]:
+        return [touch.token for touch in al.preview(talker, prompt, vector, position=position).touches]
+
+    for role in ("system", "user"):
+        start, stop = spans[role]
+        assert touched(role) == list(range(start, stop or 0)) != []
+    assert touched("assistant") == []
+    length = len(backend_of(talker).encode(prompt))
+    assert touched(al.after("assistant")) == [length - 1]
+    assert touched(al.after("user")) == list(range(spans["user"][0] - 1, length))
+
+
+def test_a_part_is_steered_alike_whether_the_prompt_or_only_its_tokens_are_known(talker: Any) -> None:
+    prompts = [al.chat(talker, "The girl"), al.chat(talker, TALK, system="Be kind.")]
+    vector = 8 * al.compute_steering_vector(talker, (" happy", " sad"), layer=2).row(-1)
+    for position in ("user", "assistant", al.after("assistant")):
+        written = al.complete(talker, prompts, vector, position=position, temperature=0, max_new_tokens=5)
+        for prompt, (continuation,) in zip(prompts, written.steered_continuations, strict=True):
+            tokens = talker.to_tokens(prompt, prepend_bos=False)
+            with al.steer(talker, vector.at(position=position)):
+                found = generate(talker, tokens, 5)[0, -5:].tolist()
+            assert list(continuation.tokens)[:5] == found[: len(continuation.tokens)]
+
+
+def test_what_is_no_chat_has_no_parts(talker: Any) -> None:
+    vector = al.compute_steering_vector(talker, (" happy", " sad"), layer=2).row(-1)
+    with pytest.raises(al.PositionError, match="no chat prompt"):
+        al.preview(talker, "The girl looked", vector, position="user")
+    with pytest.raises(al.PositionError, match="only assistant"):
+        al.preview(talker, al.chat(talker, "Hi"), vector, position="system")
+    touched = al.preview(talker, "The user looked", vector, position=al.after("user")).touches
+    assert touched[0].text.endswith("r")  # outside a chat a mark is a text

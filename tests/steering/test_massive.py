@@ -70,8 +70,10 @@ def test_one_warning_tells_which_rows_are_massive_and_by_how_much(sink: Any) -> 
     (told,) = massive_warnings(caught)
     ratio = float(found[0, 1].norms[1]) / ordinary_norms(backend_of(sink), [1])[1]
     assert f"row 1 ({WORD!r}) at layer 1: {ratio:.3g} times" in told
-    assert f"coordinate {COORDINATE}" in told and "without_rows" in told
-    assert "row 2" in told and "row 1" in told
+    assert f"coordinate {COORDINATE}" in told
+    assert "without_rows" in told
+    assert "row 2" in told
+    assert "row 1" in told
 
 
 def test_preview_and_norm_profile_tell_of_massive_tokens_that_a_row_lands_on(sink: Any) -> None:
@@ -84,7 +86,8 @@ def test_preview_and_norm_profile_tell_of_massive_tokens_that_a_row_lands_on(sin
             found = look(sink, *arguments, position=place)
         assert len(caught) == 1
         (token,) = found.massive
-        assert (token.index, token.coordinate) == (place, COORDINATE) and token.ratio > FAR
+        assert (token.index, token.coordinate) == (place, COORDINATE)
+        assert token.ratio > FAR
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert look(sink, *arguments, position=place + 1).massive == ()
@@ -100,8 +103,10 @@ def test_preview_tells_of_massive_rows(sink: Any) -> None:
 def test_without_rows_leaves_the_others_on_their_tokens(sink: Any) -> None:
     vector = quiet((WORD + " day", " the her"), sink)
     kept = vector.without_rows(1)
-    assert float(kept.norms[1]) == 0 and torch.equal(kept.activations[2:], vector.activations[2:])
-    assert kept.rows == vector.rows and kept.provenance.steps[-1] == "without_rows(1)"
+    assert float(kept.norms[1]) == 0
+    assert torch.equal(kept.activations[2:], vector.activations[2:])
+    assert kept.rows == vector.rows
+    assert kept.provenance.steps[-1] == "without_rows(1)"
     assert torch.equal(vector.without_rows(-1).activations, vector.without_rows(2).activations)
     with pytest.raises(al.VectorError, match="does not exist"):
         vector.without_rows(9)
