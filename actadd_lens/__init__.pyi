@@ -23,6 +23,7 @@ from .errors import (
     VectorFileError,
 )
 from .measuring import metrics, scorers
+from .measuring.calibrate import Calibration, calibrate
 from .measuring.measure import CompletionMeasurement, Measurement, measure, measure_completions
 from .measuring.metrics import Metric
 from .measuring.nulls import null_vectors, shuffle_rows
@@ -66,6 +67,7 @@ __all__ = [
     "ActAddError",
     "AmbiguousPositionError",
     "BestCell",
+    "Calibration",
     "CarriedLens",
     "ChatPrompt",
     "CoefficientError",
@@ -116,6 +118,7 @@ __all__ = [
     "VectorFileError",
     "ablate_tokens",
     "after",
+    "calibrate",
     "chat",
     "complete",
     "compute_steering_vector",

@@ -1,0 +1,151 @@
+"""How large an intervention may be: the largest factor whose damage to some texts stays within a budget."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from actadd_lens.errors import CoefficientError
+from actadd_lens.measuring.measure import Arm, measure_arms
+from actadd_lens.measuring.metrics import Metric
+from actadd_lens.models import LensModel, backend_of
+from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.texts import encode_prompts
+from actadd_lens.statistics import Effect, paired_effect
+from actadd_lens.steering.sizes import relative_sizes
+from actadd_lens.vectors.interventions import Intervention
+from actadd_lens.vectors.vector import SteeringVector
+
+RUNGS = tuple(2.0**power for power in range(-4, 5))
+"""Sizes that are tried first, in units of the stream: from 1/16 of it to 16 times it."""
+
+HALVINGS = 4
+"""How often the step from the last size within the budget to the first beyond is halved, on a log scale."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for one arm.
+
+    Attributes:
+        factor: The largest within the budget, times what was given; 0 where the smallest that was tried is beyond it.
+        is_top: Whether the largest that was tried is still within it.
+        tried: Factors that were tried first, and the damage of each.
+    """
+
+    factor: float
+    is_top: bool
+    tried: tuple[tuple[float, float], ...]
+
+
+def scaled(arm: Arm, factor: float) -> Arm:
+    """An arm whose coefficients are all so many times as large."""
+    return tuple(item.times(factor) for item in arm)
+
+
+@dataclass(frozen=True, eq=False)
+class Ruler:
+    """Measures arms on texts: damage, for a choice, and effects.
+
+    Attributes:
+        model: The model.
+        position: Where row 0 lands, for what has no position of its own.
+        prepend_bos: Whether texts start with BOS.
+        batch_size: Most rows in one pass.
+        progress: Whether to show bars.
+    """
+
+    model: LensModel
+    position: Position
+    prepend_bos: bool = True
+    batch_size: int = 64
+    progress: bool = True
+
+    def values(
+        self, texts: Sequence[str], metric: Metric, arms: Sequence[Arm], measured: Arm
+    ) -> Float[np.ndarray, "arms texts"]:
+        """A metric of texts, unsteered first, then in each arm."""
+        backend = backend_of(self.model)
+        tokens = encode_prompts(backend, texts, prepend_bos=self.prepend_bos)
+        return measure_arms(
+            backend, tokens, [(), *arms], metric, measured=measured, position=self.position,
+            batch_size=self.batch_size, progress=self.progress,
+        )  # fmt: skip
+
+    def effects(self, texts: Sequence[str], metric: Metric, arms: Sequence[Arm], measured: Arm) -> list[Effect]:
+        """Steered minus unsteered in each arm; texts without a value are left out."""
+        found = self.values(texts, metric, arms, measured)
+        kept = np.isfinite(found).all(axis=0)
+        return [paired_effect(row[kept, None], found[0][kept, None]) for row in found[1:]]
+
+    def unit(self, texts: Sequence[str], arm: Arm) -> float:
+        """Size of an arm as it was given, in units of the stream: that of its largest intervention.
+
+        Raises:
+            CoefficientError: One has no coefficient, or all are zero.
+        """
+        sizes = []
+        for item in arm:
+            item.times(2.0)  # raises where there is no coefficient
+            vector = item if isinstance(item, SteeringVector) else item.vector
+            if not isinstance(vector, SteeringVector):
+                raise CoefficientError(f"{item.label} has no size beside the stream, so it cannot be calibrated.")
+            if bool(vector.injection.any()):
+                place = dataclasses.replace(vector, position=item.position)
+                sizes.append(relative_sizes(self.model, place, texts, self.position, self.prepend_bos))
+        if not sizes:
+            raise CoefficientError("What is to be calibrated is zero, so no coefficient gives it a size.")
+        return max(sizes)
+
+    def choose(
+        self, texts: Sequence[str], damage: Metric, at_most: float, arms: Sequence[Arm], unit: float
+    ) -> list[Choice]:
+        """For each arm the largest factor within the budget, all by the same steps.
+
+        Args:
+            texts: Texts that the damage is measured on.
+            damage: What counts as damage, steered minus unsteered, as a mean over texts.
+            at_most: The budget.
+            arms: The arms.
+            unit: Size of an arm as it was given, in units of the stream.
+        """
+        factors = [rung / unit for rung in RUNGS]
+        tried = [scaled(arm, factor) for arm in arms for factor in factors]
+        hurt = self._damages(texts, damage, tried, arms).reshape(len(arms), len(factors))
+        within: list[float] = []
+        beyond: list[float] = []
+        for row in hurt:
+            first = next((index for index, value in enumerate(row) if not value <= at_most), len(factors))
+            within.append(factors[first - 1] if first else 0.0)
+            beyond.append(factors[first] if 0 < first < len(factors) else math.nan)
+        for _ in range(HALVINGS):
+            open_ = [index for index, high in enumerate(beyond) if math.isfinite(high)]
+            middles = [math.sqrt(within[index] * beyond[index]) for index in open_]
+            some = [scaled(arms[index], middle) for index, middle in zip(open_, middles, strict=True)]
+            for index, middle, value in zip(open_, middles, self._damages(texts, damage, some, arms), strict=True):
+                (within if value <= at_most else beyond)[index] = middle
+        return [
+            Choice(factor, factor == factors[-1], tuple(zip(factors, map(float, row), strict=True)))
+            for factor, row in zip(within, hurt, strict=True)
+        ]
+
+    def _damages(
+        self, texts: Sequence[str], damage: Metric, arms: Sequence[Arm], marked: Sequence[Arm]
+    ) -> Float[np.ndarray, " arms"]:
+        if not arms:
+            return np.zeros(0)
+        found = self.values(texts, damage, arms, marked[0])
+        return np.asarray((found[1:] - found[0]).mean(axis=1))
+
+
+def calibratable(arm: Sequence[Intervention]) -> bool:
+    """Whether everything in an arm has a coefficient and a size beside the stream."""
+    try:
+        for item in arm:
+            item.times(2.0)
+    except CoefficientError:
+        return False
+    return all(isinstance(item.vector, SteeringVector) for item in arm)
