@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -16,8 +17,7 @@ from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import encode_prompts
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering.sizes import relative_sizes
-from actadd_lens.vectors.interventions import Intervention
-from actadd_lens.vectors.vector import SteeringVector
+from actadd_lens.vectors.vector import SteeringVector, as_interventions
 
 RUNGS = tuple(2.0**power for power in range(-4, 5))
 """Sizes that are tried first, in units of the stream: from 1/16 of it to 16 times it."""
@@ -33,17 +33,24 @@ class Choice:
     Attributes:
         factor: The largest within the budget, times what was given; 0 where the smallest that was tried is beyond it.
         is_top: Whether the largest that was tried is still within it.
-        tried: Factors that were tried first, and the damage of each.
     """
 
     factor: float
     is_top: bool
-    tried: tuple[tuple[float, float], ...]
 
 
-def scaled(arm: Arm, factor: float) -> Arm:
-    """An arm whose coefficients are all so many times as large."""
-    return tuple(item.times(factor) for item in arm)
+Dose = Callable[[float], Arm]
+"""What is done, at so many times the coefficient that was given."""
+
+
+def dose_of(given: Any) -> Dose:
+    """The dose of one intervention or of several, which grow together; of what a method made, as the method says."""
+
+    def dose(factor: float) -> Arm:
+        found = given.times(factor) if hasattr(given, "times") else [item.times(factor) for item in given]
+        return as_interventions(found)
+
+    return dose
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,20 +108,20 @@ class Ruler:
         return max(sizes)
 
     def choose(
-        self, texts: Sequence[str], damage: Metric, at_most: float, arms: Sequence[Arm], unit: float
+        self, texts: Sequence[str], damage: Metric, at_most: float, doses: Sequence[Dose], factors: Sequence[float]
     ) -> list[Choice]:
-        """For each arm the largest factor within the budget, all by the same steps.
+        """For each dose the largest factor within the budget, all by the same steps.
 
         Args:
             texts: Texts that the damage is measured on.
             damage: What counts as damage, steered minus unsteered, as a mean over texts.
             at_most: The budget.
-            arms: The arms.
-            unit: Size of an arm as it was given, in units of the stream.
+            doses: What is done, at any factor.
+            factors: The factors that are tried first, each larger than the one before.
         """
-        factors = [rung / unit for rung in RUNGS]
-        tried = [scaled(arm, factor) for arm in arms for factor in factors]
-        hurt = self._damages(texts, damage, tried, arms).reshape(len(arms), len(factors))
+        arms = [dose(factor) for dose in doses for factor in factors]
+        marked = doses[0](factors[0])
+        hurt = self._damages(texts, damage, arms, marked).reshape(len(doses), len(factors))
         within: list[float] = []
         beyond: list[float] = []
         for row in hurt:
@@ -122,30 +129,17 @@ class Ruler:
             within.append(factors[first - 1] if first else 0.0)
             beyond.append(factors[first] if 0 < first < len(factors) else math.nan)
         for _ in range(HALVINGS):
-            open_ = [index for index, high in enumerate(beyond) if math.isfinite(high)]
-            middles = [math.sqrt(within[index] * beyond[index]) for index in open_]
-            some = [scaled(arms[index], middle) for index, middle in zip(open_, middles, strict=True)]
-            for index, middle, value in zip(open_, middles, self._damages(texts, damage, some, arms), strict=True):
+            still = [index for index, high in enumerate(beyond) if math.isfinite(high)]
+            middles = [math.sqrt(within[index] * beyond[index]) for index in still]
+            some = [doses[index](middle) for index, middle in zip(still, middles, strict=True)]
+            for index, middle, value in zip(still, middles, self._damages(texts, damage, some, marked), strict=True):
                 (within if value <= at_most else beyond)[index] = middle
-        return [
-            Choice(factor, factor == factors[-1], tuple(zip(factors, map(float, row), strict=True)))
-            for factor, row in zip(within, hurt, strict=True)
-        ]
+        return [Choice(factor, factor == factors[-1]) for factor in within]
 
     def _damages(
-        self, texts: Sequence[str], damage: Metric, arms: Sequence[Arm], marked: Sequence[Arm]
+        self, texts: Sequence[str], damage: Metric, arms: Sequence[Arm], marked: Arm
     ) -> Float[np.ndarray, " arms"]:
         if not arms:
             return np.zeros(0)
-        found = self.values(texts, damage, arms, marked[0])
+        found = self.values(texts, damage, arms, marked)
         return np.asarray((found[1:] - found[0]).mean(axis=1))
-
-
-def calibratable(arm: Sequence[Intervention]) -> bool:
-    """Whether everything in an arm has a coefficient and a size beside the stream."""
-    try:
-        for item in arm:
-            item.times(2.0)
-    except CoefficientError:
-        return False
-    return all(isinstance(item.vector, SteeringVector) for item in arm)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from actadd_lens.checks import check_run, require
 from actadd_lens.errors import SettingError
-from actadd_lens.measuring.budget import RUNGS, Ruler, scaled
+from actadd_lens.measuring.budget import RUNGS, Ruler, dose_of
 from actadd_lens.measuring.measure import null_arms
 from actadd_lens.measuring.metrics import Metric, as_metric, kl_divergence
 from actadd_lens.measuring.nulls import NullKind
@@ -182,13 +182,15 @@ def calibrate(
     ruler = Ruler(model, as_position(position), prepend_bos, batch_size, progress)
     unit = ruler.unit(chosen_on, arm)
     drawn = null_arms(model, arm, nulls if metric is not None else 0, null_kind, seed)
-    choice, *of_nulls = ruler.choose(chosen_on, hurt, at_most, [arm, *drawn], unit)
-    factors = sorted({choice.factor, *(rung / unit for rung in RUNGS)})
-    arms = [scaled(arm, factor) for factor in factors]
+    rungs, dose = [rung / unit for rung in RUNGS], dose_of(arm)
+    doses = [dose, *map(dose_of, drawn)]
+    choice, *of_nulls = ruler.choose(chosen_on, hurt, at_most, doses, rungs)
+    factors = sorted({choice.factor, *rungs})
+    arms = [dose(factor) for factor in factors]
     damages = ruler.effects(reported_on, hurt, arms, arm)
     effects: list[Effect | None] = [None] * len(arms)
     if metric is not None:
-        under_nulls = [scaled(null, item.factor) for null, item in zip(drawn, of_nulls, strict=True)]
+        under_nulls = [null(item.factor) for null, item in zip(doses[1:], of_nulls, strict=True)]
         measured = ruler.effects(reported_on if on is None else as_texts(on), metric, [*arms, *under_nulls], arm)
         place, beside = factors.index(choice.factor), measured[len(arms) :]
         measured[place] = with_nulls(measured[place], beside)
@@ -200,7 +202,7 @@ def calibrate(
         for factor, hurts, does in zip(factors, damages, effects, strict=True)
     ]
     return Calibration(
-        base * choice.factor, choice.is_top, float(at_most), hurt, metric, scaled(arm, choice.factor), damages[place],
+        base * choice.factor, choice.is_top, float(at_most), hurt, metric, dose(choice.factor), damages[place],
         effects[place], tuple(curve), base * np.array([item.factor for item in of_nulls]), chosen_on, reported_on,
     )  # fmt: skip
 
