@@ -27,6 +27,7 @@ from .measuring.calibrate import Calibration, calibrate
 from .measuring.measure import CompletionMeasurement, Measurement, measure, measure_completions
 from .measuring.metrics import Metric
 from .measuring.nulls import null_vectors, shuffle_rows
+from .measuring.tradeoff import AdapterTradeoff, adapter_tradeoff
 from .methods.actadd import SteeringVectors, compute_steering_vector, compute_steering_vectors
 from .models import LensModel, fetch, load_model
 from .prompts.chat import ChatPrompt, chat
@@ -65,6 +66,7 @@ __version__: str
 __all__ = [
     "Ablation",
     "ActAddError",
+    "AdapterTradeoff",
     "AmbiguousPositionError",
     "BestCell",
     "Calibration",
@@ -117,6 +119,7 @@ __all__ = [
     "VectorError",
     "VectorFileError",
     "ablate_tokens",
+    "adapter_tradeoff",
     "after",
     "calibrate",
     "chat",

@@ -9,7 +9,7 @@ ActAddError
 │   └── AmbiguousPositionError            the prompt cannot be told from the forward pass alone
 ├── VectorError (ValueError)              vectors that do not go together, or not with this model
 │   └── FingerprintError                  a vector that was read from another model
-├── VectorFileError (ValueError)          a file that is no sound steering vector
+├── VectorFileError (ValueError)          a file that is no sound steering vector, or adapter, or whatever was asked for
 ├── SteeringError (RuntimeError)          steering that cannot act as asked: other threads, a hook point that is gone
 ├── NonFiniteError (ArithmeticError)      numbers that overflowed, so nothing can be read from them
 ├── SettingError (ValueError)             any other setting out of its range
@@ -54,7 +54,7 @@ class FingerprintError(VectorError):
 
 
 class VectorFileError(ActAddError, ValueError):
-    """A file that is no sound steering vector."""
+    """A file that holds no sound steering vector, or whatever else was asked for."""
 
 
 class SteeringError(ActAddError, RuntimeError):

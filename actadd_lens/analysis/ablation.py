@@ -14,13 +14,13 @@ from torch import Tensor
 from actadd_lens.checks import check_run
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import Arm, measure_arms, null_arms
-from actadd_lens.measuring.metrics import Metric, as_metric, token_id
+from actadd_lens.measuring.metrics import Metric, as_metric
 from actadd_lens.measuring.nulls import NullKind, null_vectors
 from actadd_lens.methods.actadd import differences
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair, pad_token_of
 from actadd_lens.prompts.positions import Position
-from actadd_lens.prompts.texts import as_texts, encode_prompts
+from actadd_lens.prompts.texts import as_texts, encode_prompts, token_id
 from actadd_lens.statistics import Effect, max_t_p, monte_carlo_p, on_one_scale, paired_effect
 from actadd_lens.vectors.provenance import Provenance
 from actadd_lens.vectors.vector import SteeringVector, as_vectors, check_coefficient

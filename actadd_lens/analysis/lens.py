@@ -13,13 +13,12 @@ from torch import Tensor
 from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import PositionError, SettingError
 from actadd_lens.measuring.measure import Arm, ArmRows, null_arms
-from actadd_lens.measuring.metrics import token_id
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.readout import Readout, readout_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.spans import as_span
-from actadd_lens.prompts.texts import encode_prompts
+from actadd_lens.prompts.texts import encode_prompts, token_id
 from actadd_lens.statistics import LEVEL, adjusted_over_lists
 from actadd_lens.steering.interventions import placed
 from actadd_lens.steering.landings import Prompts, touched

@@ -14,12 +14,12 @@ from torch import Tensor
 from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import Arm, ArmRows, null_arms
-from actadd_lens.measuring.metrics import Reading, token_id, token_nll
+from actadd_lens.measuring.metrics import Reading, token_nll
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.progress import tracked
 from actadd_lens.prompts.positions import Position
-from actadd_lens.prompts.texts import as_texts, encode_prompts
+from actadd_lens.prompts.texts import as_texts, encode_prompts, token_id
 from actadd_lens.statistics import (
     FEWEST_PROMPTS,
     LEVEL,

@@ -19,12 +19,12 @@ from actadd_lens.experiments.evidence import TENTH, Estimate, Experiment, Findin
 from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.identity.digests import digest
 from actadd_lens.measuring.measure import Arm, null_arms
-from actadd_lens.measuring.metrics import Metric, Reading, kl_divergence, token_id, token_set_logprob
+from actadd_lens.measuring.metrics import Metric, Reading, kl_divergence, token_set_logprob
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
-from actadd_lens.prompts.texts import as_texts, encode_prompts
+from actadd_lens.prompts.texts import as_texts, encode_prompts, token_id
 from actadd_lens.sweeps.sweep import sweep
 from actadd_lens.vectors.naming import visible
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from actadd_lens.identity.digests import Digester, digest, is_library, own_sources
 from actadd_lens.models import Backend
+from actadd_lens.models.adapted import class_of, stand_ins
 from actadd_lens.steering.hooks import InjectionHook
 
 _FORMAT = 2
@@ -75,9 +76,9 @@ def module_state(module: torch.nn.Module, *, refuse: bool = False, within: froze
     modules = list(_modules(module))
     settings = _Settings(within | {id(inner) for _, inner in modules})
     for path, inner in modules:
-        kind = type(inner)
+        kind = class_of(inner)
         found.update(digest((path, kind.__module__, kind.__qualname__)))
-        for name, tensor in (*inner._parameters.items(), *inner._buffers.items()):
+        for name, tensor in (*inner._parameters.items(), *inner._buffers.items(), *stand_ins(inner).items()):
             found.update(digest((name, tensor), named=True))
         if _is_patched(kind):
             found.update(digest(kind.forward, named=True, within=settings.within))
@@ -120,7 +121,7 @@ def _is_patched(kind: type) -> bool:
 def _own(module: torch.nn.Module) -> dict[str, Any]:
     skipped = _OF_TORCH | _OF_THE_PASS
     own = {name: value for name, value in vars(module).items() if name not in skipped}
-    if is_library(type(module).__module__):  # what a library keeps for itself changes with every pass
+    if is_library(class_of(module).__module__):  # what a library keeps for itself changes with every pass
         own = {name: value for name, value in own.items() if not name.startswith("_")}
     return {**own, "training": module.training}
 

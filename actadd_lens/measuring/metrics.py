@@ -5,7 +5,6 @@ A metric is made without a model, and bound to one when it is measured, which is
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from numbers import Integral
 from types import FunctionType
 from typing import Any, Literal
 
@@ -14,8 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from actadd_lens.checks import is_count, many, require, takes
-from actadd_lens.errors import PromptError, SettingError
+from actadd_lens.errors import SettingError
 from actadd_lens.models import Backend
+from actadd_lens.prompts.texts import token_id
 
 KLDirection = Literal["steered || unsteered", "unsteered || steered"]
 
@@ -295,24 +295,3 @@ def token_nll(reading: Reading) -> tuple[Float[Tensor, "rows predictions"], Bool
     columns = torch.arange(1, reading.tokens.shape[1], device=nll.device)
     counted = (columns < reading.lengths.to(nll.device)[:, None]) & ~reading.injected[:, :-1].to(nll.device)
     return nll, counted
-
-
-def token_id(backend: Backend, token: str | int) -> int:
-    """Id of a token given as text or id.
-
-    Raises:
-        PromptError: The text is not exactly one token, or there is no such id.
-    """
-    if isinstance(token, str):
-        ids = backend.encode(token, prepend_bos=False)
-        if len(ids) != 1:
-            pieces = backend.token_strings(ids)
-            raise PromptError(
-                f"{token!r} is {len(ids)} tokens for {backend.name}: {pieces}. Give a text that is one (with a "
-                "leading space for most tokenizers, without one for Llama's), or an id."
-            )
-        return ids[0]
-    size = len(backend.tokenizer)
-    if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < size:
-        raise PromptError(f"{token!r} is no token of {backend.name}: ids go from 0 to {size - 1}.")
-    return int(token)

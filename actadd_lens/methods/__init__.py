@@ -8,12 +8,22 @@ vector = methods.caa(model, pairs, paper_layer=13, mark="[/INST]")
 """
 
 from actadd_lens.methods.actadd import actadd
+from actadd_lens.methods.activation_scaling import Task, activation_scaling, evaluate_scaling
+from actadd_lens.methods.adapter import Adapter
 from actadd_lens.methods.caa import caa, common_norm
+from actadd_lens.methods.kl_then_steer import kl_then_steer
+from actadd_lens.methods.scaling import ActivationScaling
 
 # Functions bear the names of their modules. Everything is imported here, so that the name is the function's from the
 # start, whoever imports what first.
 __all__ = [
+    "ActivationScaling",
+    "Adapter",
+    "Task",
     "actadd",
+    "activation_scaling",
     "caa",
     "common_norm",
+    "evaluate_scaling",
+    "kl_then_steer",
 ]

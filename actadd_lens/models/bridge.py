@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from actadd_lens.errors import ModelError
+from actadd_lens.models.adapted import LinearMap, is_parameter, map_name
 from actadd_lens.models.protocol import Backend, PassContext
 from actadd_lens.models.shapes import changing_rotary
 
@@ -55,6 +56,36 @@ class BridgeBackend(Backend):
         self._check_lengths(tokens.shape[1], shortest=_shortest(mask))
         logits: Tensor = self.model(tokens, attention_mask=mask, use_cache=False)
         return logits
+
+    def logits_with_padding(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """The Hugging Face model's own doing."""
+        return self.logits(tokens, mask)
+
+    @property
+    def folds_norms(self) -> bool:
+        """Compatibility mode does not say what it did; a norm that was folded has gains of 1."""
+        if not getattr(self.model, "compatibility_mode", False):
+            return False
+        norm = getattr(getattr(self.model.blocks[0], "ln1", None), "original_component", None)
+        gain = getattr(norm, "weight", None)
+        return bool((gain == 1).all()) if isinstance(gain, Tensor) else self._writes_centred
+
+    def linear_map(self, layer: int, weight: str) -> LinearMap | None:
+        """The linear module behind the bridge's own: those of torch, and GPT-2's, which lies the other way."""
+        name = map_name(layer, weight)
+        part = getattr(self.model.blocks[layer], name.split(".")[2], None)
+        inner = getattr(getattr(part, weight[2:].lower(), None), "original_component", None)
+        if not isinstance(inner, torch.nn.Module) or not is_parameter(inner, "weight"):
+            return None
+        weight_here: Any = inner.weight
+        outputs, inputs = weight_here.shape
+        if isinstance(inner, torch.nn.Linear):
+            return LinearMap(name, inner, "weight", outputs, inputs, lambda w: w)
+        if type(inner).__name__ == "Conv1D":
+            return LinearMap(name, inner, "weight", inputs, outputs, lambda w: w.T)
+        return None
 
     def logits_at(
         self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]

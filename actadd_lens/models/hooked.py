@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from actadd_lens.models.adapted import LinearMap, is_parameter, map_name
 from actadd_lens.models.protocol import Backend, InThisThread, PassContext
 
 
@@ -61,6 +62,37 @@ class HookedBackend(Backend):
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """A plain forward pass."""
         return self._unembed(self._blocks(tokens, mask=mask))
+
+    def logits_with_padding(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Padding is hidden in the attention scores: by a mask, the model would also count positions otherwise."""
+        hidden = (mask == 0).to(self.device)[:, None, None, :]
+
+        def hide(scores: Tensor, hook: Any) -> Tensor:
+            return scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+
+        with ExitStack() as stack:
+            for layer in range(self.n_layers):
+                stack.callback(self.add_hook(f"blocks.{layer}.attn.hook_attn_scores", hide).remove)
+            return self.logits(tokens)
+
+    def linear_map(self, layer: int, weight: str) -> LinearMap | None:
+        """A parameter of the block's attention, one matrix a head, or of its MLP, from the left."""
+        block, name = self.model.blocks[layer], map_name(layer, weight)
+        module = getattr(block, name.split(".")[2], None)
+        attribute = weight if is_parameter(module, weight) else f"_{weight}"  # of keys and values in groups
+        if module is None or not is_parameter(module, attribute):
+            return None
+        shape = module._parameters[attribute].shape
+        if weight == "W_O":
+            return LinearMap(name, module, attribute, shape[2], shape[0] * shape[1], lambda w: w.T.reshape(shape))
+        if len(shape) == 3:
+            heads, inputs, size = shape
+            return LinearMap(
+                name, module, attribute, heads * size, inputs, lambda w: w.reshape(heads, size, inputs).transpose(1, 2)
+            )
+        return LinearMap(name, module, attribute, shape[1], shape[0], lambda w: w.T) if len(shape) == 2 else None
 
     def logits_at(
         self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from actadd_lens.errors import LayerError, ModelError, PromptError, SettingError
+from actadd_lens.models.adapted import LinearMap, own_weights
 
 Site = Literal["resid_pre", "attn_out", "mlp_out", "head", "neuron"]
 """Where in a block something is read or changed: the stream that enters it, what its attention or its MLP writes, the
@@ -327,6 +328,16 @@ class Backend(ABC):
         """Logits at every position."""
 
     @abstractmethod
+    def logits_with_padding(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits at every position, those of padding on the right as Hugging Face models compute them.
+
+        Padding is seen by no query, its own included, and its positions count on. Columns of text are what they are
+        without a mask.
+        """
+
+    @abstractmethod
     def logits_at(
         self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch d_vocab"]:
@@ -461,11 +472,24 @@ class Backend(ABC):
         """
         samples = [_spread(self._canonical(self.model.embed.W_E.detach()) / self._embedding_scale, 16)]
         for layer in sorted({0, self.n_layers // 2, self.n_layers - 1}):
-            weight = getattr(getattr(self.model.blocks[layer], "attn", None), "W_O", None)
+            attention = getattr(self.model.blocks[layer], "attn", None)
+            if attention is None:
+                continue
+            with own_weights(attention):  # an adapter leaves a model the model that it is
+                weight = getattr(attention, "W_O", None)
             if isinstance(weight, Tensor):
                 rows = weight.detach().reshape(-1, self.d_model)
                 samples.append(_spread(self._canonical(rows), 8))
         return [float(f"{value:.4g}") for sample in samples for value in sample]
+
+    @abstractmethod
+    def linear_map(self, layer: int, weight: str) -> LinearMap | None:
+        """A linear map of a block, by TransformerLens's name of its weight; None where the block has none."""
+
+    @property
+    def folds_norms(self) -> bool:
+        """Whether gains and shifts of the norms were folded into the weights behind them."""
+        return "norms folded" in self.weight_processing
 
     @property
     def _embedding_scale(self) -> float:

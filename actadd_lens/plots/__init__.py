@@ -15,6 +15,7 @@ from actadd_lens.plots.measuring import plot_demonstration, plot_effects, plot_m
 from actadd_lens.plots.style import NULL, STEERED, UNSTEERED, colours, heat_map, new_axes, visible
 from actadd_lens.plots.sweeps import plot_frontier, plot_lines, plot_sweep
 from actadd_lens.plots.tracing import ablation_html, plot_ablation, plot_layer_traces, plot_trace, plot_trace_attention
+from actadd_lens.plots.training import plot_history, plot_scaling, plot_tradeoff
 from actadd_lens.plots.vectors import plot_norms, plot_preview
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "plot_demonstration",
     "plot_effects",
     "plot_frontier",
+    "plot_history",
     "plot_layer_traces",
     "plot_linearity",
     "plot_lines",
@@ -37,11 +39,13 @@ __all__ = [
     "plot_norm_profile",
     "plot_norms",
     "plot_preview",
+    "plot_scaling",
     "plot_shift",
     "plot_similarity",
     "plot_sweep",
     "plot_text_shift",
     "plot_trace",
     "plot_trace_attention",
+    "plot_tradeoff",
     "visible",
 ]

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from actadd_lens.checks import check_flags
@@ -75,3 +76,24 @@ def encode_prompts(
             )
         rows.append(row)
     return rows
+
+
+def token_id(backend: Backend, token: str | int) -> int:
+    """Id of a token given as text or id.
+
+    Raises:
+        PromptError: The text is not exactly one token, or there is no such id.
+    """
+    if isinstance(token, str):
+        ids = backend.encode(token, prepend_bos=False)
+        if len(ids) != 1:
+            pieces = backend.token_strings(ids)
+            raise PromptError(
+                f"{token!r} is {len(ids)} tokens for {backend.name}: {pieces}. Give a text that is one (with a "
+                "leading space for most tokenizers, without one for Llama's), or an id."
+            )
+        return ids[0]
+    size = len(backend.tokenizer)
+    if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < size:
+        raise PromptError(f"{token!r} is no token of {backend.name}: ids go from 0 to {size - 1}.")
+    return int(token)

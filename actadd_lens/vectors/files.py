@@ -44,7 +44,7 @@ def save_vector(vector: SteeringVector, path: str | os.PathLike[str]) -> None:
     }
     header["content_hash"] = _content_hash(header, activations)
     data = save({_TENSOR: activations}, metadata={_KEY: json.dumps(header)})
-    _write_whole(Path(path), data)
+    write_whole(Path(path), data)
 
 
 def load_vector(path: str | os.PathLike[str]) -> SteeringVector:
@@ -79,7 +79,12 @@ def _position(header: dict[str, Any]) -> Position | None:
     return found  # type: ignore[no-any-return]
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file beside its place, then move it there.
+
+    Raises:
+        VectorFileError: It cannot be written.
+    """
     folder = path.parent
     if not folder.is_dir():
         raise VectorFileError(f"There is no folder {folder} to save in: make it first.")

@@ -12,6 +12,7 @@ import torch
 
 from actadd_lens.errors import FingerprintError
 from actadd_lens.models import Backend
+from actadd_lens.models.adapted import adaptations_on
 from actadd_lens.prompts.pairs import PairTokens, PromptPair
 
 _TOLERANCE = 0.02
@@ -108,8 +109,10 @@ class Provenance:
     @classmethod
     def of_model(cls, backend: Backend, *, source: str) -> "Provenance":
         """Provenance of anything that was read from a model."""
+        adapters = [found.label for found in adaptations_on(backend.model) if found.acts_here]
         return cls(
             source=source,
+            steps=tuple(f"read with the adapter on: {label}" for label in adapters),
             model=backend.name,
             fingerprint=Fingerprint.of(backend),
             weight_processing=backend.weight_processing,
