@@ -27,6 +27,9 @@ from actadd_lens.steering.landings import act, land
 from actadd_lens.vectors.vector import SteeringVector, check_coefficient, check_vectors
 
 if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
     import pandas as pd
     from matplotlib.axes import Axes
 
@@ -192,6 +195,21 @@ class Trace:
         from actadd_lens.plots.tracing import plot_trace_attention
 
         return plot_trace_attention(self, ax=ax)
+
+    def page(self, path: "str | os.PathLike[str]", *, title: str = "A trace") -> "Path":
+        """Write one HTML file with everything in it, to be mailed or put on the web: it needs no server or network.
+
+        Args:
+            path: The file.
+            title: Its heading.
+
+        Raises:
+            SettingError: It cannot be written there.
+        """
+        from actadd_lens.pages.html import write_page
+        from actadd_lens.pages.tracing import trace_page
+
+        return write_page(trace_page(self, title=title), path)
 
     def __repr__(self) -> str:
         told = ", ".join(f"{name} {_rounded(part(self.contributions)):+.3g}" for name, part in _PARTS.items())

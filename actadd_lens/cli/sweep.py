@@ -25,6 +25,13 @@ def add(commands: Any) -> None:
         epilog='example: actadd sweep --pair " happy" " sad" --layers 0:8 --coefficients=-4,-1,1,4 '
         '--logit-difference " happy" " sad" --kl damage --nulls 20 --out happy',
     )
+    add_options(sweep)
+    sweep.add_argument("--json", action="store_true", help="print JSON")
+    sweep.set_defaults(run=run)
+
+
+def add_options(sweep: argparse.ArgumentParser) -> None:
+    """The options that say what is swept."""
     sweep.add_argument("prompt", nargs="*", help="prompts (default: the package's first 16 neutral ones)")
     sweep.add_argument(
         "--prompts", type=Path, metavar="FILE", help="more prompts: one a line, or the column `text` of CSV or JSONL"
@@ -35,14 +42,7 @@ def add(commands: Any) -> None:
     grid.add_argument("--layers", type=numbers, required=True, help="such as 0:12 (12 left out), 0:12:2, 3,4,9, or all")
     grid.add_argument("--coefficients", type=floats, required=True, help="such as =-4,-1,1,4 (with = before a minus)")
     grid.add_argument("--positions", default="front", help="such as front,back,3 (default: front)")
-    measured = sweep.add_argument_group("metrics, at least one")
-    measured.add_argument("--logprob", action="append", default=[], metavar="TOKEN", help="log-prob of the next token")
-    measured.add_argument("--logit-difference", nargs=2, action="append", default=[], metavar=("TOKEN", "OTHER"),
-                          help="logit of one next token minus another's")  # fmt: skip
-    measured.add_argument("--kl", action="append", default=[], choices=("shift", "damage"),
-                          help="KL(steered || unsteered), or the other way round")  # fmt: skip
-    measured.add_argument("--perplexity", action="store_true", help="perplexity of the prompts")
-    measured.add_argument("--entropy", action="store_true", help="entropy of the next token")
+    add_metrics(sweep.add_argument_group("metrics, at least one"))
     course = sweep.add_argument_group("run")
     course.add_argument("--nulls", type=int, default=0, help="null vectors beside each pair's own (default: 0)")
     course.add_argument("--seed", type=int, default=0, help="seed of the nulls (default: 0)")
@@ -53,13 +53,22 @@ def add(commands: Any) -> None:
     course.add_argument("--resume", action="store_true", help="go on with the results that are in FOLDER")
     course.add_argument("--cost", action="store_true", help="only tell what it would take")
     add_model(sweep)
-    sweep.add_argument("--json", action="store_true", help="print JSON")
-    sweep.set_defaults(run=run)
+
+
+def add_metrics(measured: Any) -> None:
+    """The options that say what is measured."""
+    measured.add_argument("--logprob", action="append", default=[], metavar="TOKEN", help="log-prob of the next token")
+    measured.add_argument("--logit-difference", nargs=2, action="append", default=[], metavar=("TOKEN", "OTHER"),
+                          help="logit of one next token minus another's")  # fmt: skip
+    measured.add_argument("--kl", action="append", default=[], choices=("shift", "damage"),
+                          help="KL(steered || unsteered), or the other way round")  # fmt: skip
+    measured.add_argument("--perplexity", action="store_true", help="perplexity of the prompts")
+    measured.add_argument("--entropy", action="store_true", help="entropy of the next token")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    plan = _plan_sweep(options)
+    plan = plan_of(options)
     print(plan.cost, file=sys.stderr, flush=True)
     if options.cost:
         return 0
@@ -74,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _plan_sweep(options: argparse.Namespace) -> "SweepPlan":
+def plan_of(options: argparse.Namespace) -> "SweepPlan":
+    """The sweep that the options ask for."""
     store = None if options.out is None else options.out / _STORE
     if options.resume and store is None:
         raise SettingError("--resume goes on with results in a folder: give --out FOLDER as well.")
@@ -84,7 +94,7 @@ def _plan_sweep(options: argparse.Namespace) -> "SweepPlan":
     from actadd_lens.models import backend_of, load_model
     from actadd_lens.sweeps.sweep import plan_sweep
 
-    measured = _sweep_metrics(options)
+    measured = metrics_of(options)
     model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)
     if options.cost and store is not None and not store.exists():
         store = None  # nothing is stored, and nothing is made to tell what it would take
@@ -125,7 +135,8 @@ def _sweep_prompts(options: argparse.Namespace) -> list[str]:
     return list(storybook.neutral_prompts()[:16])
 
 
-def _sweep_metrics(options: argparse.Namespace) -> list[Any]:
+def metrics_of(options: argparse.Namespace) -> list[Any]:
+    """The metrics that the options ask for."""
     from actadd_lens.measuring import metrics
 
     found = [metrics.next_token_logprob(token) for token in options.logprob]

@@ -91,7 +91,7 @@ function barPicture(names, values, described) {
   const [width, height, bottom] = [640, 150, 44];
   const largest = Math.max(1e-12, ...values.map((value) => Math.abs(value ?? 0)));
   const each = width / names.length, middle = values.some((value) => value < 0) ? (height - bottom) / 2 : height - bottom;
-  const picture = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": described });
+  const picture = draw("svg", { viewBox: `-40 0 ${width + 40} ${height}`, role: "img", "aria-label": described });
   values.forEach((value, index) => {
     const size = (Math.abs(value ?? 0) / largest) * (middle - 8), tall = Math.max(size, 0.5);
     const bar = draw("rect", { x: index * each + each * 0.12, width: each * 0.76, y: value >= 0 ? middle - tall : middle, height: tall, fill: value >= 0 ? "var(--steered)" : "var(--unsteered)" });

@@ -3,9 +3,13 @@
 import html
 import json
 import math
+import os
 import string
 from importlib import resources
+from pathlib import Path
 from typing import Any
+
+from actadd_lens.errors import SettingError
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -70,3 +74,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_page(text: str, path: str | os.PathLike[str]) -> Path:
+    """Write a page to a file.
+
+    Raises:
+        SettingError: It cannot be written there.
+    """
+    place = Path(path)
+    try:
+        place.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SettingError(f"The page cannot be written to {place} ({error}): give another file.") from error
+    return place

@@ -30,6 +30,9 @@ from actadd_lens.sweeps.grid import Grid
 from actadd_lens.sweeps.tables import Place, cells_of, directed, finite, mean_of, place_of
 
 if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
     import pandas as pd
     from matplotlib.axes import Axes
 
@@ -357,6 +360,21 @@ class Sweep:
         from actadd_lens.plots.sweeps import plot_lines
 
         return plot_lines(self, self._metric(metric), pair, self._drawn(position), ax=ax)
+
+    def page(self, path: "str | os.PathLike[str]", *, title: str = "A sweep") -> "Path":
+        """Write one HTML file with everything in it, to be mailed or put on the web: it needs no server or network.
+
+        Args:
+            path: The file.
+            title: Its heading.
+
+        Raises:
+            SettingError: It cannot be written there.
+        """
+        from actadd_lens.pages.html import write_page
+        from actadd_lens.pages.sweeps import sweep_page
+
+        return write_page(sweep_page(self, title=title), path)
 
     def _drawn(self, position: Position | None) -> int:
         return 0 if position is None else place_of("position", position, self.grid.positions)
