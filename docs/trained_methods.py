@@ -63,8 +63,10 @@ def tasks(model: Any, parts: tuple[Sequence[str], Sequence[str]], size: Size) ->
 def scored(model: Any, name: str, scaling: Any, some: list[Any]) -> dict[str, Any]:
     """One line of a table."""
     report = methods.evaluate_scaling(model, scaling, some)
+    gains = {sign: report.effect(sign) for sign in (1.0, -1.0)}
     return {
         "learnt": name, "right at +1": report.flips[1.0], "wrong at -1": report.flips[-1.0],
+        **{f"gain at {sign:+g}": f"{gain.mean:+.2f} [{gain.low:.2f}, {gain.high:.2f}]" for sign, gain in gains.items()},
         "KL of other tokens": report.faithfulness, "mean size": report.size,
     }  # fmt: skip
 
@@ -216,7 +218,9 @@ def trained(model: Any, work: Path, suffix: str) -> dict[str, Any]:
         beside = {coefficient: result.beside_smaller(coefficient) for coefficient in (-largest, largest)}
         found["arms"][name] = {
             "frame": result.frame().to_dict("list"),
-            "beside": {f"{key:g}": None if item is None else str(item) for key, item in beside.items()},
+            "beside": {
+                f"{key:g}": None if item is None else [item.mean, item.low, item.high] for key, item in beside.items()
+            },
             "picture": picture_of(result, f"kl-then-steer{suffix}-{number}"),
         }
     return found
@@ -233,9 +237,10 @@ def trained_text(found: dict[str, Any]) -> str:
                 row = frame[(frame["arm"] == kind) & (frame["coefficient"] == coefficient)].iloc[0]
                 rows.append({"trained on": "(nothing)" if kind == "model" else name, **row.drop("arm")})
     differences = [
-        f"- {name}, at {key}: {'the model alone does not reach that effect here' if text is None else text}"
-        for name, arm in found["arms"].items() for key, text in arm["beside"].items()
-    ]  # fmt: skip
+        f"- {name}, at {key}: {judged(numbers)}"
+        for name, arm in found["arms"].items()
+        for key, numbers in arm["beside"].items()
+    ]
     return "\n\n".join([
         f"`{found['model']}`, {found['vector']} at layer {found['layer']}, every token; C = {largest:g}, the smallest "
         f"of {', '.join(f'{number:g}' for number in CANDIDATES)} that costs {WANTED_KL:g} nats a token on benign text "
@@ -251,6 +256,15 @@ def trained_text(found: dict[str, Any]) -> str:
         "Seconds of one processor for training: "
         + ", ".join(f"{name} {value:.0f}" for name, value in found["seconds"].items()) + ".",
     ])  # fmt: skip
+
+
+def judged(numbers: Sequence[float] | None) -> str:
+    """A difference with its interval, in words that its sign decides."""
+    if numbers is None:
+        return "the model alone does not reach that effect within these coefficients"
+    mean, low, high = numbers
+    word = "the adapter costs more" if low > 0 else "the adapter costs less" if high < 0 else "undecided"
+    return f"{mean:+.4f} [{low:.4f}, {high:.4f}], {word}"
 
 
 # -- both --------------------------------------------------------------------------------------------------------

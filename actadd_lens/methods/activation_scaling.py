@@ -23,6 +23,7 @@ from actadd_lens.methods.training import Course, batches, check_positive, minimi
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.protocol import Spot
 from actadd_lens.prompts.texts import token_id
+from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering.clean import prompts_of, resolved, unsteered
 from actadd_lens.steering.hooks import injected
 from actadd_lens.steering.landings import Assignment, assign
@@ -113,6 +114,17 @@ class ScalingReport:
         """At each coefficient, the share of tasks whose answer is the one asked for."""
         shares = (self._towards > 0).float().mean(dim=1).tolist()
         return dict(zip(self.coefficients, shares, strict=True))
+
+    def effect(self, coefficient: float) -> Effect:
+        """How many more tasks have the answer asked for than without steering, with its interval over tasks.
+
+        Args:
+            coefficient: One of those that were tried.
+        """
+        require(coefficient in self.coefficients, "coefficient", coefficient, f"one of {list(self.coefficients)}")
+        asked = self._towards[self.coefficients.index(coefficient)] > 0
+        before = self.unsteered * (1 if coefficient > 0 else -1) > 0
+        return paired_effect(asked.double().numpy()[:, None], before.double().numpy()[:, None])
 
     def frame(self) -> "pd.DataFrame":
         """One row for each coefficient and task."""

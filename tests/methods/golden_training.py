@@ -24,12 +24,16 @@ def named_cases(method: str) -> dict[str, dict[str, Any]]:
     return {case["case"]: case for case in json.loads(path.read_text())["cases"]}
 
 
+QUICK = ("feel_attn_mlp-hooked", "dyn_attn_mlp-hooked", "stories_three_sites", "tinytalk_mid-hooked", "stories_qv")
+"""Cases of each kind that always run; `-m slow` runs the others."""
+
+
 def places(names: Any) -> Any:
-    """Each case in both families; the larger model as a bridge is for those who have time."""
+    """Each case in both families."""
     found = [
         pytest.param(
             name, family, id=f"{name}-{family}",
-            marks=[pytest.mark.slow] if family == "bridge" and not name.startswith("stories") else [],
+            marks=[] if f"{name}-{family}".startswith(QUICK) or name == "absent" else [pytest.mark.slow],
         )
         for name in names
         for family in ("hooked", "bridge")

@@ -28,6 +28,7 @@ def test_the_answers_flip_in_both_directions_and_the_model_stays_as_it_was(quick
     found = learnt(quickest, steps=25, learning_rate=0.2, faithfulness=0.1, sites=("attn_out", "mlp_out", "resid_pre"))
     report = methods.evaluate_scaling(quickest, found, TASKS)
     assert report.flips == {1.0: 1.0, -1.0: 1.0}
+    assert report.effect(1.0).mean + report.effect(-1.0).mean == pytest.approx(1.0), "each answer won once before"
     assert found.history[-1]["loss"] < 0.5 * found.history[0]["loss"]
     assert_as_before(quickest, before)
     assert all(weight.grad is None for weight in quickest.parameters())
@@ -162,10 +163,10 @@ def test_probes_take_prompts_of_other_lengths_and_scalars_do_not(quickest: Any) 
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(
-    unchecked: Any, hooked: Any, settings: Any, error: Any, told: str
+    unchecked: Any, quickest: Any, settings: Any, error: Any, told: str
 ) -> None:
     with pytest.raises(error, match=told):
-        learnt(hooked, **settings)
+        learnt(quickest, **settings)
 
 
 def test_pictures_show_each_place(quickest: Any) -> None:

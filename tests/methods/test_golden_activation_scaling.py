@@ -122,7 +122,7 @@ def test_log_probs_and_greedy_texts_of_what_was_learnt(name: str, family: str, g
     for number, prompt in enumerate(case["prompts"]):
         for variant, vectors in variants.items():
             check_log_probs(model, prompt, vectors, golden, f"{name}/prompt{number}/{variant}")
-    for cached in (True, False):
+    for cached in (True, False) if name.startswith("stories") else (True,):
         check_texts(model, case["prompts"], variants, cached=cached)
 
 

@@ -121,10 +121,10 @@ def test_training_can_go_on_from_an_adapter_and_draws_of_several_vectors(quickes
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(
-    unchecked: Any, hooked: Any, settings: Any, error: Any, told: str
+    unchecked: Any, quickest: Any, settings: Any, error: Any, told: str
 ) -> None:
     with pytest.raises(error, match=told):
-        train(hooked, **settings)
+        train(quickest, **settings)
 
 
 def test_numbers_that_overflow_are_an_error(quickest: Any) -> None:
