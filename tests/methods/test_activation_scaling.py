@@ -25,7 +25,7 @@ def same(left: methods.ActivationScaling, right: methods.ActivationScaling) -> b
 
 def test_the_answers_flip_in_both_directions_and_the_model_stays_as_it_was(quickest: Any) -> None:
     before = state(quickest)
-    found = learnt(quickest, steps=25, learning_rate=0.2, faithfulness=0.1, sites=("attn_out", "mlp_out", "resid_pre"))
+    found = learnt(quickest, steps=45, learning_rate=0.1, faithfulness=0.05, sites=("attn_out", "mlp_out", "resid_pre"))
     report = methods.evaluate_scaling(quickest, found, TASKS)
     assert report.flips == {1.0: 1.0, -1.0: 1.0}
     assert report.effect(1.0).mean + report.effect(-1.0).mean == pytest.approx(1.0), "each answer won once before"
