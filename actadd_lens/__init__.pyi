@@ -24,6 +24,8 @@ from .errors import (
 )
 from .measuring import metrics, scorers
 from .measuring.calibrate import Calibration, calibrate
+from .measuring.compare import compare
+from .measuring.comparison import Comparison
 from .measuring.measure import CompletionMeasurement, Measurement, measure, measure_completions
 from .measuring.metrics import Metric
 from .measuring.nulls import null_vectors, shuffle_rows
@@ -73,6 +75,7 @@ __all__ = [
     "CarriedLens",
     "ChatPrompt",
     "CoefficientError",
+    "Comparison",
     "CompletionMeasurement",
     "CompletionSweep",
     "CompletionSweepPlan",
@@ -123,6 +126,7 @@ __all__ = [
     "after",
     "calibrate",
     "chat",
+    "compare",
     "complete",
     "compute_steering_vector",
     "compute_steering_vectors",

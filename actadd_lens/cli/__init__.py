@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from actadd_lens import __version__
-from actadd_lens.cli import check, demo, fetch, page, play, reproduce, show, steer, sweep
+from actadd_lens.cli import check, compare, demo, fetch, page, play, reproduce, show, steer, sweep
 from actadd_lens.errors import ActAddError
 
 _WRONG_INPUT = 2
@@ -41,6 +41,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"actadd {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (demo, steer, play, sweep, page, reproduce, show, check, fetch):
+    for command in (demo, steer, play, sweep, compare, page, reproduce, show, check, fetch):
         command.add(commands)
     return parser

@@ -136,6 +136,22 @@ def unrelated_rows(
     return [_without_massive(vector, _with_bos(vector, rows), ordinary) for rows in found]
 
 
+def null_phrases(
+    model: LensModel, *, tokens: int, n: int, seed: int = 0, texts: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Phrases from random places of texts, which have nothing to do with anything: nulls of words in a prompt.
+
+    Args:
+        model: The model.
+        tokens: Tokens of each.
+        n: Number of phrases.
+        seed: Seed of the draw.
+        texts: Other texts to cut phrases from.
+    """
+    random, phrases = np.random.default_rng(seed), _Phrases(backend_of(model), texts, tokens)
+    return tuple(phrases.draw_two(random)[0] for _ in range(n))
+
+
 def shuffle_rows(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
     """A control: the rows that are not zero, in another order. One row alone has no other order.
 
