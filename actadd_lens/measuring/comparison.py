@@ -217,5 +217,5 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         pairs = "".join(f"<li>{escape(str(pair))}</li>" for pair in self.pairs)
-        shown = self.frame().to_html(index=False, float_format="%.3g")
+        shown = self.frame().to_html(index=False, float_format="{:.3g}".format)
         return f"<p>{escape(self.measure)}; {escape(self.rule)}</p>{shown}<ul>{pairs}</ul>"
