@@ -1,4 +1,4 @@
-from . import experiments, methods, plots, storybook
+from . import experiments, methods, plots, storybook, workers
 from .analysis.ablation import Ablation, TokenAblation, ablate_tokens
 from .analysis.lens import CarriedLens, LogitLens, logit_lens, logit_lens_carried
 from .analysis.linearity import Linearity, linearity
@@ -21,6 +21,7 @@ from .errors import (
     SteeringError,
     VectorError,
     VectorFileError,
+    WorkerError,
 )
 from .measuring import metrics, scorers
 from .measuring.calibrate import Calibration, calibrate
@@ -31,7 +32,7 @@ from .measuring.metrics import Metric
 from .measuring.nulls import null_vectors, shuffle_rows
 from .measuring.tradeoff import AdapterTradeoff, adapter_tradeoff
 from .methods.actadd import SteeringVectors, compute_steering_vector, compute_steering_vectors
-from .models import LensModel, fetch, load_model
+from .models import LensModel, ModelSource, fetch, load_model, model_source
 from .prompts.chat import ChatPrompt, chat
 from .prompts.pairs import PromptPair
 from .prompts.spans import after, first, since
@@ -59,6 +60,7 @@ from .sweeps.texts import CompletionSweepPlan, plan_sweep_completions, sweep_com
 from .vectors.interventions import Intervention
 from .vectors.provenance import Provenance
 from .vectors.vector import SteeringVector
+from .workers import WorkerPool, WorkerWarning, worker_pool
 from .writing.completions import Completions, complete
 from .writing.decoding import Continuation
 from .writing.sampling import Sampling
@@ -98,6 +100,7 @@ __all__ = [
     "Metric",
     "ModelDownloadError",
     "ModelError",
+    "ModelSource",
     "NextTokenShift",
     "NonFiniteError",
     "NormProfile",
@@ -121,6 +124,9 @@ __all__ = [
     "Trace",
     "VectorError",
     "VectorFileError",
+    "WorkerError",
+    "WorkerPool",
+    "WorkerWarning",
     "ablate_tokens",
     "adapter_tradeoff",
     "after",
@@ -145,6 +151,7 @@ __all__ = [
     "measure_completions",
     "methods",
     "metrics",
+    "model_source",
     "next_token_shift",
     "norm_profile",
     "null_vectors",
@@ -167,4 +174,6 @@ __all__ = [
     "text_shift",
     "trace_injection",
     "trace_layers",
+    "worker_pool",
+    "workers",
 ]

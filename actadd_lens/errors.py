@@ -13,6 +13,7 @@ ActAddError
 ├── SteeringError (RuntimeError)          steering that cannot act as asked: other threads, a hook point that is gone
 ├── NonFiniteError (ArithmeticError)      numbers that overflowed, so nothing can be read from them
 ├── SettingError (ValueError)             any other setting out of its range
+├── WorkerError (RuntimeError)            workers that die again and again, or that compute otherwise
 ├── ModelError (ValueError)               an object, name or folder that is no usable model
 │   └── ModelDownloadError (OSError)      a model that is not here and could not be fetched
 ```
@@ -67,6 +68,10 @@ class NonFiniteError(ActAddError, ArithmeticError):
 
 class SettingError(ActAddError, ValueError):
     """A setting out of its range."""
+
+
+class WorkerError(ActAddError, RuntimeError):
+    """Workers that die again and again, cannot be reached, or would compute other numbers than this process."""
 
 
 class ModelError(ActAddError, ValueError):

@@ -216,7 +216,7 @@ def _slopes(
         parts.append(
             torch.cat(
                 [
-                    _row_slopes(backend, gradients[vector.layer], vector, rows, position)
+                    _row_slopes(backend, gradients[vector.layer], vector, rows, position).cpu()
                     for vector in as_vectors(vectors)
                 ],
                 1,

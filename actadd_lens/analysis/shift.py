@@ -549,7 +549,7 @@ def read_occurrences(
             logs.append(-nll[counted].double().cpu().numpy().reshape(len(numbers), -1))
             if numbers.start == 0:
                 counted = counted[: len(members)]
-                tokens.append(rows.tokens[: len(members), 1:][counted].cpu().numpy())
+                tokens.append(rows.tokens[: len(members), 1:].to(counted.device)[counted].cpu().numpy())
                 places.append(np.asarray(members)[counted.nonzero()[:, 0].cpu().numpy()])
         table.append(np.concatenate(logs))
     return Occurrences(np.concatenate(tokens), np.concatenate(places), np.concatenate(table, axis=1))

@@ -379,7 +379,7 @@ class _Tracer:
             logits = rows.last_logits() if self.metric.reads == "last" else rows.logits()
         readings = _Readings(self, rows, logits)
         values = readings.metric_of(logits)
-        last = kept.last[self.backend.n_layers - 1].float().to(rows.tokens.device)
+        last = kept.last[self.backend.n_layers - 1].float().to(self.readout.unembedding.device)
         gradient, frozen = readings.linearised(last)
         changes = self._changes(rows, kept, last, gradient)
         return _Run(rows, kept, changes, values, self._contributions(changes, gradient, frozen, values))
@@ -390,8 +390,8 @@ class _Tracer:
         added = _added(rows, last)[1:]
         heads, norms, mlps, explained = [], [], [], added.clone()
         for layer in range(self.backend.n_layers):
-            mixed = kept.mixed[layer].float().to(last.device)
-            written = head_changes(self.backend, layer, mixed) * (layer >= first)
+            mixed = kept.mixed[layer].float()
+            written = head_changes(self.backend, layer, mixed).to(last.device) * (layer >= first)
             mlp = kept.mlps.get(layer, torch.zeros_like(last)).float().to(last.device)
             mlps.append((mlp[1:] - mlp[:1]) * (layer >= first))
             heads.append(torch.einsum("rphd,rpd->rh", written, gradient))

@@ -1,7 +1,8 @@
 """What commands share: options of the model, and values as people write them."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,31 @@ def add_device(parser: Any) -> None:
     """The options that say where a model lies, and in which precision."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     parser.add_argument("--dtype", help="precision of the weights: float32, bfloat16 or float16 (default: float32)")
+
+
+def add_workers(parser: Any) -> None:
+    """The options that say who does the work."""
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--workers", type=int, metavar="N", help="share the work among N processes on this machine")
+    who.add_argument("--dask", metavar="ADDRESS", help="share it among the workers of a Dask scheduler, "
+                     "such as tcp://head:8786, or a scheduler file")  # fmt: skip
+
+
+@contextmanager
+def executor_of(options: argparse.Namespace) -> Iterator[Any]:
+    """What the options say, as `executor=`; None for this process."""
+    if options.workers is not None:
+        from actadd_lens.workers import worker_pool
+
+        with worker_pool(options.workers) as pool:
+            yield pool
+    elif options.dask is not None:
+        from actadd_lens.workers import dask_client
+
+        with dask_client(options.dask) as client:
+            yield client
+    else:
+        yield None
 
 
 def numbers(text: str) -> Sequence[int] | str:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actadd_lens.cli.options import add_model, floats, numbers
+from actadd_lens.cli.options import add_model, add_workers, executor_of, floats, numbers
 from actadd_lens.errors import SettingError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def add(commands: Any) -> None:
     own.add_argument("--seed", type=int, help="seed of everything random")
     own.add_argument("--set", action="append", default=[], metavar="EXPERIMENT.SETTING=VALUE", dest="settings",
                      help="any other setting, as JSON or text")  # fmt: skip
+    add_workers(reproduce.add_argument_group("run"))
     add_model(reproduce)
     reproduce.set_defaults(run=run)
 
@@ -70,10 +71,11 @@ def run(options: argparse.Namespace) -> int:
     model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)
     if options.layers == "all":
         shared["layers"] = range(backend_of(model).n_layers)
-    run = reproduce(
-        model, [one.name for one in chosen], out=options.out, quick=options.quick, shared=shared, settings=settings,
-        note=_print_outcome,
-    )  # fmt: skip
+    with executor_of(options) as executor:
+        run = reproduce(
+            model, [one.name for one in chosen], out=options.out, quick=options.quick, shared=shared,
+            settings=settings, note=_print_outcome, executor=executor,
+        )  # fmt: skip
     print(f"\n{options.out / 'report.html'}")
     return _FAILED if run.failed else 0
 

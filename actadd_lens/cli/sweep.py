@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actadd_lens.cli.options import add_model, floats, numbers, place
+from actadd_lens.cli.options import add_model, add_workers, executor_of, floats, numbers, place
 from actadd_lens.errors import SettingError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def add_options(sweep: argparse.ArgumentParser) -> None:
     )
     course.add_argument("--resume", action="store_true", help="go on with the results that are in FOLDER")
     course.add_argument("--cost", action="store_true", help="only tell what it would take")
+    add_workers(course)
     add_model(sweep)
 
 
@@ -72,7 +73,8 @@ def run(options: argparse.Namespace) -> int:
     print(plan.cost, file=sys.stderr, flush=True)
     if options.cost:
         return 0
-    found = plan.run()
+    with executor_of(options) as executor:
+        found = plan.run(executor=executor)
     written = [] if options.out is None else _write_sweep(found, options.out)
     if options.json:
         print(json.dumps(_sweep_json(found), indent=2, ensure_ascii=False))

@@ -90,6 +90,7 @@ def write_arms(
     lead: str = "",
     nulls: Sequence[SteeringVector] = (),
     batch_size: int = 512,
+    executor: Any = None,
     progress: bool = True,
     n: int = 4,
     max_new_tokens: int = 40,
@@ -105,6 +106,7 @@ def write_arms(
         lead: Text that stands before the prompt in the prompted arm; empty for no such arm.
         nulls: Null vectors with their coefficients.
         batch_size: Most rows that decode together.
+        executor: As in `sweep`.
         progress: Whether to show a bar when it takes more than a moment.
         n: Samples per prompt and arm.
         max_new_tokens: Most tokens to add.
@@ -121,9 +123,8 @@ def write_arms(
     if lead:
         led = encode_prompts(backend, [f"{lead.strip()} {text}" for text in texts], room=max_new_tokens)
         cells += [Cell(row, ()) for row in led]
-    written = continuation_texts(
-        tuple(decode_cells(backend, cells, settings, batch_size=batch_size, progress=progress))
-    )
+    found_texts = decode_cells(backend, cells, settings, batch_size=batch_size, executor=executor, progress=progress)
+    written = continuation_texts(tuple(found_texts))
     by_arm = [written[first : first + len(texts)] for first in range(0, len(written), len(texts))]
     return Arms(texts, by_arm[0], by_arm[1], tuple(by_arm[2 : len(arms)]), by_arm[len(arms)] if lead else ())
 
@@ -499,6 +500,7 @@ def try_cells(
     wanted: int,
     prompts: Sequence[str],
     path: str | os.PathLike[str] | None,
+    executor: Any,
     progress: bool,
     written: dict[str, Any],
 ) -> Tried:
@@ -511,6 +513,7 @@ def try_cells(
         wanted: 1 where a higher score is wanted, -1 where a lower one is.
         prompts: The prompts to choose on.
         path: As in `sweep_completions`.
+        executor: As in `sweep`.
         progress: Whether to show a bar when it takes more than a moment.
         written: Keywords of `sweep_completions` that say how text is written.
     """
@@ -520,7 +523,8 @@ def try_cells(
         # nulls go in as vectors beside the steering vectors: a sweep keeps no texts of its own nulls
         sweep = sweep_completions(
             model, [vector for pair in range(pairs) for vector in cells.arms[pair, place]], layers=layer,
-            coefficients=cells.coefficients, prompts=prompts, scorers=scorers, path=path, progress=progress,
+            coefficients=cells.coefficients, prompts=prompts, scorers=scorers, path=path,
+            executor=executor, progress=progress,
             **{**written, "n": 1},
         )  # fmt: skip
         effects = sweep.effects[..., 0, :, 0].reshape(len(scorers), pairs, arms, coefficients)
@@ -559,6 +563,7 @@ def beside_nulls(
     *,
     scorers: Sequence[Scorer],
     path: str | os.PathLike[str] | None,
+    executor: Any,
     progress: bool,
     written: dict[str, Any],
 ) -> CompletionSweep:
@@ -570,6 +575,7 @@ def beside_nulls(
         nulls: Each null's vector in place of each pair of the sweep, with its coefficient.
         scorers: The sweep's scorers.
         path: As in `sweep_completions`.
+        executor: As in `sweep`.
         progress: Whether to show a bar when it takes more than a moment.
         written: Keywords of `sweep_completions` that say how text is written.
     """
@@ -579,7 +585,7 @@ def beside_nulls(
         members = [index for index, vector in enumerate(flat) if vector.layer == layer]
         found = sweep_completions(
             model, [flat[index] for index in members], layers=layer, coefficients=1.0, positions=grid.positions,
-            prompts=grid.prompts, scorers=scorers, path=path, progress=progress, **written,
+            prompts=grid.prompts, scorers=scorers, path=path, executor=executor, progress=progress, **written,
         )  # fmt: skip
         scores[:, members] = found.steered[:, :, 0, 0].mean(axis=-1)
     shape = (len(scorers), len(nulls), *grid.shape, len(grid.prompts))

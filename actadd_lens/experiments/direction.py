@@ -166,6 +166,7 @@ def nulls_against(
     seed: int = 0,
     batch_size: int | None = None,
     path: str | os.PathLike[str] | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> NullComparison:
     """Compare a steering vector with null vectors of equal row norms: on its target, and on how much it disturbs.
@@ -183,6 +184,7 @@ def nulls_against(
         seed: Seed of the nulls.
         batch_size: As in `sweep`.
         path: As in `sweep`.
+        executor: As in `sweep`.
         progress: Whether to show a bar when it takes more than a moment.
 
     Raises:
@@ -203,7 +205,8 @@ def nulls_against(
     found: dict[str, Sweep] = {
         kind: sweep(
             model, checked, layers=place, coefficients=scales, prompts=texts, nulls=nulls, null_kind=kind, seed=seed,
-            metric=[target, kl_divergence(), entropy()], batch_size=batch_size, path=path, progress=progress,
+            metric=[target, kl_divergence(), entropy()], batch_size=batch_size, path=path,
+            executor=executor, progress=progress,
         )
         for kind in asked
     }  # fmt: skip

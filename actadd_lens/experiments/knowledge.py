@@ -197,6 +197,7 @@ def knowledge(
     seed: int = 0,
     batch_size: int | None = None,
     path: str | os.PathLike[str] | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> Knowledge:
     """Measure whether a topic vector hurts what a model knows of other things.
@@ -214,6 +215,7 @@ def knowledge(
         seed: Seed of the nulls.
         batch_size: As in `sweep`.
         path: As in `sweep`.
+        executor: As in `sweep`.
         progress: Whether to show a bar when it takes more than a moment.
 
     Raises:
@@ -232,7 +234,7 @@ def knowledge(
     found = sweep(
         model, vector, layers=vector.layer, coefficients=1.0, prompts=[fact.prompt for fact in chosen],
         metric=answer_rank({fact.prompt: fact.answer for fact in chosen}), nulls=nulls, null_kind=null_kind, seed=seed,
-        batch_size=batch_size, path=path, progress=progress,
+        batch_size=batch_size, path=path, executor=executor, progress=progress,
     )  # fmt: skip
     return Knowledge(
         model=backend.name, facts=chosen, ks=wanted, unsteered_ranks=found.unsteered[0, 0, 0, :, 0],

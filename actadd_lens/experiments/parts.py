@@ -186,6 +186,7 @@ def dimensions(
     temperature: float = 1.0,
     seed: int = 0,
     path: str | os.PathLike[str] | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> Dimensions:
     """Add only the first fraction of the residual dimensions, and count topic words.
@@ -211,6 +212,7 @@ def dimensions(
         temperature: As in `complete`.
         seed: Seed of samples, halves and nulls.
         path: As in `sweep_completions`.
+        executor: As in `sweep`.
         progress: Whether to show bars.
 
     Raises:
@@ -226,7 +228,7 @@ def dimensions(
     written = writing_options(n, max_new_tokens, seed, top_p, temperature)
     setup = _Setup(
         model, as_pair(pair), topic_of(pair, words).words, _prompts(prompts), _layers(model, layers),
-        tuple(coefficients), choose_on, nulls, written, path, progress,
+        tuple(coefficients), choose_on, nulls, written, path, executor, progress,
     )  # fmt: skip
     choice = setup.choice(setup.cells(POSITIONS[:1]), most_disfluency)
     sweep = setup.report(setup.first_dimensions(fractions), choice, POSITIONS[:1])
@@ -255,6 +257,7 @@ def positions(
     temperature: float = 1.0,
     seed: int = 0,
     path: str | os.PathLike[str] | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> Positions:
     """Add the vector at other tokens of the prompt, and count topic words.
@@ -279,6 +282,7 @@ def positions(
         temperature: As in `complete`.
         seed: Seed of samples, halves and nulls.
         path: As in `sweep_completions`.
+        executor: As in `sweep`.
         progress: Whether to show bars.
 
     Raises:
@@ -289,7 +293,7 @@ def positions(
     written = writing_options(n, max_new_tokens, seed, top_p, temperature)
     setup = _Setup(
         model, as_pair(pair), topic_of(pair, words).words, _prompts(prompts), _layers(model, layers),
-        tuple(coefficients), choose_on, nulls, written, path, progress,
+        tuple(coefficients), choose_on, nulls, written, path, executor, progress,
     )  # fmt: skip
     choice = setup.choice(setup.cells(positions), most_disfluency)
     sweep = setup.report(choice.cells, choice, positions)
@@ -324,6 +328,7 @@ class _Setup:
     nulls: int
     written: dict[str, Any]
     path: str | os.PathLike[str] | None
+    executor: Any
     progress: bool
 
     def cells(self, positions: Sequence[Position]) -> Cells:
@@ -344,7 +349,7 @@ class _Setup:
 
     @property
     def _run(self) -> dict[str, Any]:
-        return {"path": self.path, "progress": self.progress, "written": self.written}
+        return {"path": self.path, "executor": self.executor, "progress": self.progress, "written": self.written}
 
     def choice(self, cells: Cells, most_disfluency: float) -> _Choice:
         """Layer and coefficient, of the vector and of each null."""
@@ -374,7 +379,7 @@ class _Setup:
         sweep = sweep_completions(
             self.model, [parts.arms[part, layer][0] for part in range(count)], layers=parts.layers[layer],
             coefficients=parts.coefficients[coefficient], positions=positions, prompts=self._halves()[1],
-            scorers=self._scorers, path=self.path, progress=self.progress, **self.written,
+            scorers=self._scorers, path=self.path, executor=self.executor, progress=self.progress, **self.written,
         )  # fmt: skip
         nulls = [
             [parts.vector((part, *place[1:]), arm) for part in range(count)]

@@ -378,6 +378,7 @@ def perplexity_on_topic(
     seed: int = 0,
     batch_size: int | None = None,
     path: str | os.PathLike[str] | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> PerplexityOnTopic:
     """Measure what a topic vector does to the perplexity of text on and off its topic.
@@ -402,6 +403,7 @@ def perplexity_on_topic(
         seed: Seed of nulls and halves.
         batch_size: As in `sweep`.
         path: As in `sweep`.
+        executor: As in `sweep`.
         progress: Whether to show a bar when it takes more than a moment.
 
     Raises:
@@ -424,7 +426,7 @@ def perplexity_on_topic(
     found = sweep(
         model, checked, layers=grid_layers, coefficients=scales, prompts=units.flat,
         metric=[_SUMMED, _PREDICTIONS], nulls=nulls, null_kind=null_kind, seed=seed, batch_size=batch_size, path=path,
-        progress=progress,
+        executor=executor, progress=progress,
     )  # fmt: skip
     unsteered = found.unsteered[:, 0, 0, :, 0]
     arms = np.concatenate([found.steered[0, 0, None, ..., 0, :, 0], found.nulls[0, :, 0, :, :, 0, :]])

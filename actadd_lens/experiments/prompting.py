@@ -210,6 +210,7 @@ def prompting(
     nulls: int = 20,
     seed: int = 0,
     path: str | os.PathLike[str] | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> Prompting:
     """Compare injection with prompting (the paper's question whether it is just adding tokens).
@@ -235,6 +236,7 @@ def prompting(
         nulls: Null vectors; the prompt's are as many unrelated pieces of text.
         seed: Seed of the halves and the nulls.
         path: An sqlite file that keeps the transplants as they come.
+        executor: As in `sweep`.
         progress: Whether to show bars.
 
     Raises:
@@ -253,7 +255,7 @@ def prompting(
     single = _single_tokens(backend, topic.words)
     metric = replace(token_set_logprob(single), name="log-prob of topic words")
     choices, depths = _choices(backend, layers, coefficients), _depths(backend, transplant_layers)
-    rivals = _Rivals(model, backend, chosen_pair, texts, seed, progress)
+    rivals = _Rivals(model, backend, chosen_pair, texts, seed, executor, progress)
     asked = as_texts(storybook.neutral_prompts() if prompts is None else prompts)
     vectors = [compute_steering_vector(model, chosen_pair, layer=read) for read in depths]
     plan = plan_sweep(
@@ -276,7 +278,7 @@ def prompting(
     return Prompting(
         model=backend.name, settings=settings, notes=rivals.notes, pair=chosen_pair, layer=layer,
         coefficient=coefficient, identity=rivals.identity(), injection=injection, prompt=prompt, against=against,
-        transplants=plan.run(progress=progress),
+        transplants=plan.run(executor=executor, progress=progress),
     )  # fmt: skip
 
 
@@ -290,9 +292,11 @@ class _Rivals:
         pair: PromptPair,
         texts: dict[str, tuple[str, ...]],
         seed: int,
+        executor: Any,
         progress: bool,
     ) -> None:
-        self._model, self._backend, self._pair, self._seed, self._progress = model, backend, pair, seed, progress
+        self._model, self._backend, self._pair, self._seed = model, backend, pair, seed
+        self._run = {"executor": executor, "progress": progress}
         self._padded = pair.tokens(model)
         self._said = backend.encode(pair.positive, prepend_bos=False)
         self._rows = len(self._padded.positive)
@@ -371,16 +375,14 @@ class _Rivals:
 
     def _summed(self, rows: Sequence[tuple[int, ...]], arms: Sequence[Arm]) -> Float[np.ndarray, "arms texts"]:
         return measure_arms(
-            self._backend, rows, arms, summed_nll(self._rows), measured=(), position="front", progress=self._progress
+            self._backend, rows, arms, summed_nll(self._rows), measured=(), position="front", **self._run
         )
 
     def _prompted(self, rows: Sequence[tuple[int, ...]], nulls: int) -> Float[np.ndarray, "prefixes texts"]:
         """Summed NLL behind the pair's words, and behind each of as many unrelated pieces of text."""
         texts = [self._behind(words, row) for words in (self._said, *self._pieces(nulls)) for row in rows]
         metric = summed_nll(self._rows + len(self._said))
-        (values,) = measure_arms(
-            self._backend, texts, [()], metric, measured=(), position="front", progress=self._progress
-        )
+        (values,) = measure_arms(self._backend, texts, [()], metric, measured=(), position="front", **self._run)
         return np.asarray(values.reshape(1 + nulls, len(rows)))
 
     def _behind(self, words: Sequence[int], row: Sequence[int]) -> tuple[int, ...]:

@@ -173,6 +173,7 @@ def sentiment(
     judge: LensModel | None = None,
     relevance: Relevance | None = None,
     path: str | os.PathLike[str] | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> Sentiment:
     """Continue texts of one sentiment in the other, both ways, beside prompting for it.
@@ -201,6 +202,7 @@ def sentiment(
         relevance: Prompts and continuations to numbers, such as `embedding_relevance()`; by default the dependence on
             the prompt.
         path: As in `sweep_completions`, for the choice.
+        executor: As in `sweep`.
         progress: Whether to show bars.
 
     Raises:
@@ -215,10 +217,12 @@ def sentiment(
         model, as_pairs(pairs), given, chosen, tuple(coefficients), choose_on, nulls, written, judge, relevance
     )
     cells = setup.cells()
-    tried = setup.tried(cells, path=path, progress=progress)
+    tried = setup.tried(cells, path=path, executor=executor, progress=progress)
     arms = [cells.vector(place, arm) for arm, place in enumerate(tried.places(most_disfluency))]
     leads = setup.pairs[tried.best(most_disfluency)[0]]
-    shifts = tuple(setup.shift(*direction, arms, leads, progress=progress) for direction in setup.directions)
+    shifts = tuple(
+        setup.shift(*direction, arms, leads, executor=executor, progress=progress) for direction in setup.directions
+    )
     return Sentiment(
         model=backend_of(model).name,
         settings={**choice_settings(cells, tried, most_disfluency, "the compound score"), **setup.settings()},
@@ -268,7 +272,7 @@ class _Setup:
         check_relevance(self.model, self.relevance)
         return Cells.planned(plan)
 
-    def tried(self, cells: Cells, *, path: str | os.PathLike[str] | None, progress: bool) -> Tried:
+    def tried(self, cells: Cells, *, path: str | os.PathLike[str] | None, executor: Any, progress: bool) -> Tried:
         """All cells in every direction: the mean of what they gain, the largest of what they cost."""
         found = []
         for source, target in self.directions:
@@ -277,20 +281,34 @@ class _Setup:
             found.append(
                 try_cells(
                     self.model, towards, [unless_empty(scorers.sentiment())], wanted=sign, path=path,
-                    prompts=self.halves(source)[0], progress=progress, written=self.written,
+                    prompts=self.halves(source)[0], executor=executor, progress=progress, written=self.written,
                 )
             )  # fmt: skip
         return Tried(np.mean([one.gains for one in found], axis=0), np.max([one.ratios for one in found], axis=0))
 
     def shift(
-        self, source: str, target: str, arms: Sequence[SteeringVector], leads: PromptPair, *, progress: bool
+        self,
+        source: str,
+        target: str,
+        arms: Sequence[SteeringVector],
+        leads: PromptPair,
+        *,
+        executor: Any,
+        progress: bool,
     ) -> Shift:
         """One direction, on the half that nothing was chosen on; the first arm is the steering vector's."""
         sign = 1 if target == "positive" else -1
         vector, *nulls = [sign * arm for arm in arms]
         lead = (leads.positive if sign > 0 else leads.negative) or ""
         found = write_arms(
-            self.model, self.halves(source)[1], vector, lead=lead, nulls=nulls, progress=progress, **self.written
+            self.model,
+            self.halves(source)[1],
+            vector,
+            lead=lead,
+            nulls=nulls,
+            executor=executor,
+            progress=progress,
+            **self.written,
         )
         compound = scored("compound", scorers.sentiment(), found)
         return Shift(

@@ -19,6 +19,7 @@ from actadd_lens.identity.digests import digest
 from actadd_lens.identity.model_state import model_key
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.progress import tracked
+from actadd_lens.workers import check_executor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,6 +150,7 @@ def reproduce(
     shared: Mapping[str, Any] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     note: Callable[[Outcome, bool], None] = lambda outcome, kept: None,
+    executor: Any = None,
     progress: bool = True,
 ) -> Reproduction:
     """Run experiments in order, keep each as it comes, and write one report of them.
@@ -164,6 +166,7 @@ def reproduce(
         shared: Settings for every experiment here that takes them, such as `{"nulls": 50, "seed": 1}`.
         settings: Settings of single experiments, data included, such as `{"knowledge": {"facts": mine}}`; they win.
         note: Called with each outcome, and whether it was there already.
+        executor: Who runs the sweeps and writes the texts, as in `sweep`; no outcome hangs on it.
         progress: Whether to show bars.
 
     Raises:
@@ -171,6 +174,7 @@ def reproduce(
             kind. Nothing has run then.
     """
     backend = backend_of(model)
+    check_executor(backend, executor)
     chosen = chosen_entries(names)
     asked = checked_settings(chosen, shared or {}, settings or {}, quick=quick)
     folder = Path(out)
@@ -183,7 +187,9 @@ def reproduce(
     for one in tracked(chosen, what="experiments", unit="experiment", shown=progress):
         key = keys[one.name]
         kept = _kept(folder, one, key)
-        outcome = _run(model, one, asked[one.name], folder, key, progress=progress) if kept is None else kept
+        outcome = kept
+        if outcome is None:
+            outcome = _run(model, one, asked[one.name], folder, key, executor=executor, progress=progress)
         outcomes.append(outcome)
         run = Reproduction(model_facts(backend), tuple(outcomes), folder, quick)
         run.save()
@@ -267,10 +273,12 @@ def model_facts(backend: Backend) -> dict[str, Any]:
 # -- one experiment --------------------------------------------------------------------------------------------
 
 
-def _run(model: LensModel, one: Entry, asked: Mapping[str, Any], folder: Path, key: str, *, progress: bool) -> Outcome:
+def _run(
+    model: LensModel, one: Entry, asked: Mapping[str, Any], folder: Path, key: str, *, executor: Any, progress: bool
+) -> Outcome:
     """Run it and keep what came of it; what fails is told, and not kept."""
     takes = inspect.signature(one.runs).parameters
-    told = {"path": folder / STORE, "progress": progress}
+    told = {"path": folder / STORE, "executor": executor, "progress": progress}
     extra = {name: value for name, value in told.items() if name in takes and name not in asked}
     start = time.perf_counter()
     try:

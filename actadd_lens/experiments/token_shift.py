@@ -151,6 +151,7 @@ def token_shift(
     seed: int = 0,
     batch_size: int = 64,
     path: str | os.PathLike[str] | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> TokenShift:
     """Measure which tokens a topic vector makes likelier: after prompts, and over texts.
@@ -173,6 +174,7 @@ def token_shift(
         seed: Seed of the nulls.
         batch_size: Most rows in one pass.
         path: As in `sweep`; what is read over texts is not kept.
+        executor: As in `sweep`.
         progress: Whether to show a bar when it takes more than a moment.
 
     Raises:
@@ -201,7 +203,7 @@ def token_shift(
     measured = sweep(
         model, vector, layers=vector.layer, coefficients=1.0, prompts=after, nulls=nulls, null_kind=null_kind,
         metric=[token_set_logprob(ids), kl_divergence(), _part_in_kl(ids), place_among_rises(ids)], seed=seed,
-        batch_size=batch_size, path=path, progress=progress,
+        batch_size=batch_size, path=path, executor=executor, progress=progress,
     )  # fmt: skip
     arms = np.concatenate([measured.steered[:, None, 0, 0, 0, 0, :, 0], measured.nulls[:, :, 0, 0, 0, 0, :]], axis=1)
     plain = measured.unsteered[:, 0, 0, :, 0]

@@ -187,6 +187,7 @@ def topic_words(
     temperature: float = 1.0,
     seed: int = 0,
     path: str | os.PathLike[str] | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> TopicWords:
     """Count topic words in completions at every layer, beside nulls that run through all layers.
@@ -206,6 +207,7 @@ def topic_words(
         temperature: As in `complete`.
         seed: Seed of samples, halves and nulls.
         path: As in `sweep_completions`.
+        executor: As in `sweep`.
         progress: Whether to show a bar.
 
     Raises:
@@ -220,7 +222,8 @@ def topic_words(
     written = writing_options(n, max_new_tokens, seed, top_p, temperature)
     sweep = sweep_completions(
         model, [pair], layers=range(n_layers) if layers is None else layers, coefficients=coefficients, prompts=texts,
-        scorers=[scorers.contains_word(chosen), scorers.word_count(chosen)], nulls=nulls, path=path, progress=progress,
+        scorers=[scorers.contains_word(chosen), scorers.word_count(chosen)], nulls=nulls, path=path,
+        executor=executor, progress=progress,
         **written,
     )  # fmt: skip
     best, grid = sweep.best(SHARE, seed=seed), sweep.grid

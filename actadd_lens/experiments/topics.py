@@ -142,6 +142,7 @@ def topics(
     temperature: float = 1.0,
     seed: int = 0,
     path: str | os.PathLike[str] | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> Topics:
     """Steer towards several topics, one after another, and count the completions that take each up.
@@ -166,6 +167,7 @@ def topics(
         temperature: As in `complete`.
         seed: Seed of samples, halves and nulls.
         path: As in `sweep_completions`.
+        executor: As in `sweep`.
         progress: Whether to show bars.
 
     Raises:
@@ -183,13 +185,13 @@ def topics(
         model, found, layers=chosen, coefficients=coefficients, prompts=texts, nulls=nulls, scorers=takes_up, **written
     )
     cells = Cells.planned(plan)
-    run: dict[str, Any] = {"path": path, "progress": progress, "written": written}
+    run: dict[str, Any] = {"path": path, "executor": executor, "progress": progress, "written": written}
     tried = over_topics(try_cells(model, cells, takes_up, wanted=1, prompts=choose, **run))
     (_, layer, coefficient), *of_nulls = tried.places(most_disfluency)
     chosen_at = cells.layers[layer], cells.coefficients[coefficient]
     sweep = sweep_completions(
         model, found, layers=chosen_at[0], coefficients=chosen_at[1], prompts=report,
-        path=path, progress=progress, scorers=takes_up, **written,
+        path=path, executor=executor, progress=progress, scorers=takes_up, **written,
     )  # fmt: skip
     drawn = [
         [cells.vector((topic, *place[1:]), arm) for topic in range(len(words))] for arm, place in enumerate(of_nulls, 1)

@@ -138,6 +138,7 @@ def toxicity(
     judge: LensModel | None = None,
     relevance: Relevance | None = None,
     path: str | os.PathLike[str] | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> Toxicity:
     """Continue hostile prompts with a vector away from hostility, and score what is written.
@@ -165,6 +166,7 @@ def toxicity(
         relevance: Prompts and continuations to numbers, such as `embedding_relevance()`; by default the dependence on
             the prompt.
         path: As in `sweep_completions`, for the choice.
+        executor: As in `sweep`.
         progress: Whether to show bars.
 
     Raises:
@@ -184,11 +186,12 @@ def toxicity(
     check_relevance(model, relevance)
     cells = Cells.planned(plan)
     tried = try_cells(
-        model, cells, [unless_empty(judges[-1])], wanted=-1, prompts=choose, path=path, progress=progress,
+        model, cells, [unless_empty(judges[-1])], wanted=-1, prompts=choose, path=path,
+        executor=executor, progress=progress,
         written=written,
     )  # fmt: skip
     vector, *drawn = [cells.vector(place, arm) for arm, place in enumerate(tried.places(most_disfluency))]
-    arms = write_arms(model, report, vector, nulls=drawn, progress=progress, **written)
+    arms = write_arms(model, report, vector, nulls=drawn, executor=executor, progress=progress, **written)
     return Toxicity(
         model=backend_of(model).name,
         settings={

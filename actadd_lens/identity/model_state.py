@@ -53,6 +53,16 @@ def model_key(backend: Backend) -> bytes:
     return digest((*told, module_state(backend.model)))
 
 
+def surroundings(backend: Backend) -> dict[str, str]:
+    """What a model's outputs depend on beside the model, in words that tell one machine's from another's."""
+    names = ("torch", "transformer-lens", "transformers")
+    _, matmul, autocast, _ = _precision(backend)
+    return {
+        "actadd_lens": own_sources().hex(), **dict(zip(names, _versions(), strict=True)),
+        "float32 matmul precision": str(matmul), "autocast": str(autocast),
+    }  # fmt: skip
+
+
 def callers_hooks(backend: Backend) -> dict[str, list[Any]]:
     """The hooks on a model that are not those of steering, by hook point; torch's own by their module."""
     found = {name: backend.hooks_at(name) for name in backend.hooked_names()}

@@ -1,8 +1,8 @@
 """Measuring over prompts: a metric of the logits or a score of the texts; steered, unsteered, and every null."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from actadd_lens.steering.hooks import injected
 from actadd_lens.steering.interventions import by_prompt
 from actadd_lens.steering.landings import Assignment, assign, touched
 from actadd_lens.vectors.interventions import Intervention, distinct
+from actadd_lens.workers import Job, check_executor, done
 from actadd_lens.writing.completions import Completions, as_stops, score_texts
 from actadd_lens.writing.decoding import Cell, Continuation, DecodeSettings, continuation_texts, decode_cells
 from actadd_lens.writing.sampling import Sampling
@@ -120,6 +121,7 @@ def measure(
     seed: int = 0,
     prepend_bos: bool = True,
     batch_size: int = 64,
+    executor: Any = None,
     progress: bool = True,
 ) -> Measurement:
     """Measure what steering does to a metric, prompt by prompt.
@@ -136,6 +138,7 @@ def measure(
         seed: Seed of the nulls.
         prepend_bos: Whether prompts start with BOS.
         batch_size: Most rows in one pass.
+        executor: Who runs it, as in `sweep`; by default it runs here.
         progress: Whether to show a bar when it takes more than a moment.
 
     Raises:
@@ -146,6 +149,7 @@ def measure(
     """
     check_run(seed=seed, batch_size=batch_size)
     backend, position = backend_of(model), as_position(position)
+    check_executor(backend, executor)
     chosen, texts = as_metric(metric), as_texts(prompts)
     notice_repeats(texts)
     found = by_prompt(backend, vectors, len(texts))
@@ -153,8 +157,9 @@ def measure(
     unsteered_arm: list[Arm] = [()] * len(texts)
     arms = [unsteered_arm, found, *_null_arms_by_prompt(model, found, nulls, null_kind, seed)]
     values = measure_arms(
-        backend, tokens, arms, chosen, measured=found, position=position, batch_size=batch_size, progress=progress
-    )
+        backend, tokens, arms, chosen, measured=found, position=position, batch_size=batch_size, executor=executor,
+        progress=progress,
+    )  # fmt: skip
     kind, told = null_kind if nulls else None, distinct(found)
     return Measurement(chosen, texts, values[1], values[0], values[2:], kind, told, position)
 
@@ -179,6 +184,7 @@ def measure_arms(
     measured: Arm | Sequence[Arm],
     position: Position,
     batch_size: int = 64,
+    executor: Any = None,
     progress: bool = True,
 ) -> Float[np.ndarray, "arms prompts"]:
     """A metric of prompts under any number of arms, which share passes.
@@ -191,6 +197,7 @@ def measure_arms(
         measured: Vectors whose landing places count as injected, in every arm; for all prompts or for each.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         batch_size: Most rows in one pass.
+        executor: Who runs it, as in `sweep`; by default it runs here.
         progress: Whether to show a bar when it takes more than a moment.
 
     Raises:
@@ -201,15 +208,17 @@ def measure_arms(
     for number, arm in enumerate(marked):
         known = prompts_of(backend, [prompts[number]], numbers=[number])
         check_fits(backend, arm, position, known)
-    shared = _Pass(backend, metric, metric.bound_to(backend), by_arm, marked, position, batch_size)
+    recipe = MeasureRecipe(metric, tuple(map(tuple, prompts)), tuple(by_arm), tuple(marked), position, batch_size)
     values = np.empty((len(arms), len(prompts)))
     step = max(1, batch_size // len(arms))
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    with progress_bar(total=len(prompts), what=metric.name, unit="prompt", shown=progress) as bar:
-        for first in range(0, len(order), step):
-            members = order[first : first + step]
-            values[:, members] = shared.values([prompts[index] for index in members], members)
-            bar.update(len(members))
+    tasks = (tuple(order[first : first + step]) for first in range(0, len(order), step))
+    with (
+        progress_bar(total=len(prompts), what=metric.name, unit="prompt", shown=progress) as bar,
+        closing(done(Job(backend, recipe, len), tasks, bar.update, executor=executor)) as arriving,
+    ):
+        for members, found in arriving:
+            values[:, list(members)] = found
     return values
 
 
@@ -339,35 +348,72 @@ class ArmRows:
 
 
 @dataclass(frozen=True, eq=False)
-class _Pass:
-    """What all passes of a measurement share."""
+class MeasureRecipe:
+    """What a worker needs of a measurement.
 
-    backend: Backend
+    Attributes:
+        metric: What is measured.
+        prompts: Token ids of each prompt.
+        arms: What each arm does to each prompt; the unsteered arm comes first.
+        measured: What counts as injected in each prompt, in every arm.
+        position: Prompt token that receives row 0, for vectors without a position of their own.
+        batch_size: Most rows in one pass.
+    """
+
     metric: Metric
-    bound: BoundMetric
-    arms: Sequence[Sequence[Arm]]
-    measured: Sequence[Arm]
+    prompts: tuple[tuple[int, ...], ...]
+    arms: tuple[Sequence[Arm], ...]
+    measured: tuple[Arm, ...]
     position: Position
     batch_size: int
 
-    @torch.no_grad()
-    def values(self, prompts: Sequence[Sequence[int]], numbers: Sequence[int]) -> Float[np.ndarray, "arms prompts"]:
-        """The metric of every arm on a few prompts; the unsteered arm comes first and is kept for the others."""
-        per_pass = max(1, self.batch_size // len(prompts))
-        values, plain = [], None
-        for first in range(0, len(self.arms), per_pass):
-            some = self.arms[first : first + per_pass]
-            by_row = [arm[number] for arm in some for number in numbers]
-            marked = [self.measured[number] for number in numbers] * len(some)
-            many = [*numbers] * len(some)
-            rows = ArmRows(self.backend, [*prompts] * len(some), by_row, marked, self.position, many)
-            logits = rows.last_logits() if self.metric.reads == "last" else rows.logits()
-            check_finite(self.backend, logits)
-            plain = logits[: len(prompts)] if plain is None else plain
-            repeats = (len(some),) + (1,) * (plain.ndim - 1)
-            reading = Reading(logits, rows.tokens, rows.lengths, rows.injected, plain.repeat(repeats))
-            values.append(self.bound(reading).float().cpu().numpy().reshape(len(some), len(prompts)))
-        return np.concatenate(values)
+    def desk(self, backend: Backend) -> "MeasureDesk":
+        """The measurement on a model."""
+        return MeasureDesk(self, backend, self.metric.bound_to(backend))
+
+
+@dataclass(frozen=True, eq=False)
+class MeasureDesk:
+    """A measurement on one model, a few prompts at a time.
+
+    Attributes:
+        recipe: What is measured.
+        backend: The model.
+        bound: The metric, bound to it.
+    """
+
+    recipe: MeasureRecipe
+    backend: Backend
+    bound: BoundMetric
+
+    def parts(
+        self, numbers: tuple[int, ...], tick: Callable[[int], Any]
+    ) -> Generator[Float[np.ndarray, "arms prompts"], None, None]:
+        """The metric of every arm on a few prompts; their unsteered logits are kept for the other arms."""
+        recipe, values, plain = self.recipe, [], None
+        prompts = [recipe.prompts[number] for number in numbers]
+        per_pass = max(1, recipe.batch_size // len(prompts))
+        for first in range(0, len(recipe.arms), per_pass):
+            rows = self._rows(prompts, numbers, recipe.arms[first : first + per_pass])
+            with torch.no_grad():
+                logits = rows.last_logits() if recipe.metric.reads == "last" else rows.logits()
+                check_finite(self.backend, logits)
+                plain = logits[: len(prompts)] if plain is None else plain
+                repeats = (len(logits) // len(prompts),) + (1,) * (plain.ndim - 1)
+                reading = Reading(logits, rows.tokens, rows.lengths, rows.injected, plain.repeat(repeats))
+                values.append(self.bound(reading).float().cpu().numpy().reshape(-1, len(prompts)))
+        yield np.concatenate(values)
+        tick(len(prompts))
+
+    def _rows(
+        self, prompts: Sequence[tuple[int, ...]], numbers: Sequence[int], arms: Sequence[Sequence[Arm]]
+    ) -> "ArmRows":
+        """The prompts under some arms."""
+        by_row = [arm[number] for arm in arms for number in numbers]
+        marked = [self.recipe.measured[number] for number in numbers] * len(arms)
+        return ArmRows(
+            self.backend, [*prompts] * len(arms), by_row, marked, self.recipe.position, [*numbers] * len(arms)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -408,6 +454,7 @@ def measure_completions(
     max_new_tokens: int = 40,
     stop: str | Sequence[str] = (),
     batch_size: int = 256,
+    executor: Any = None,
     progress: bool = True,
     **sampling: Any,
 ) -> list[CompletionMeasurement]:
@@ -427,6 +474,7 @@ def measure_completions(
         max_new_tokens: Most tokens to add.
         stop: Texts that end a continuation.
         batch_size: Most rows that decode together.
+        executor: Who writes the texts, as in `sweep`; they are scored here.
         progress: Whether to show a bar when it takes more than a moment.
         **sampling: As in `complete`.
 
@@ -441,6 +489,7 @@ def measure_completions(
     """
     check_run(seed=seed, batch_size=batch_size)
     backend, position = backend_of(model), as_position(position)
+    check_executor(backend, executor)
     texts = as_texts(prompts)
     found = by_prompt(backend, vectors, len(texts))
     chosen = as_scorers(scorers)
@@ -456,7 +505,9 @@ def measure_completions(
     unsteered_arm: list[Arm] = [()] * len(texts)
     arms = [found, unsteered_arm, *_null_arms_by_prompt(model, found, nulls, null_kind, seed)]
     cells = [Cell(row, arm[number], number) for arm in arms for number, row in enumerate(tokens)]
-    written = decode_cells(backend, cells, settings, position=position, batch_size=batch_size, progress=progress)
+    written = decode_cells(
+        backend, cells, settings, position=position, batch_size=batch_size, executor=executor, progress=progress
+    )
     by_arm = [tuple(written[first : first + len(tokens)]) for first in range(0, len(written), len(tokens))]
     told = {"position": plain_position(position), "prepend_bos": True, **dataclasses.asdict(settings)}
     completions = Completions(texts, by_arm[0], by_arm[1], distinct(found), told)

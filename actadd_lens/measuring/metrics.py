@@ -22,7 +22,7 @@ KLDirection = Literal["steered || unsteered", "unsteered || steered"]
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a metric reads: one arm of a batch, padded on the right.
+    """What a metric reads: one arm of a batch, padded on the right, all of it where the logits lie.
 
     Attributes:
         logits: At the last token of each row ([rows, d_vocab]) or at all columns ([rows, pos, d_vocab]).
@@ -37,6 +37,10 @@ class Reading:
     lengths: Int[Tensor, " rows"]
     injected: Bool[Tensor, "rows pos"]
     unsteered_logits: Float[Tensor, "rows d_vocab"] | Float[Tensor, "rows pos d_vocab"]
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "lengths", "injected", "unsteered_logits"):
+            object.__setattr__(self, name, getattr(self, name).to(self.logits.device))
 
     def copy(self) -> "Reading":
         """The same on tensors of its own, so that whoever changes them in place changes no one else's."""
@@ -293,5 +297,5 @@ def token_nll(reading: Reading) -> tuple[Float[Tensor, "rows predictions"], Bool
     log_probs = reading.logits[:, :-1].float().log_softmax(dim=-1)
     nll = -log_probs.gather(-1, reading.tokens[:, 1:, None])[..., 0]
     columns = torch.arange(1, reading.tokens.shape[1], device=nll.device)
-    counted = (columns < reading.lengths.to(nll.device)[:, None]) & ~reading.injected[:, :-1].to(nll.device)
+    counted = (columns < reading.lengths[:, None]) & ~reading.injected[:, :-1]
     return nll, counted

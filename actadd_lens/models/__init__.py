@@ -5,9 +5,20 @@ from typing import Any
 from actadd_lens.errors import ModelError
 from actadd_lens.models.fetching import fetch
 from actadd_lens.models.loading import load_model
+from actadd_lens.models.origins import ModelSource, model_source
 from actadd_lens.models.protocol import Backend, HookHandle, LensModel, PassContext
 
-__all__ = ["Backend", "HookHandle", "LensModel", "PassContext", "backend_of", "fetch", "load_model"]
+__all__ = [
+    "Backend",
+    "HookHandle",
+    "LensModel",
+    "ModelSource",
+    "PassContext",
+    "backend_of",
+    "fetch",
+    "load_model",
+    "model_source",
+]
 
 
 def backend_of(model: Any) -> Backend:

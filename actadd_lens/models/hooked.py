@@ -198,6 +198,7 @@ class HookedBackend(Backend):
 
     def _unembed(self, residual: Tensor) -> Float[Tensor, "batch pos d_vocab"]:
         model = self.model
+        residual = residual.to(next(model.unembed.parameters()).device)
         if model.cfg.normalization_type is not None:
             residual = model.ln_final(residual)
         logits: Tensor = model.unembed(residual)

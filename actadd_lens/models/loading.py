@@ -24,6 +24,7 @@ from actadd_lens.models.fetching import SOURCES, fetched_folder
 from actadd_lens.models.gguf import as_folder
 from actadd_lens.models.hooked import HookedBackend, hooked_transformer
 from actadd_lens.models.layout import lie_as_wanted, loaded_at_once, uncopied
+from actadd_lens.models.origins import ModelSource, absolute_name, files_of, record_source
 from actadd_lens.models.protocol import Backend, LensModel
 from actadd_lens.models.source import can_be_compared, check_predicts, hf_model_of
 
@@ -90,6 +91,11 @@ def load_model(
                 lie_as_wanted(model)
     if folder is not None:
         model.cfg.model_name = str(name) if name in (EMBEDDED, *SOURCES) else whole.name
+    known = absolute_name(name, folder, (EMBEDDED, *SOURCES))
+    keywords = {**from_pretrained, "fast_layout": fast_layout}
+    asked = None if device is None else str(device)
+    precision = str(settings["dtype"]).removeprefix("torch.")
+    record_source(model, ModelSource(known, family, asked, precision, keywords, folder, files_of(folder)))
     return model
 
 

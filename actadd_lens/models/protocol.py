@@ -168,6 +168,12 @@ class Backend(ABC):
         return torch.device(next(self.model.embed.parameters()).device)
 
     @property
+    def devices(self) -> list[torch.device]:
+        """Every device that holds weights, in the order of the passes."""
+        found = [self.device, *(weight.device for block in self.model.blocks for weight in block.parameters())]
+        return list(dict.fromkeys(found))
+
+    @property
     def dtype(self) -> torch.dtype:
         """Precision of the weights."""
         dtype: torch.dtype = next(self.model.embed.parameters()).dtype

@@ -92,7 +92,7 @@ def rows_from_memory(backend: Backend, tokens: int, *, reads_all: bool) -> int:
     inside = size * tokens * (12 * backend.d_model + 3 * wide + 3 * heads * tokens)
     # Log-probs are taken in float32, of the steered and of the unsteered logits.
     outside = 4 * 5 * (tokens if reads_all else 1) * int(cfg.d_vocab)
-    fits = int(_SHARE * _free_memory(backend.device)) // (inside + outside)
+    fits = int(_SHARE * min(map(_free_memory, backend.devices))) // (inside + outside)
     fills = _TOKENS.get(backend.device.type, _TOKENS_ELSEWHERE) // tokens
     return max(1, min(fits, fills))
 
@@ -106,7 +106,7 @@ def decoding_rows_from_memory(backend: Backend, tokens: int) -> int:
     """
     size = max(2, torch.finfo(backend.dtype).bits // 8)
     cached = 3 * 2 * size * backend.n_layers * backend.d_model * tokens  # old and new while a step is appended
-    fits = int(_SHARE * _free_memory(backend.device)) // (cached + 4 * 6 * int(backend.model.cfg.d_vocab))
+    fits = int(_SHARE * min(map(_free_memory, backend.devices))) // (cached + 4 * 6 * int(backend.model.cfg.d_vocab))
     return max(1, min(fits, _DECODED.get(backend.device.type, _DECODED_ELSEWHERE)))
 
 

@@ -175,12 +175,13 @@ class SweepPasses:
     ) -> Float[np.ndarray, "metrics rows"]:
         """Every metric of every row."""
         tokens, lengths = prompts.tokens[picks], prompts.lengths[picks]
-        plain = prompts.logits[picks]
+        plain = prompts.logits[picks.to(prompts.logits.device)]
         whole = Reading(logits, tokens, lengths, marks, plain)
         last = whole
         if self.reads_all:
             rows = torch.arange(len(picks), device=logits.device)
-            last = Reading(logits[rows, lengths - 1], tokens, lengths, marks, plain[rows, lengths - 1])
+            ends = lengths.to(logits.device) - 1
+            last = Reading(logits[rows, ends], tokens, lengths, marks, plain[rows, ends])
         found = [
             bound(whole if metric.reads == "all" else last).float().cpu().numpy()
             for metric, bound in zip(self.metrics, self.bound, strict=True)

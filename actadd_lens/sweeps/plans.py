@@ -5,10 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
+from actadd_lens.models import Backend
 from actadd_lens.statistics import Effect, Power, power_of
 from actadd_lens.sweeps.batches import SweepCost, sweep_bar
 from actadd_lens.sweeps.registering import plan_hash, register_plan
 from actadd_lens.sweeps.store import ResultStore, open_store
+from actadd_lens.workers import check_executor
 
 Found_co = TypeVar("Found_co", covariant=True)
 
@@ -32,9 +34,14 @@ class Plan(ABC, Generic[Found_co]):
     registered: ClassVar[str] = ""
     """The hash under which this plan was registered; empty until it is."""
 
+    @property
     @abstractmethod
-    def _begin(self, store: ResultStore | None) -> SweepRun[Found_co]:
-        """The run, with what is stored already."""
+    def backend(self) -> Backend:
+        """The model."""
+
+    @abstractmethod
+    def _begin(self, store: ResultStore | None, executor: Any = None) -> SweepRun[Found_co]:
+        """The run, with what is stored already, and who does it."""
 
     @property
     @abstractmethod
@@ -82,9 +89,15 @@ class Plan(ABC, Generic[Found_co]):
         with open_store(self.path, read_only=True) as store:
             return self._begin(store).cost()
 
-    def run(self, *, progress: bool = True) -> Found_co:
-        """Run it, or what is left of it."""
+    def run(self, *, executor: Any = None, progress: bool = True) -> Found_co:
+        """Run it, or what is left of it.
+
+        Args:
+            executor: As in `sweep`.
+            progress: Whether to show a bar when it takes more than a moment.
+        """
+        check_executor(self.backend, executor)
         with open_store(self.path) as store:
-            run = self._begin(store)
+            run = self._begin(store, executor)
             with sweep_bar(run.cost(), enabled=progress) as tick:
                 return run.everything(tick)

@@ -6,14 +6,13 @@ row of a batch that starts at its layer; results are written as they come.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from actadd_lens.checks import is_count, require
 from actadd_lens.errors import SettingError
@@ -21,24 +20,28 @@ from actadd_lens.identity.digests import digest
 from actadd_lens.identity.model_state import callers_hooks
 from actadd_lens.measuring.metrics import as_metric
 from actadd_lens.measuring.nulls import NullKind
-from actadd_lens.models import LensModel
+from actadd_lens.models import Backend, LensModel
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import notice_repeats
-from actadd_lens.steering.clean import unsteered
-from actadd_lens.sweeps.batches import SweepCost, is_out_of_memory, rows_from_memory
+from actadd_lens.sweeps.batches import SweepCost, rows_from_memory
+from actadd_lens.sweeps.chunks import Chunk, Found, Plain, SweepRecipe
 from actadd_lens.sweeps.grid import Grid, place_grid
 from actadd_lens.sweeps.keys import SweepKeys
-from actadd_lens.sweeps.passes import Arms, Item, PromptBatch, Row, SweepPasses
+from actadd_lens.sweeps.passes import Item, SweepPasses
 from actadd_lens.sweeps.plans import Plan
 from actadd_lens.sweeps.registering import grid_record
 from actadd_lens.sweeps.results import Sweep
 from actadd_lens.sweeps.store import ResultStore, check_store_path, pack, unpack
+from actadd_lens.workers import Job, done
 
 _START_BYTES = 2**28
 """Most memory for the streams and logits of a few prompts that are kept for their cells."""
 
 _FEWEST_PROMPTS = 8
 """Prompts that share an unsteered pass, however many rows their cells are."""
+
+_FEWEST_ROWS = 32
+"""Steered rows for each prompt of a piece, layers permitting: its worker makes an unsteered pass of the prompts."""
 
 
 def sweep(
@@ -56,6 +59,7 @@ def sweep(
     prepend_bos: bool = True,
     batch_size: int | None = None,
     path: str | os.PathLike[str] | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> Sweep:
     """Measure what steering does in every cell of a grid.
@@ -76,6 +80,8 @@ def sweep(
         prepend_bos: Whether prompts start with BOS.
         batch_size: Most rows in one pass; by default as memory allows.
         path: An sqlite file that keeps results as they come; what is there already is not computed again.
+        executor: Who runs it: a `worker_pool`, Dask's client, or anything else with `submit`, as `concurrent.futures`
+            has it, or a function that makes one. By default it runs here.
         progress: Whether to show a bar when it takes more than a moment.
 
     Raises:
@@ -85,12 +91,13 @@ def sweep(
         PositionError: A vector does not fit onto a prompt.
         VectorError: A vector does not go with the model.
         SettingError: Another setting is out of its range.
+        WorkerError: Workers die again and again, or would compute other numbers.
     """
     plan = plan_sweep(
         model, pairs, layers=layers, coefficients=coefficients, positions=positions, prompts=prompts, metric=metric,
         nulls=nulls, null_kind=null_kind, seed=seed, prepend_bos=prepend_bos, batch_size=batch_size, path=path,
     )  # fmt: skip
-    return plan.run(progress=progress)
+    return plan.run(executor=executor, progress=progress)
 
 
 def plan_sweep(
@@ -156,8 +163,27 @@ class SweepPlan(Plan[Sweep]):
         ]
         return {**grid_record(self.passes.placed), "metrics": metrics}
 
-    def _begin(self, store: ResultStore | None) -> "_Run":
-        return _Run(self, store)
+    @property
+    def recipe(self) -> SweepRecipe:
+        """What a worker needs of it."""
+        placed = self.passes.placed
+        return SweepRecipe(placed.grid, placed.tokens, placed.rows, self.passes.metrics, self.batch_size)
+
+    @property
+    def backend(self) -> Backend:
+        """The model."""
+        return self.passes.placed.backend
+
+    def _begin(self, store: ResultStore | None, executor: Any = None) -> "_Run":
+        return _Run(self, store, executor)
+
+    def layer_chunks(self, pairs: range) -> list[range]:
+        """Layers that make one piece of a sweep, by their places: few where each has many rows."""
+        grid = self.passes.placed.grid
+        _, layers, coefficients, positions = grid.shape
+        rows = len(pairs) * coefficients * positions * (1 + grid.nulls)
+        step = -(-_FEWEST_ROWS // rows)
+        return [range(first, min(first + step, layers)) for first in range(0, layers, step)]
 
     def prompt_chunks(self, pairs: range) -> list[list[int]]:
         """Prompts that share an unsteered pass: as many as fill a batch of cells, little padding, bounded memory.
@@ -191,17 +217,16 @@ class _Run:
 
     plan: SweepPlan
     store: ResultStore | None
+    executor: Any = None
     passes: SweepPasses = field(init=False)
     grid: Grid = field(init=False)
     keys: SweepKeys = field(init=False)
     steered: np.ndarray = field(init=False)
     unsteered: np.ndarray = field(init=False)
     nulls: np.ndarray = field(init=False)
-    batch_size: int = field(init=False)
-    partial: list[np.ndarray] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self.passes, self.batch_size = self.plan.passes, self.plan.batch_size
+        self.passes = self.plan.passes
         self.grid = grid = self.passes.placed.grid
         pairs, _, _, positions = grid.shape
         prompts, metrics = len(grid.prompts), len(self.passes.metrics)
@@ -212,35 +237,30 @@ class _Run:
             self.keys = SweepKeys(self.passes.placed, self.passes.metrics)
 
     def cost(self) -> SweepCost:
-        """What is to be done, from the same chunks that `everything` goes through."""
-        grid, plan = self.grid, self.plan
+        """What is to be done, from the same pieces that `everything` goes through."""
+        grid, batch_size = self.grid, self.plan.batch_size
         rows = grid.cells * len(grid.prompts) * (1 + grid.nulls)
         left = passes = 0
-        for pairs in self.passes.placed.pair_chunks():
+        for _, by_pairs in groupby(self._chunks(), key=lambda chunk: chunk.pairs):
             before = left
-            for chunk in plan.prompt_chunks(pairs):
-                work = [self._count(items) for items in self._missing(pairs, chunk).values() if items]
+            for _, by_prompts in groupby(by_pairs, key=lambda chunk: chunk.prompts):
+                work = [self._count(items) for chunk in by_prompts for _, items in chunk.layers]
                 left += sum(work)
-                passes += sum(-(-count // self.batch_size) for count in work) + bool(work)
+                passes += sum(-(-count // batch_size) for count in work) + bool(sum(work))
             passes += (1 + bool(grid.nulls)) * (left > before)
         cells, prompts = grid.cells, len(grid.prompts)
-        return SweepCost(str(grid), cells, prompts, grid.nulls, 1, rows, rows - left, passes, self.batch_size)
+        return SweepCost(str(grid), cells, prompts, grid.nulls, 1, rows, rows - left, passes, batch_size)
 
     def _count(self, items: Sequence[Item]) -> int:
         """Rows of items."""
         return sum(self.grid.nulls if item.is_null else 1 for item in items)
 
     def everything(self, tick: Callable[[int], Any]) -> Sweep:
-        """Go through all pairs and prompts."""
-        plan, placed = self.plan, self.passes.placed
-        for pairs in placed.pair_chunks():
-            vectors: Arms = {}
-            for chunk in plan.prompt_chunks(pairs):
-                missing = self._missing(pairs, chunk)
-                if any(missing.values()) or not self._has_unsteered(pairs, chunk):
-                    vectors = vectors or placed.vectors(pairs)
-                    with torch.no_grad(), unsteered(placed.backend):
-                        self._chunk(vectors, pairs, chunk, missing, tick)
+        """Go through all pairs, prompts and layers."""
+        job = Job(self.passes.placed.backend, self.plan.recipe, self._rows)
+        with closing(done(job, self._chunks(), tick, executor=self.executor)) as arriving:
+            for _, found in arriving:
+                self._arrived(found)
         names, units = zip(*((metric.name, metric.unit) for metric in self.passes.metrics), strict=True)
         return Sweep(
             self.grid,
@@ -252,7 +272,26 @@ class _Run:
             plan=self.plan.registered,
         )
 
+    def _rows(self, chunk: Chunk) -> int:
+        return sum(self._count(items) for _, items in chunk.layers)
+
     # -- what is there -----------------------------------------------------------------------------------------
+
+    def _chunks(self) -> Iterator[Chunk]:
+        """The pieces that are not stored; the values of those that are go into the results.
+
+        Pieces are the same whatever is stored, and whoever runs them: neighbouring layers stay together until their
+        rows are many beside the unsteered pass that a worker has to make for them.
+        """
+        for pairs in self.passes.placed.pair_chunks():
+            for prompts in self.plan.prompt_chunks(pairs):
+                missing = self._missing(pairs, prompts)
+                reads_unsteered = any(missing.values()) or not self._has_unsteered(pairs, prompts)
+                for layers in self.plan.layer_chunks(pairs):
+                    some = tuple((layer, tuple(missing[layer])) for layer in layers if missing[layer])
+                    if some or reads_unsteered:
+                        yield Chunk(pairs, tuple(prompts), some, reads_unsteered)
+                    reads_unsteered = False
 
     def _missing(self, pairs: range, prompts: Sequence[int]) -> dict[int, list[Item]]:
         """The items of each layer that are not stored; the values of those that are go into the results."""
@@ -294,7 +333,8 @@ class _Run:
         """Whether the unsteered values of a few prompts are stored; if so they go into the results."""
         if self.store is None:
             return False
-        places = self._unsteered_places(pairs, prompts)
+        positions = range(self.grid.shape[3])
+        places = [Plain(pair, position, prompt) for pair in pairs for position in positions for prompt in prompts]
         keys = [self.keys.unsteered(*place) for place in places]
         stored = self.store.get([key for row in keys for key in row])
         if any(key not in stored for row in keys for key in row):
@@ -303,113 +343,19 @@ class _Run:
             self.unsteered[(slice(None), *place)] = [unpack(self.store, stored[key], 1)[0] for key in row]
         return True
 
-    def _unsteered_places(self, pairs: range, prompts: Sequence[int]) -> list[tuple[int, int, int]]:
-        positions = self.grid.shape[3]
-        return [(pair, position, prompt) for pair in pairs for position in range(positions) for prompt in prompts]
+    # -- what comes --------------------------------------------------------------------------------------------
 
-    # -- a few prompts -----------------------------------------------------------------------------------------
-
-    def _chunk(
-        self,
-        vectors: Arms,
-        pairs: range,
-        members: list[int],
-        missing: dict[int, list[Item]],
-        tick: Callable[[int], Any],
-    ) -> None:
-        """The unsteered pass of a few prompts, then every layer; halved where memory does not suffice."""
-        prompts: PromptBatch | None = None
-        try:
-            prompts = self.passes.start(members, [layer for layer, items in missing.items() if items])
-        except Exception as error:
-            if len(members) == 1 or not is_out_of_memory(error):
-                raise
-        if prompts is None:  # outside the handler, which would keep the failed pass's tensors alive
-            half = len(members) // 2
-            for some in (members[:half], members[half:]):
-                theirs = {layer: [item for item in found if item.prompt in some] for layer, found in missing.items()}
-                self._chunk(vectors, pairs, some, theirs, tick)
-            return
-        self._unsteered(prompts, pairs)
-        for rows, ends in self._ends(vectors, prompts, missing):
-            self._arrived(rows, self._values(prompts, rows, ends))
-            tick(len(rows))
-
-    def _unsteered(self, prompts: PromptBatch, pairs: range) -> None:
-        """The unsteered values; where a vector lands may be left out, so they are read for each place anew."""
-        stored = []
-        seen: dict[tuple[int, Position], np.ndarray] = {}
-        for pair, position in np.ndindex(len(pairs), len(self.grid.positions)):
-            place = self.passes.placed.rows[pairs[pair]], self.grid.positions[position]
-            if place not in seen:
-                seen[place] = self.passes.unsteered(prompts, *place)
-            self.unsteered[:, pairs[pair], position, prompts.members] = seen[place]
-            if self.store is not None:
-                for column, prompt in enumerate(prompts.members):
-                    keys = self.keys.unsteered(pairs[pair], position, prompt)
-                    stored += [(key, pack(seen[place][metric, [column]])) for metric, key in enumerate(keys)]
+    def _arrived(self, found: Found) -> None:
+        """Keep and store what came of a batch."""
+        for place, values in found.plain:
+            self.unsteered[(slice(None), *place)] = values
+        for item, values in found.items:
+            self._keep(item, values)
         if self.store is not None:
-            self.store.put(stored)
+            self.store.put(self._stored(found))
 
-    def _ends(
-        self, vectors: Arms, prompts: PromptBatch, missing: dict[int, list[Item]]
-    ) -> Iterator[tuple[list[Row], Tensor]]:
-        """All rows of a few prompts, layer by layer; what their passes end in is handed on as full batches."""
-        arms = range(1, 1 + self.grid.nulls)
-        waiting: list[Row] = []
-        ends: list[Tensor] = []
-        for layer, items in missing.items():
-            rows = [Row(item, arm) for item in items for arm in (arms if item.is_null else (0,))]
-            while rows:
-                batch = rows[: self.batch_size]
-                if waiting and (self.passes.reads_all or len(waiting) + len(batch) > self.batch_size):
-                    yield waiting, torch.cat(ends)
-                    waiting, ends = [], []
-                found = self._try(vectors, prompts, layer, batch)
-                if found is None:
-                    self.batch_size = max(1, len(batch) // 2)
-                    continue
-                waiting, ends, rows = waiting + batch, [*ends, found], rows[len(batch) :]
-        if waiting:
-            yield waiting, torch.cat(ends)
-
-    def _try(self, vectors: Arms, prompts: PromptBatch, layer: int, rows: Sequence[Row]) -> Tensor | None:
-        """The ends of a batch; None where memory does not suffice, and a smaller one is to be tried."""
-        try:
-            return self.passes.ends(vectors, prompts, layer, rows)
-        except Exception as error:
-            if len(rows) == 1 or not is_out_of_memory(error):
-                raise
-            return None
-
-    def _values(
-        self, prompts: PromptBatch, rows: Sequence[Row], ends: Float[Tensor, "rows *pos size"]
-    ) -> Float[np.ndarray, "metrics rows"]:
-        """Every metric of rows; in halves where memory does not suffice."""
-        try:
-            return self.passes.read(prompts, rows, ends)
-        except Exception as error:
-            if len(rows) == 1 or not is_out_of_memory(error):
-                raise
-        half = len(rows) // 2
-        halves = ((rows[:half], ends[:half]), (rows[half:], ends[half:]))
-        return np.concatenate([self._values(prompts, *some) for some in halves], axis=1)
-
-    def _arrived(self, rows: Sequence[Row], values: Float[np.ndarray, "metrics rows"]) -> None:
-        """Keep and store every item whose last row is there."""
-        first, finished = 0, []
-        for item, members in groupby(rows, key=lambda row: row.item):
-            count = len(list(members))
-            self.partial.append(values[:, first : first + count])
-            first += count
-            if sum(part.shape[1] for part in self.partial) == (self.grid.nulls if item.is_null else 1):
-                finished.append((item, np.concatenate(self.partial, axis=1)))
-                self.partial.clear()
-        for item, found in finished:
-            self._keep(item, found)
-        if self.store is not None:
-            self.store.put(
-                (key, pack(found[metric]))
-                for item, found in finished
-                for metric, key in enumerate(self.keys.item(*item))
-            )
+    def _stored(self, found: Found) -> Iterator[tuple[bytes, bytes]]:
+        for place, values in found.plain:
+            yield from ((key, pack(values[[metric]])) for metric, key in enumerate(self.keys.unsteered(*place)))
+        for item, values in found.items:
+            yield from ((key, pack(values[metric])) for metric, key in enumerate(self.keys.item(*item)))

@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -15,10 +16,10 @@ from actadd_lens.checks import is_count, require
 from actadd_lens.identity.digests import digest
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.measuring.scorers import Scorer, as_scorers, scorer_name
-from actadd_lens.models import LensModel
+from actadd_lens.models import Backend, LensModel
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import notice_repeats
-from actadd_lens.sweeps.batches import SweepCost, decoding_rows_from_memory, is_out_of_memory
+from actadd_lens.sweeps.batches import SweepCost, decoding_rows_from_memory
 from actadd_lens.sweeps.grid import Grid, PlacedGrid, place_grid
 from actadd_lens.sweeps.keys import SweepKeys
 from actadd_lens.sweeps.passes import Item, Row
@@ -26,19 +27,14 @@ from actadd_lens.sweeps.plans import Plan
 from actadd_lens.sweeps.registering import grid_record
 from actadd_lens.sweeps.results import CompletionSweep
 from actadd_lens.sweeps.store import ResultStore, check_store_path
-from actadd_lens.vectors.interventions import Intervention
+from actadd_lens.sweeps.text_batches import UNSTEERED, TextBatch, TextRecipe, Texts
+from actadd_lens.workers import Job, done
 from actadd_lens.writing.completions import as_stops, score_texts
-from actadd_lens.writing.decoding import Cell, DecodeSettings, continuation_texts, decode_cells
+from actadd_lens.writing.decoding import DecodeSettings
 from actadd_lens.writing.sampling import Sampling
-
-Texts = list[tuple[str, ...]]
-"""For each arm, its samples."""
 
 _MOST_ROWS = 2**20
 """Rows that decode together at most, whatever is asked for."""
-
-_UNSTEERED = -1
-"""In place of a pair: nothing is added."""
 
 
 def sweep_completions(
@@ -59,6 +55,7 @@ def sweep_completions(
     prepend_bos: bool = True,
     batch_size: int | None = None,
     path: str | os.PathLike[str] | None = None,
+    executor: Any = None,
     progress: bool = True,
     **sampling: Any,
 ) -> CompletionSweep:
@@ -83,6 +80,7 @@ def sweep_completions(
         prepend_bos: Whether prompts start with BOS.
         batch_size: Most rows that decode together; by default as memory allows.
         path: An sqlite file that keeps texts as they come; other scorers read them again.
+        executor: As in `sweep`; texts are scored here.
         progress: Whether to show a bar when it takes more than a moment.
         **sampling: As in `complete`.
 
@@ -94,7 +92,7 @@ def sweep_completions(
         n=n, max_new_tokens=max_new_tokens, nulls=nulls, null_kind=null_kind, seed=seed, stop=stop,
         prepend_bos=prepend_bos, batch_size=batch_size, path=path, **sampling,
     )  # fmt: skip
-    return plan.run(progress=progress)
+    return plan.run(executor=executor, progress=progress)
 
 
 def plan_sweep_completions(
@@ -167,8 +165,19 @@ class CompletionSweepPlan(Plan[CompletionSweep]):
         settings = {**dataclasses.asdict(self.settings), "use_past_kv_cache": None}  # which changes no text
         return {**grid_record(self.placed), "scorers": judges, "decoding": settings}
 
-    def _begin(self, store: ResultStore | None) -> "_Run":
-        return _Run(self, store)
+    @property
+    def recipe(self) -> TextRecipe:
+        """What a worker needs of it."""
+        placed = self.placed
+        return TextRecipe(placed.grid, placed.tokens, placed.rows, self.settings)
+
+    @property
+    def backend(self) -> Backend:
+        """The model."""
+        return self.placed.backend
+
+    def _begin(self, store: ResultStore | None, executor: Any = None) -> "_Run":
+        return _Run(self, store, executor)
 
 
 @dataclass(eq=False)
@@ -177,6 +186,7 @@ class _Run:
 
     plan: CompletionSweepPlan
     store: ResultStore | None
+    executor: Any = None
     placed: PlacedGrid = field(init=False)
     grid: Grid = field(init=False)
     keys: SweepKeys = field(init=False)
@@ -208,7 +218,7 @@ class _Run:
         for pairs in self._chunks():
             items = list(self._missing(pairs))
             cells = sum(self._arms(item) for item in items)
-            steered = cells - sum(item.pair == _UNSTEERED for item in items)
+            steered = cells - sum(item.pair == UNSTEERED for item in items)
             left += steered * n
             passes += -(-cells // per_batch) * steps + (1 + bool(grid.nulls)) * bool(steered)
         prompts = len(grid.prompts)
@@ -216,8 +226,17 @@ class _Run:
 
     def everything(self, tick: Callable[[int], Any]) -> CompletionSweep:
         """Go through all pairs, the unsteered arm among the first."""
-        for pairs in self._chunks():
-            self._write(pairs, tick)
+        pending: dict[Item, dict[int, tuple[str, ...]]] = {}
+        job = Job(self.plan.backend, self.plan.recipe, lambda batch: batch.rows * self.plan.settings.n)
+        with closing(done(job, self._batches(), tick, executor=self.executor)) as arriving:
+            for _, found in arriving:
+                for row, texts in found:
+                    pending.setdefault(row.item, {})[row.arm] = texts
+                whole = [item for item in pending if len(pending[item]) == self._arms(item)]
+                self._finish([(item, [texts for _, texts in sorted(pending.pop(item).items())]) for item in whole])
+        return self._result()
+
+    def _result(self) -> CompletionSweep:
         grid, names = self.grid, tuple(scorer_name(scorer) for scorer in self.plan.scorers)
         pair_count, _, _, positions = grid.shape
         shape = (len(names), pair_count, positions, len(grid.prompts), self.plan.settings.n)
@@ -238,7 +257,7 @@ class _Run:
     def _chunks(self) -> list[tuple[int, ...]]:
         """Pairs that decode together; the unsteered arm goes with the first, for a batch of its own would cost more."""
         first, *others = self.placed.pair_chunks()
-        return [(_UNSTEERED, *first), *map(tuple, others)]
+        return [(UNSTEERED, *first), *map(tuple, others)]
 
     # -- what is there -----------------------------------------------------------------------------------------
 
@@ -246,16 +265,16 @@ class _Run:
         return self.grid.nulls if item.is_null else 1
 
     def _key(self, item: Item) -> bytes:
-        return (self.keys.plain(item.prompt) if item.pair == _UNSTEERED else self.keys.item(*item))[0]
+        return (self.keys.plain(item.prompt) if item.pair == UNSTEERED else self.keys.item(*item))[0]
 
     def _items(self, pairs: Sequence[int], prompt: int) -> list[Item]:
         """All that is to be written after one prompt."""
         _, layers, coefficients, positions = self.grid.shape
-        found = [Item(_UNSTEERED, 0, 0, 0, prompt, is_null=False)] if _UNSTEERED in pairs else []
+        found = [Item(UNSTEERED, 0, 0, 0, prompt, is_null=False)] if UNSTEERED in pairs else []
         return found + [
             Item(pair, layer, coefficient, position, prompt, is_null)
             for pair in pairs
-            if pair != _UNSTEERED
+            if pair != UNSTEERED
             for layer, coefficient, position in np.ndindex(layers, coefficients, positions)
             for is_null in ((False, True) if self.grid.nulls else (False,))
         ]
@@ -282,57 +301,23 @@ class _Run:
             raise self.store.damaged(f"no texts of {self._arms(item)} arms and {n} samples")
         return found
 
-    # -- the cells ---------------------------------------------------------------------------------------------
-
-    def _write(self, pairs: Sequence[int], tick: Callable[[int], Any]) -> None:
-        """All cells of a few pairs, batch by batch; each item is kept and stored as soon as its last arm is there."""
+    def _batches(self) -> Iterator[TextBatch]:
+        """All cells that are not stored, a few pairs and one batch of rows at a time."""
         arms = range(1, 1 + self.grid.nulls)
-        rows = (Row(item, arm) for item in self._missing(pairs) for arm in (arms if item.is_null else (0,)))
-        vectors: Mapping[tuple[int, int], tuple[Intervention, ...]] = {}
-        pending: dict[Item, Texts] = {}
-        left: list[Row] = []
-        while True:
-            size = max(1, self.batch_size // self.plan.settings.n)
-            left += islice(rows, max(0, size - len(left)))
-            batch = left[:size]
-            if not batch:
-                return
-            if not vectors and any(row.item.pair != _UNSTEERED for row in batch):
-                vectors = self.placed.vectors(pair for pair in pairs if pair != _UNSTEERED)
-            found = self._decode([self._cell(row, vectors) for row in batch])
-            if found is None:
-                continue
-            for row, texts in zip(batch, found, strict=True):
-                pending.setdefault(row.item, []).append(texts)
-            self._finish([(item, texts) for item, texts in pending.items() if len(texts) == self._arms(item)])
-            pending = {item: texts for item, texts in pending.items() if len(texts) < self._arms(item)}
-            left = left[len(batch) :]
-            tick(sum(row.item.pair != _UNSTEERED for row in batch) * self.plan.settings.n)
+        size = max(1, self.batch_size // self.plan.settings.n)
+        for pairs in self._chunks():
+            missing = self._missing(pairs)
+            rows = (Row(item, arm) for item in missing for arm in (arms if item.is_null else (0,)))
+            while batch := tuple(islice(rows, size)):
+                yield TextBatch(tuple(pair for pair in pairs if pair != UNSTEERED), batch)
+
+    # -- what comes --------------------------------------------------------------------------------------------
 
     def _finish(self, finished: Sequence[tuple[Item, Texts]]) -> None:
+        """Keep and store items whose last arm is there."""
         self._keep(finished)
         if self.store is not None:
             self.store.put((self._key(item), _pack(texts)) for item, texts in finished)
-
-    def _cell(self, row: Row, vectors: Mapping[tuple[int, int], tuple[Intervention, ...]]) -> Cell:
-        item = row.item
-        if item.pair == _UNSTEERED:
-            return Cell(self.placed.tokens[item.prompt], ())
-        vector = vectors[item.pair, item.layer][row.arm].times(self.grid.coefficients[item.coefficient])
-        placed = vector.at(position=self.grid.positions[item.position])
-        return Cell(self.placed.tokens[item.prompt], (placed,), item.prompt)
-
-    def _decode(self, cells: Sequence[Cell]) -> Texts | None:
-        """The texts of each cell; None where memory does not suffice, and a smaller batch is to be tried."""
-        n = self.plan.settings.n
-        try:
-            written = decode_cells(self.placed.backend, cells, self.plan.settings, batch_size=len(cells) * n)
-        except Exception as error:
-            if len(cells) == 1 or not is_out_of_memory(error):
-                raise
-            self.batch_size = max(1, len(cells) // 2) * n
-            return None
-        return list(continuation_texts(tuple(written)))
 
     def _keep(self, found: Sequence[tuple[Item, Texts]]) -> None:
         """Score texts and put them where they belong; those of nulls are scored and let go."""
@@ -345,7 +330,7 @@ class _Run:
             mine: Float[np.ndarray, "scorers arms n"] = scores[:, first : first + len(arms)]
             first += len(arms)
             place = (item.pair, item.layer, item.coefficient, item.position, item.prompt)
-            if item.pair == _UNSTEERED:
+            if item.pair == UNSTEERED:
                 self.unsteered[:, item.prompt] = mine[:, 0]
                 self.unsteered_texts[item.prompt] = arms[0]
             elif item.is_null:

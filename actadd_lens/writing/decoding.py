@@ -3,8 +3,8 @@
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from actadd_lens.steering.clean import check_fits, prompts_of, resolved, unsteer
 from actadd_lens.steering.hooks import Told, injected
 from actadd_lens.steering.landings import Assignment, Prompts, assign
 from actadd_lens.vectors.interventions import Intervention
+from actadd_lens.workers import Job, done
 from actadd_lens.writing.sampling import Sampling, choose_tokens
 
 
@@ -110,6 +111,7 @@ def decode_cells(
     *,
     position: Position = "front",
     batch_size: int = 256,
+    executor: Any = None,
     progress: bool = False,
     watch: Watch | None = None,
 ) -> list[tuple[Continuation, ...]]:
@@ -126,21 +128,74 @@ def decode_cells(
     require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
     order = sorted(range(len(cells)), key=lambda index: len(cells[index].prompt))
     step = max(1, batch_size // settings.n)
-    batches = [
-        _Batch(backend, [cells[index] for index in order[first : first + step]], position)
-        for first in range(0, len(order), step)
-    ]
+    tasks = [tuple(order[first : first + step]) for first in range(0, len(order), step)]
+    desk = DecodeDesk(DecodeRecipe(tuple(cells), settings, position), backend, watch)
+    for task in tasks:
+        desk.place(task)
+    job = Job(backend, desk.recipe, lambda task: settings.max_new_tokens)
     written: dict[int, tuple[Continuation, ...]] = {}
-    total = len(batches) * settings.max_new_tokens
+    total = len(tasks) * settings.max_new_tokens
     with (
         progress_bar(total=total, what="decoding", unit="pass", shown=progress) as bar,
-        unsteered(backend),
+        closing(done(job, tasks, bar.update, executor=executor, desk=desk)) as arriving,
     ):
-        for number, batch in enumerate(batches):
-            members = order[number * step : (number + 1) * step]
-            shown = None if watch is None else partial(watch, members)
-            written.update(zip(members, _decode(backend, batch, settings, bar.update, shown), strict=True))
+        for members, found in arriving:
+            written.update(zip(members, found, strict=True))
     return [written[index] for index in range(len(cells))]
+
+
+@dataclass(frozen=True, eq=False)
+class DecodeRecipe:
+    """What a worker needs to write texts.
+
+    Attributes:
+        cells: All cells.
+        settings: What their rows share.
+        position: Prompt token that receives row 0, for vectors without a position of their own.
+    """
+
+    cells: tuple[Cell, ...]
+    settings: DecodeSettings
+    position: Position
+
+    def desk(self, backend: Backend) -> "DecodeDesk":
+        """The cells on a model."""
+        return DecodeDesk(self, backend)
+
+
+class DecodeDesk:
+    """Cells that a model writes after, one batch at a time.
+
+    Args:
+        recipe: The cells.
+        backend: The model.
+        watch: Told of each token as it is written; in this process only.
+    """
+
+    def __init__(self, recipe: DecodeRecipe, backend: Backend, watch: Watch | None = None) -> None:
+        self.recipe = recipe
+        self._backend = backend
+        self._watch = watch
+        self._placed: dict[tuple[int, ...], _Batch] = {}
+
+    def place(self, members: tuple[int, ...]) -> None:
+        """See where everything in a batch lands.
+
+        Raises:
+            PositionError: A vector does not fit onto its prompt.
+        """
+        cells = [self.recipe.cells[index] for index in members]
+        self._placed[members] = _Batch(self._backend, cells, self.recipe.position)
+
+    def parts(
+        self, members: tuple[int, ...], tick: Callable[[int], Any]
+    ) -> Generator[list[tuple[Continuation, ...]], None, None]:
+        """The samples of each cell of a batch, by their places among all."""
+        if members not in self._placed:
+            self.place(members)
+        shown = None if self._watch is None else partial(self._watch, members)
+        with unsteered(self._backend):
+            yield _decode(self._backend, self._placed.pop(members), self.recipe.settings, tick, shown)
 
 
 class _Batch:
@@ -280,12 +335,12 @@ class _Writers:
         self._uniforms: Tensor | None = None
         self._is_sound: Tensor | None = None
         if settings.sampling.temperature > 0:
-            self._uniforms = _uniforms(batch.cells, settings).to(batch.tokens.device)
+            self._uniforms = _uniforms(batch.cells, settings)
 
     @property
     def latest(self) -> Int[Tensor, " rows"]:
-        """The token that each row wrote last."""
-        return self._steps[-1]
+        """The token that each row wrote last, where tokens go in; logits may come out on another device."""
+        return self._steps[-1].to(self._batch.tokens.device)
 
     @property
     def all_finished(self) -> bool:
@@ -299,6 +354,8 @@ class _Writers:
         self._is_sound = sound if self._is_sound is None else self._is_sound & sound
         if sampling.counts_tokens and self._counts is None:
             self._counts = _token_counts(self._prompts, logits)
+        if self._uniforms is not None and not self._steps:
+            self._uniforms = self._uniforms.to(logits.device)
         uniforms = None if self._uniforms is None else self._uniforms[:, len(self._steps)]
         chosen = choose_tokens(logits, sampling, uniforms, self._counts)
         if self._counts is not None:

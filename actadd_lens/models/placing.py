@@ -1,0 +1,63 @@
+"""One model on several devices: where its parts go, and what cannot be spread."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from actadd_lens.errors import ModelError
+
+SPREADING = ("device_map", "n_devices", "max_memory")
+"""Keywords that spread a model over devices."""
+
+
+def spreads(settings: Mapping[str, Any]) -> bool:
+    """Whether a model is asked for on several devices."""
+    return settings.get("device_map") is not None or (settings.get("n_devices") or 1) > 1
+
+
+def check_spreading(family: str, settings: Mapping[str, Any], device: Any) -> None:
+    """Refuse what TransformerLens cannot spread, before anything is loaded.
+
+    Args:
+        family: `hooked` or `bridge`.
+        settings: What `load_model` was given.
+        device: The device that was asked for.
+
+    Raises:
+        ModelError: The family has no such keyword; or a device is named as well, or there are fewer of them.
+    """
+    import torch
+
+    mapped, count = settings.get("device_map"), settings.get("n_devices") or 1
+    if family == "hooked" and mapped is not None:
+        raise ModelError(
+            "A HookedTransformer takes no device_map: spread it by n_devices=, in equal shares of its blocks, or use "
+            "family='bridge'."
+        )
+    if mapped is not None and device is not None:
+        raise ModelError(f"device_map says where the parts of the model go, so device={str(device)!r} says nothing.")
+    there = torch.cuda.device_count()
+    wants_gpus = count > 1 or (isinstance(mapped, str) and mapped != "cpu")
+    if wants_gpus and there < max(1, count):
+        asked = f"n_devices={count}" if count > 1 else f"device_map={mapped!r}"
+        raise ModelError(f"{asked} asks for GPUs, and torch sees {there} of them: leave it out, or use fewer.")
+
+
+def place_blocks(model: Any) -> None:
+    """Put the parts of a HookedTransformer where its forward pass looks for them.
+
+    TransformerLens 3.9 puts each part on the GPU that has most memory free at that moment, and then looks for block i
+    on the device that its number says, so that what it has loaded may not run.
+
+    Args:
+        model: A HookedTransformer whose config says from which device on it lies, and on how many.
+    """
+    from transformer_lens.utilities.multi_gpu import get_device_for_block_index
+
+    cfg = model.cfg
+    first, last = (get_device_for_block_index(index, cfg) for index in (0, cfg.n_layers - 1))
+    for name, module in model.named_children():
+        if name == "blocks":
+            for index, block in enumerate(module):
+                block.to(get_device_for_block_index(index, cfg))
+        else:
+            module.to(last if name in ("ln_final", "unembed") else first)

@@ -1,0 +1,261 @@
+"""Driving an executor: tasks out, parts back, the dead replaced, what is finished kept when the driver is stopped."""
+
+import hashlib
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Generic
+
+from actadd_lens.errors import SettingError, WorkerError
+from actadd_lens.identity import callers_hooks, model_key, surroundings
+from actadd_lens.models import Backend
+from actadd_lens.models.origins import recorded_source
+from actadd_lens.workers.desks import Answer, ModelOrder, answer
+from actadd_lens.workers.jobs import Desk, Job, Part, Task
+from actadd_lens.workers.pools import Pool, as_pool, is_executor
+from actadd_lens.workers.shipping import packed, unpacked
+
+_MOST_TRIES = 5
+"""How often a task is given out before whatever kills its workers counts as an error of its own."""
+
+_SMALL = 2**15
+"""Bytes of a brief that travels with every task; larger ones are sent to those who ask for them."""
+
+
+class WorkerWarning(UserWarning):
+    """Workers that compute the right numbers, though slower than they might."""
+
+
+@dataclass(eq=False)
+class _Errand(Generic[Task]):
+    """A task on its way."""
+
+    task: Task
+    tries: int = 0
+    asks_brief: bool = False
+    asks_model: bool = False
+    renewals: int = 0
+
+
+@dataclass(eq=False)
+class Crew(Generic[Task, Part]):
+    """The workers of one job.
+
+    Attributes:
+        job: What is to be done.
+        pool: Who does it.
+        tick: Told of the units of each task that is finished.
+        brief: What a worker has to know of the job, packed.
+    """
+
+    job: Job[Task, Part]
+    pool: Pool
+    tick: Callable[[int], Any]
+    brief: bytes
+    _again: deque[_Errand[Task]] = field(init=False, default_factory=deque)
+    _pending: dict[Future[Answer], _Errand[Task]] = field(init=False, default_factory=dict)
+    _model: bytes | None = field(init=False, default=None)
+    _device: str = field(init=False, default="")
+    _has_warned: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self._number = hashlib.sha256(self.brief).digest()[:16]
+
+    def done(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Part]]:
+        """Each task with its parts, as workers finish them."""
+        coming = (_Errand(task) for task in tasks)
+        try:
+            while True:
+                self._give_out(coming)
+                if not self._pending:
+                    break
+                finished, _ = wait(self._pending, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield from self._taken(self._pending.pop(future), future)
+            self.pool.close()
+        except KeyboardInterrupt:
+            yield from self._finished_already()
+            raise
+        finally:
+            for future in self._pending:
+                future.cancel()
+            self.pool.drop()
+
+    def _give_out(self, coming: Iterator[_Errand[Task]]) -> None:
+        """As many tasks as there is room for; those that came back first."""
+        while room := self.pool.room - len(self._pending):
+            errands = [self._again.popleft()] if self._again else [*islice(coming, min(room, 1))]
+            if not errands:
+                return
+            self._send(errands[0])
+
+    def _send(self, errand: _Errand[Task]) -> None:
+        brief = content = None
+        if len(self.brief) <= _SMALL:
+            brief = self.brief
+        elif errand.asks_brief:
+            brief = self.pool.parcel(self.brief)
+        if errand.asks_model:
+            self._model = self._model or _model_bytes(self.job.backend)
+            content = self.pool.parcel(self._model)
+        errand.renewals = self.pool.renewals
+        try:
+            future = self.pool.submit(answer, self._number, errand.task, brief, content)
+        except BrokenExecutor as error:
+            self._lost(errand, error)
+        else:
+            self._pending[future] = errand
+
+    def _taken(self, errand: _Errand[Task], future: "Future[Answer]") -> Iterator[tuple[Task, Part]]:
+        try:
+            found = future.result()
+        except (CancelledError, Exception) as error:  # tasks answer with their own errors: this is the worker's
+            self._lost(errand, error)
+            return
+        if found.failure is not None:
+            raise unpacked(found.failure)
+        if found.lacks is not None:
+            errand.asks_brief, errand.asks_model = True, found.lacks == "model"
+            self._again.append(errand)
+            return
+        self._look_at(found)
+        for part in found.parts:
+            yield errand.task, part
+        self.tick(self.job.size(errand.task))
+
+    def _lost(self, errand: _Errand[Task], error: BaseException) -> None:
+        """A worker is gone: the task is given out again, to a new pool where the old one broke."""
+        errand.tries += 1
+        if errand.tries >= _MOST_TRIES:
+            raise WorkerError(
+                f"A task was given out {errand.tries} times, and each time its worker was lost "
+                f"({type(error).__name__}: {error}): it may need more memory than there is (try a smaller batch_size), "
+                "or workers may not find this package. What was finished is kept where path= was given."
+            ) from error
+        if errand.renewals == self.pool.renewals:
+            self.pool.has_lost(error)
+        self._again.append(errand)
+
+    def _finished_already(self) -> Iterator[tuple[Task, Part]]:
+        """What came in while the driver was being stopped."""
+        for future, errand in self._pending.items():
+            future.cancel()
+            if future.done() and not future.cancelled() and future.exception() is None:
+                for part in future.result().parts:
+                    yield errand.task, part
+
+    def _look_at(self, found: Answer) -> None:
+        self._device = self._device or found.device
+        if found.device != self._device:
+            raise WorkerError(
+                f"Some workers compute on {self._device} and some on {found.device}, whose numbers differ: use workers "
+                "of one kind, or load the model with device=."
+            )
+        if found.trims and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                "Workers give memory back to the system at every step (MALLOC_TRIM_THRESHOLD_), which makes torch far "
+                "slower: before the workers start, dask.config.set(actadd_lens.workers.DASK_SETTINGS), as the page on "
+                "executors tells.",
+                WorkerWarning,
+                stacklevel=2,
+            )
+
+
+def done(
+    job: Job[Task, Part],
+    tasks: Iterable[Task],
+    tick: Callable[[int], Any],
+    *,
+    executor: Any = None,
+    desk: Desk[Task, Part] | None = None,
+) -> Generator[tuple[Task, Part], None, None]:
+    """Each task with each of its parts, as they come: in order here, in any order from workers.
+
+    Close it, as `contextlib.closing` does, when it is not read to its end: tasks that nobody waits for are taken back.
+
+    Args:
+        job: What is to be done.
+        tasks: Its tasks; they are asked for as there is room for more.
+        tick: Told of units as they are done.
+        executor: As in `sweep`; by default everything is done here.
+        desk: The driver's own desk, where it has one already.
+
+    Raises:
+        SettingError: The executor is none, or hooks on the model would not act in its workers.
+        WorkerError: Workers die again and again, or would compute other numbers.
+    """
+    if executor is not None:
+        yield from crew_of(job, executor, tick).done(tasks)
+        return
+    desk = job.recipe.desk(job.backend) if desk is None else desk
+    for task in tasks:
+        with closing(desk.parts(task, tick)) as parts:
+            for part in parts:
+                yield task, part
+
+
+def crew_of(job: Job[Task, Part], executor: Any, tick: Callable[[int], Any]) -> Crew[Task, Part]:
+    """The crew of an executor.
+
+    Raises:
+        SettingError: It is no executor; or there are hooks on the model, which workers would not have.
+        WorkerError: The job cannot be sent.
+    """
+    backend = job.backend
+    check_executor(backend, executor)
+    pool = as_pool(executor)
+    threads = 1 if pool.is_forked else None
+    if pool.is_forked and backend.device.type == "cuda":
+        raise SettingError(
+            "The executor forks this process, and a forked process cannot use the GPU: make the pool with "
+            'mp_context=multiprocessing.get_context("spawn"), or use worker_pool.'
+        )
+    order = ModelOrder(
+        model_key(backend), backend.name, recorded_source(backend.model), backend.device.type, surroundings(backend),
+        threads,
+    )  # fmt: skip
+    return Crew(job, pool, tick, packed((order, job.recipe)))
+
+
+def check_executor(backend: Backend, executor: Any) -> None:
+    """See that an executor is one, and that workers could compute what this process does, before anything runs.
+
+    Args:
+        backend: The model.
+        executor: As in `sweep`; None is fine.
+
+    Raises:
+        SettingError: It is no executor; or there are hooks on the model, which workers would not have.
+    """
+    if executor is None:
+        return
+    if not is_executor(executor) and not callable(executor):
+        raise SettingError(
+            f"executor is {executor!r}: expected something with submit, as of concurrent.futures, such as a process "
+            "pool or Dask's client.get_executor(pure=False); or a function that makes one."
+        )
+    hooks = callers_hooks(backend)
+    if hooks:
+        raise SettingError(
+            f"There are hooks of your own on the model ({', '.join(hooks)}), which workers would not have: take them "
+            "away (model.reset_hooks()), or leave executor= out."
+        )
+
+
+def _model_bytes(backend: Backend) -> bytes:
+    """The model as it is, once no hook of steering would travel with it.
+
+    Raises:
+        SettingError: Steering is open on it.
+    """
+    if backend.hooked_names():
+        raise SettingError(
+            "The model has to be sent to the workers as it is, and steering is open on it: leave steer(...) first, or "
+            "save the model to a folder and load that, so that workers can load it too."
+        )
+    return packed(backend.model)

@@ -1,0 +1,177 @@
+"""What a worker does: it sets up a desk once, keeps it, and does tasks at it.
+
+A task travels alone. What it belongs to (the brief: which model, what is asked of it) is kept by the worker under a
+hash, and sent again only to a worker that says it lacks it; so is a model that was made by hand.
+"""
+
+import os
+import platform
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from actadd_lens.errors import WorkerError
+from actadd_lens.identity import model_key, surroundings
+from actadd_lens.models import Backend, ModelSource, backend_of
+from actadd_lens.workers.shipping import packed, unpacked
+
+_MOST_DESKS = 4
+"""Jobs that a worker keeps at hand; they share one model."""
+
+Lack = Literal["brief", "model"]
+
+
+@dataclass(frozen=True)
+class ModelOrder:
+    """Which model a job is for.
+
+    Attributes:
+        key: Hash of all that its outputs depend on.
+        name: Its name, for messages.
+        source: What makes it, where that is known.
+        device: `cpu`, `cuda` and so on, where the driver has it.
+        around: What else its outputs depend on.
+        threads: How many threads torch is to use; None where the worker is to decide.
+    """
+
+    key: bytes
+    name: str
+    source: ModelSource | None
+    device: str
+    around: Mapping[str, str]
+    threads: int | None = None
+
+
+class Answer(NamedTuple):
+    """What a worker sends back.
+
+    Attributes:
+        parts: What came of the task.
+        lacks: What has to be sent along before it can be done.
+        failure: The error that it ended in, packed.
+        device: What the worker computes on.
+        trims: Whether its memory is given back to the system so often that torch slows down.
+    """
+
+    parts: list[Any]
+    lacks: Lack | None = None
+    failure: bytes | None = None
+    device: str = ""
+    trims: bool = False
+
+
+class _Desks:
+    """The desks that this process keeps. A worker has no other place for a model between two tasks."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._found: OrderedDict[bytes, tuple[Backend, Any]] = OrderedDict()
+        self._model: tuple[bytes, Backend] | None = None
+
+    def desk(self, number: bytes, brief: bytes | None, content: bytes | None) -> tuple[Backend, Any] | Lack:
+        """The desk of a job, set up when it is first asked for; or what is lacking for it."""
+        if number in self._found:
+            self._found.move_to_end(number)
+            return self._found[number]
+        if brief is None:
+            return "brief"
+        order, recipe = unpacked(brief)
+        if order.threads is not None:
+            torch.set_num_threads(order.threads)
+        backend = self._backend(order, content)
+        if backend is None:
+            return "model"
+        self._found[number] = backend, recipe.desk(backend)
+        if len(self._found) > _MOST_DESKS:
+            self._found.popitem(last=False)
+        return self._found[number]
+
+    def _backend(self, order: ModelOrder, content: bytes | None) -> Backend | None:
+        """The model, checked against the driver's; None where only the driver's own bytes would be it."""
+        if self._model is not None and self._model[0] == order.key:
+            return self._model[1]
+        self._model = None  # two models may not fit beside each other
+        self._found.clear()
+        if content is not None:
+            model = unpacked(content)
+            found = backend_of(model if order.device == "cpu" else model.to(order.device))
+        elif order.source is not None:
+            device = order.source.device
+            anywhere = None if device is None else device.partition(":")[0]  # numbers of devices are each machine's own
+            found = backend_of(replace(order.source, device=anywhere).load())
+        else:
+            return None
+        torch.set_float32_matmul_precision(order.around["float32 matmul precision"])
+        if model_key(found) != order.key:
+            _check_sendable(order, found, is_sent=content is not None)
+            return None
+        self._model = order.key, found
+        return found
+
+
+def _check_sendable(order: ModelOrder, found: Backend, *, is_sent: bool) -> None:
+    """See that a model that came out otherwise would come right if the driver sent its own."""
+    here = surroundings(found)
+    others = [f"{name} {here[name]} instead of {value}" for name, value in order.around.items() if here[name] != value]
+    if not others and not is_sent:
+        return
+    told = ", ".join(others) or "the model itself came out otherwise"
+    raise WorkerError(
+        f"A worker on {platform.node()} would not compute what {order.name} computes in the driver ({told}): give both "
+        "the same environment."
+    )
+
+
+_kept = _Desks()
+
+
+def answer(number: bytes, task: Any, brief: bytes | None = None, content: bytes | None = None) -> Answer:
+    """Do a task, in whatever process this is called.
+
+    Args:
+        number: Hash of the job that it belongs to.
+        task: The task.
+        brief: A model order and a recipe, packed; may be left out where the worker knows the job.
+        content: The model, packed.
+    """
+    with _kept.lock:  # one at a time: a pool of threads shares the model
+        try:
+            found = _kept.desk(number, brief, content)
+            if isinstance(found, str):
+                return Answer([], lacks=found)
+            backend, desk = found
+            with closing(desk.parts(task, _quiet)) as parts:
+                return Answer([*parts], device=backend.device.type, trims=_trims(backend))
+        except Exception as error:  # told to the driver, which cannot know it from the death of a worker otherwise
+            return Answer([], failure=_packed(error))
+
+
+def _quiet(units: int) -> None:
+    """Nobody looks at a bar here."""
+
+
+def _packed(error: Exception) -> bytes:
+    """An error with its traceback in words, or the words alone where it cannot be sent."""
+    told = f"In a worker on {platform.node()}:\n{''.join(traceback.format_exception(error))}"
+    try:
+        error.add_note(told)
+        content = packed(error.with_traceback(None))
+        unpacked(content)
+    except Exception:  # whatever a foreign exception does when it is rebuilt
+        return packed(WorkerError(told))
+    return content
+
+
+_LOW_TRIM = 2**27
+"""Bytes of free memory below which giving them back costs more than keeping them."""
+
+
+def _trims(backend: Backend) -> bool:
+    threshold = os.environ.get("MALLOC_TRIM_THRESHOLD_", "")
+    return backend.device.type == "cpu" and threshold.isdecimal() and int(threshold) < _LOW_TRIM

@@ -1,0 +1,47 @@
+"""Sending things to other processes: by cloudpickle, which takes functions of a notebook too; tensors by the CPU."""
+
+import inspect
+import io
+import pickle
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actadd_lens.errors import WorkerError
+
+
+def packed(value: Any) -> bytes:
+    """A value as bytes; tensors of a device that another process may not have come from the CPU.
+
+    Raises:
+        WorkerError: Something in it cannot be sent.
+    """
+    import cloudpickle
+
+    class Packer(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, item: Any) -> Any:
+            if isinstance(item, Tensor) and item.device.type not in ("cpu", "meta"):
+                plain = item.detach().cpu()
+                if isinstance(item, torch.nn.Parameter):
+                    plain = torch.nn.Parameter(plain, requires_grad=item.requires_grad)
+                return plain.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+            if isinstance(item, FunctionType) and (item.__module__ or "").startswith("actadd_lens."):
+                item = inspect.unwrap(item)  # shape checks may have been put around it
+            return super().reducer_override(item)
+
+    buffer = io.BytesIO()
+    try:
+        Packer(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:
+        raise WorkerError(
+            f"Something here cannot be sent to workers ({error}): a metric or model may hold an open file, a lock or a "
+            "generator. Use functions of plain values and tensors, or leave executor= out."
+        ) from error
+    return buffer.getvalue()
+
+
+def unpacked(content: bytes) -> Any:
+    """The way back."""
+    return pickle.loads(content)
