@@ -25,6 +25,7 @@ from actadd_lens.models.gguf import as_folder
 from actadd_lens.models.hooked import HookedBackend, hooked_transformer
 from actadd_lens.models.layout import lie_as_wanted, loaded_at_once, uncopied
 from actadd_lens.models.origins import ModelSource, absolute_name, files_of, record_source
+from actadd_lens.models.placing import SPREADING, check_spreading, device_map_of, place_blocks, spreads
 from actadd_lens.models.protocol import Backend, LensModel
 from actadd_lens.models.source import can_be_compared, check_predicts, hf_model_of
 
@@ -64,7 +65,8 @@ def load_model(
         fast_layout: Whether the weights of a HookedTransformer lie in memory as its passes want them: the same values,
             with other strides.
         **from_pretrained: Passed on to `HookedTransformer.from_pretrained`, or to
-            `TransformerBridge.boot_transformers`.
+            `TransformerBridge.boot_transformers`. `n_devices=` spreads a model over GPUs; a bridge also takes
+            `device_map=` and `max_memory=`, as accelerate has them.
 
     Returns:
         The TransformerLens model itself, not a wrapper.
@@ -74,6 +76,7 @@ def load_model(
         ModelDownloadError: The model is not on this machine and could not be fetched.
     """
     family = _check_family(family)
+    check_spreading(family, from_pretrained, device)
     settings = {**from_pretrained, "device": _check_device(device), "dtype": _check_dtype(dtype)}
     folder = _local_folder(name)
     _check_keywords(family, from_pretrained)
@@ -89,6 +92,8 @@ def load_model(
             model = _from_hub(str(name), family, settings)
             if family == "hooked" and fast_layout:
                 lie_as_wanted(model)
+    if family == "hooked" and spreads(from_pretrained):
+        place_blocks(model)
     if folder is not None:
         model.cfg.model_name = str(name) if name in (EMBEDDED, *SOURCES) else whole.name
     known = absolute_name(name, folder, (EMBEDDED, *SOURCES))
@@ -234,6 +239,8 @@ def _from_hub(name: str, family: Family, settings: dict[str, Any]) -> Any:
         raise ModelError(_unknown(name))
     repository = official or name
     _check_reachable(repository)
+    if family == "bridge" and spreads(settings):
+        settings = {key: value for key, value in settings.items() if key != "device"}
     try:
         hf_model = settings.get("hf_model")
         if hf_model is None and can_be_compared(repository, settings):
@@ -332,14 +339,14 @@ def source_model(
         return model.to(settings["device"]).eval(), known
 
 
-def _hf_parts(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
-    """The Hugging Face model and tokenizer of a folder, without asking the network."""
+def _hf_parts(folder: Path, settings: dict[str, Any], **spread: Any) -> tuple[Any, Any]:
+    """The Hugging Face model and tokenizer of a folder, without asking the network; on several devices if asked to."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
         check_predicts(AutoConfig.from_pretrained(folder, local_files_only=True), folder.name)
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=settings["dtype"], attn_implementation="eager", local_files_only=True
+            folder, dtype=settings["dtype"], attn_implementation="eager", local_files_only=True, **spread
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except ModelError:
@@ -397,8 +404,12 @@ def _processing_of(config: Any, asked: Mapping[str, bool]) -> dict[str, bool]:
 def _bridge_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
-    hf_model, tokenizer = _hf_parts(folder, settings)
-    hf_model = hf_model.to(settings["device"])
+    is_spread = spreads(settings)
+    hf_model, tokenizer = _hf_parts(folder, settings, **(device_map_of(settings) if is_spread else {}))
+    if is_spread:  # the bridge finds its devices from where the parts of the model are
+        settings = {key: value for key, value in settings.items() if key not in (*SPREADING, "device")}
+    else:
+        hf_model = hf_model.to(settings["device"])
     reference = reference_of(hf_model, folder.name)
     try:
         model = TransformerBridge.boot_transformers(str(neutral), hf_model=hf_model, tokenizer=tokenizer, **settings)

@@ -34,12 +34,29 @@ def check_spreading(family: str, settings: Mapping[str, Any], device: Any) -> No
             "family='bridge'."
         )
     if mapped is not None and device is not None:
-        raise ModelError(f"device_map says where the parts of the model go, so device={str(device)!r} says nothing.")
+        raise ModelError(f"device_map says where the parts of the model go, so leave device={str(device)!r} out.")
     there = torch.cuda.device_count()
-    wants_gpus = count > 1 or (isinstance(mapped, str) and mapped != "cpu")
-    if wants_gpus and there < max(1, count):
-        asked = f"n_devices={count}" if count > 1 else f"device_map={mapped!r}"
-        raise ModelError(f"{asked} asks for GPUs, and torch sees {there} of them: leave it out, or use fewer.")
+    if count > 1 and there < count:
+        raise ModelError(
+            f"n_devices={count} asks for as many GPUs, and torch sees {there}: leave it out, or ask for fewer."
+        )
+
+
+def device_map_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers is asked for, by TransformerLens's own reading of its keywords.
+
+    Args:
+        settings: What `load_model` was given.
+    """
+    from transformer_lens.utilities.multi_gpu import resolve_device_map
+
+    try:
+        mapped, memory = resolve_device_map(
+            settings.get("n_devices"), settings.get("device_map"), None, settings.get("max_memory")
+        )
+    except ValueError as error:
+        raise ModelError(f"TransformerLens cannot spread the model so: {error}") from error
+    return {"device_map": mapped} if memory is None else {"device_map": mapped, "max_memory": memory}
 
 
 def place_blocks(model: Any) -> None:

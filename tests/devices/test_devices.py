@@ -108,12 +108,15 @@ CASES: dict[str, Callable[[Any], Any]] = {
     "ablate_tokens": lambda model: al.ablate_tokens(
         model, PAIR, layer=2, prompts=PROMPTS, metric=al.metrics.entropy(), progress=False
     ).frame(),
+    "calibrate": lambda model: al.calibrate(model, vector(model), PROMPTS * 3, nulls=1, progress=False).frame(),
     "complete": lambda model: al.complete(
         model, PROMPTS, vector(model), n=2, max_new_tokens=4, frequency_penalty=1.0, top_p=0.9, progress=False
     ).frame(),
     "compute_steering_vector": lambda model: vector(model).activations,
     "compute_steering_vectors": lambda model: al.compute_steering_vectors(model, [PAIR], layers=range(5))[0, 4].norms,
-    "cosine_similarity": lambda model: al.cosine_similarity(model, [vector(model), -1 * vector(model)], nulls=2).frame(),
+    "cosine_similarity": lambda model: al.cosine_similarity(
+        model, [vector(model), -1 * vector(model)], nulls=2
+    ).frame(),
     "fwd_hooks": hooked_pass,
     "linearity": lambda model: al.linearity(
         model, PROMPTS, vector(model), al.metrics.entropy(), nulls=1, progress=False
@@ -145,8 +148,8 @@ CASES: dict[str, Callable[[Any], Any]] = {
     "steer": steered,
     "sweep": lambda model: swept(model).steered,
     "sweep_completions": lambda model: al.sweep_completions(
-        model, vector(model).row(-1), layers=[0, 3], coefficients=1.0, positions=["all"], prompts=PROMPTS, n=2, max_new_tokens=3,
-        scorers=lambda texts: [float(len(text)) for text in texts], progress=False,
+        model, vector(model).row(-1), layers=[0, 3], coefficients=1.0, positions=["all"], prompts=PROMPTS, n=2,
+        max_new_tokens=3, scorers=lambda texts: [float(len(text)) for text in texts], progress=False,
     ).texts,
     "text_shift": lambda model: al.text_shift(model, PROMPTS, vector(model), progress=False).frame(),
     "trace_injection": lambda model: al.trace_injection(
@@ -168,6 +171,7 @@ def takes_a_model(name: str) -> bool:
 
 
 def test_every_public_tool_has_a_case() -> None:
+    """As they are here; a tool that is added later has to be added to the cases too."""
     assert {name for name in al.__all__ if takes_a_model(name)} - set(ELSEWHERE) <= set(CASES)
 
 
@@ -210,3 +214,24 @@ def test_the_mode_refuses_what_gpus_refuse() -> None:
             first.numpy()
         assert (first.to(LAST) + second).device == torch.device(LAST)
         assert (first[torch.tensor([0])] * torch.tensor(2.0)).device == torch.device(FIRST)
+
+
+# -- loading ---------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_loads_with_a_device_map(gpt2_folder: Path) -> None:
+    spread = al.load_model(gpt2_folder, family="bridge", device_map={"": "cpu"})
+    plain = al.load_model(gpt2_folder, family="bridge")
+    tokens = plain.to_tokens(PROMPTS[0], prepend_bos=True)
+    assert torch.equal(spread(tokens), plain(tokens))
+    assert al.model_source(spread).keywords["device_map"] == {"": "cpu"}
+
+
+def test_what_cannot_be_spread_is_told(gpt2_folder: Path) -> None:
+    if "hooked" in FAMILIES_HERE:
+        with pytest.raises(al.ModelError, match="HookedTransformer takes no device_map: spread it by n_devices="):
+            al.load_model(gpt2_folder, family="hooked", device_map="auto")
+    with pytest.raises(al.ModelError, match="device_map says where .* leave device='cpu' out"):
+        al.load_model(gpt2_folder, family="bridge", device_map="auto", device="cpu")
+    with pytest.raises(al.ModelError, match="n_devices=64 asks for as many GPUs, and torch sees"):
+        al.load_model(gpt2_folder, n_devices=64)
