@@ -9,7 +9,9 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.cases import CASES
+from benchmarks.gpu import main as gpu_main
 from benchmarks.models import TINY, byte_level_tokenizer
+from benchmarks.scale import LLAMA_7B, Work, plan_of, seconds
 from benchmarks.timing import Arm, Measured, measure
 
 
@@ -99,3 +101,17 @@ def test_the_tokenizer_has_the_size_it_was_asked_for_and_reads_any_text_back():
     assert len(tokenizer("Love", add_special_tokens=False)["input_ids"]) == 1
     text = "Naïve: 1 + 1 = 2\n"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_the_gpu_script_prints_its_table_on_tiny_shapes(capsys):
+    assert gpu_main(["--tiny", "--repeats", "1", "llama-3-8b"]) == 0
+    printed = capsys.readouterr().out
+    assert "CPU, tiny shapes: no measurement" in printed
+    assert printed.count("| llama-3-8b |") == 4
+
+
+def test_the_arithmetic_of_scale_counts_what_plans_count(embedded):
+    for work in (Work(pairs=1, prompts=8, nulls=15), Work(pairs=1, prompts=20, nulls=7)):
+        cost = plan_of(embedded, work).cost
+        assert (work.rows(8), work.passes(8, 64)) == (cost.rows, cost.passes)
+    assert seconds(LLAMA_7B, Work(), 64)["tasks"] < seconds(LLAMA_7B, Work(), 8)["tasks"]

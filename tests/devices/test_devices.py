@@ -14,10 +14,11 @@ import actadd_lens as al
 from actadd_lens.models import backend_of
 from actadd_lens.models.placing import place_blocks
 from tests.devices.logical import LogicalDevices, MixedDevicesError
-from tests.support import FAMILIES_HERE
+from tests.support import FAMILIES_HERE, WORDS
 
 PAIR = ("The dog", "The cat")
 PROMPTS = ["The girl looked at the", "The dog", "A good day"]
+NINE = [" ".join(WORDS[start : start + 4]) for start in range(9)]
 FIRST, LAST = "cuda:0", "cuda:1"
 
 
@@ -108,7 +109,7 @@ CASES: dict[str, Callable[[Any], Any]] = {
     "ablate_tokens": lambda model: al.ablate_tokens(
         model, PAIR, layer=2, prompts=PROMPTS, metric=al.metrics.entropy(), progress=False
     ).frame(),
-    "calibrate": lambda model: al.calibrate(model, vector(model), PROMPTS * 3, nulls=1, progress=False).frame(),
+    "calibrate": lambda model: al.calibrate(model, vector(model), NINE, nulls=1, progress=False).frame(),
     "complete": lambda model: al.complete(
         model, PROMPTS, vector(model), n=2, max_new_tokens=4, frequency_penalty=1.0, top_p=0.9, progress=False
     ).frame(),
@@ -161,8 +162,13 @@ CASES: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 """Each public tool that takes a model, and numbers or texts that come of it."""
 
-ELSEWHERE = {"plan_sweep_completions": "sweep_completions", "model_source": "plan_sweep", "chat": "complete"}
-"""Tools that compute nothing but what another one shows."""
+ELSEWHERE = {
+    "plan_sweep_completions": "shown by sweep_completions",
+    "model_source": "reads no tensor",
+    "chat": "texts only",
+    "adapter_tradeoff": "takes a trained adapter, and measures it by measure_arms, as measure does",
+}
+"""Tools without a case of their own, and why."""
 
 
 def takes_a_model(name: str) -> bool:
