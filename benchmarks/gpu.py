@@ -63,7 +63,7 @@ SHAPES = {
 def random_bridge(shape: Shape, *, tiny: bool, device: str) -> Any:
     """A TransformerBridge with random weights in bfloat16, made where it lies."""
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     sizes = shape.tiny if tiny else shape.sizes
     end = sizes["vocab_size"] - 1
@@ -73,8 +73,8 @@ def random_bridge(shape: Shape, *, tiny: bool, device: str) -> Any:
     config.architectures = [type(hf_model).__name__]
     with tempfile.TemporaryDirectory() as folder:
         config.save_pretrained(folder)
-        tokenizer = byte_level_tokenizer(sizes["vocab_size"])
-        tokenizer.save_pretrained(folder)
+        byte_level_tokenizer(sizes["vocab_size"]).save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
         model = TransformerBridge.boot_transformers(
             folder, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=torch.bfloat16
         )

@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Generic
 
 from actadd_lens.errors import SettingError, WorkerError
@@ -87,11 +86,11 @@ class Crew(Generic[Task, Part]):
 
     def _give_out(self, coming: Iterator[_Errand[Task]]) -> None:
         """As many tasks as there is room for; those that came back first."""
-        while room := self.pool.room - len(self._pending):
-            errands = [self._again.popleft()] if self._again else [*islice(coming, min(room, 1))]
-            if not errands:
+        while len(self._pending) < self.pool.room:
+            errand = self._again.popleft() if self._again else next(coming, None)
+            if errand is None:
                 return
-            self._send(errands[0])
+            self._send(errand)
 
     def _send(self, errand: _Errand[Task]) -> None:
         brief = content = None

@@ -87,7 +87,7 @@ class Pool:
     def close(self) -> None:
         """Let go of it, if it was made here."""
         if self._is_ours:
-            self.executor.shutdown(wait=True, cancel_futures=True)
+            self.executor.shutdown(wait=True)
 
     def drop(self) -> None:
         """Let go of it without waiting for what is being done, if it was made here."""
@@ -172,7 +172,7 @@ def _loky(executor: Any) -> Callable[[], Any]:
 def stop_processes(executor: Any) -> None:
     """End the processes of a pool, whatever they are doing."""
     processes = list((getattr(executor, "_processes", None) or {}).values())
-    executor.shutdown(wait=False, cancel_futures=True)
+    executor.shutdown(wait=False)
     for process in processes:
         with suppress(OSError, ValueError):  # it has ended by itself
             process.terminate()
