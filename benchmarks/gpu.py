@@ -87,7 +87,8 @@ def cases(
     """A name, what is judged, and what it is judged by."""
     backend = backend_of(model)
     vector = 4 * al.compute_steering_vector(model, PAIR, layer=backend.n_layers // 2)
-    tokens = torch.full((rows, length), TOKEN, device=backend.device)
+    prompt = (int(backend.bos_token_id or 0), *(TOKEN,) * (length - 1))
+    tokens = torch.tensor([prompt] * rows, device=backend.device)
 
     @torch.inference_mode()
     def forward() -> None:
@@ -98,7 +99,7 @@ def cases(
             forward()
 
     yield "forward, steered : unsteered", inside, forward
-    settings, prompt = DecodeSettings(max_new_tokens=new, stop_at_eos=False), (TOKEN,) * length
+    settings = DecodeSettings(max_new_tokens=new, stop_at_eos=False)
 
     def decode(*vectors: al.SteeringVector) -> Callable[[], Any]:
         cells = [Cell(prompt, vectors)] * rows
