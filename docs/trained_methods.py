@@ -101,7 +101,7 @@ def scaling(model: Any, work: Path, suffix: str) -> dict[str, Any]:
         "model": model.cfg.model_name, "steps": size.steps, "train": len(train), "test": len(test), "rows": rows,
         "in_sample": in_sample, "nulls": nulls, "share": share, "seconds": seconds,
         "unsteered": float((before > 0).float().mean()), "margin": float(before.mean()),
-        "picture": picture_of(best, f"activation-scaling{suffix}"),
+        "picture": picture_of(best, f"activation-scaling{suffix}") if size.variants else "",
     }  # fmt: skip
 
 
