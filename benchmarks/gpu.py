@@ -75,10 +75,9 @@ def random_bridge(shape: Shape, *, tiny: bool, device: str) -> Any:
         config.save_pretrained(folder)
         byte_level_tokenizer(sizes["vocab_size"]).save_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = TransformerBridge.boot_transformers(
+        return TransformerBridge.boot_transformers(
             folder, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=torch.bfloat16
         )
-    return model
 
 
 def cases(

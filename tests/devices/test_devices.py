@@ -166,6 +166,7 @@ ELSEWHERE = {
     "plan_sweep_completions": "shown by sweep_completions",
     "model_source": "reads no tensor",
     "chat": "texts only",
+    "compare": "calibrates, measures and writes by the tools that have cases",
     "adapter_tradeoff": "takes a trained adapter, and measures it by measure_arms, as measure does",
 }
 """Tools without a case of their own, and why."""
