@@ -1,6 +1,6 @@
 from . import experiments, methods, plots, storybook, workers
 from .analysis.ablation import Ablation, TokenAblation, ablate_tokens
-from .analysis.lens import CarriedLens, LogitLens, logit_lens, logit_lens_carried
+from .analysis.lens import CarriedLens, JacobianLens, LogitLens, fit_jacobian, logit_lens, logit_lens_carried
 from .analysis.linearity import Linearity, linearity
 from .analysis.norms import NormProfile, norm_profile
 from .analysis.shift import NextTokenShift, TextShift, next_token_shift, text_shift
@@ -90,6 +90,7 @@ __all__ = [
     "Frontier",
     "Gate",
     "Intervention",
+    "JacobianLens",
     "LayerError",
     "LayerTraces",
     "LensModel",
@@ -140,6 +141,7 @@ __all__ = [
     "experiments",
     "fetch",
     "first",
+    "fit_jacobian",
     "fwd_hooks",
     "gate",
     "gated",

@@ -29,6 +29,8 @@ class Readout:
         unembedding: W_U.
         bias: b_U; zeros where there is none.
         cap: What the model caps logits at, by cap x tanh(logits / cap); None where it does not.
+        jacobian: What rows are carried through before they are read, as columns: the mean derivative of the last
+            stream by the stream that they stand in (J-lens); None where they are read as they are.
     """
 
     normalization: Literal["LN", "RMS"] | None
@@ -38,6 +40,7 @@ class Readout:
     unembedding: Float[Tensor, "d_model d_vocab"]
     bias: Float[Tensor, " d_vocab"]
     cap: float | None = None
+    jacobian: Float[Tensor, "d_model d_model"] | None = None
 
     @property
     def freedom(self) -> int:
@@ -57,7 +60,8 @@ class Readout:
 
     def logits(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:
         """The readout of whole streams, biases and all, before any cap, centred over the vocabulary."""
-        centred = self.centre(residual)
+        carried = residual if self.jacobian is None else residual.to(self.gain) @ self.jacobian.T
+        centred = self.centre(carried)
         logits = self.unembed(centred / self.scale(centred))
         return logits - logits.mean(dim=-1, keepdim=True)
 
@@ -76,8 +80,12 @@ class Readout:
 
         `rows @ token_directions` is the readout of differences, but for the final norm's scale.
         """
-        directions = self.gain[:, None] * self.unembedding
+        directions = self._without_mean(self.gain[:, None] * self.unembedding)
         directions = directions - directions.mean(dim=1, keepdim=True)
+        return directions if self.jacobian is None else self._without_mean(self.jacobian.T @ directions)
+
+    def _without_mean(self, directions: Float[Tensor, "d_model d_vocab"]) -> Float[Tensor, "d_model d_vocab"]:
+        """On LayerNorm, where the mean over `d_model` is not seen, without it."""
         return directions - directions.mean(dim=0, keepdim=True) if self.normalization == "LN" else directions
 
 
