@@ -1,8 +1,13 @@
 from . import experiments, methods, plots, storybook, workers
 from .analysis.ablation import Ablation, TokenAblation, ablate_tokens
+from .analysis.dimensions import DimensionAblation, LowRank, ablate_dimensions, low_rank
+from .analysis.freezing import AttentionOrValue, attention_or_value
+from .analysis.heads import HeadReading, head_reading
+from .analysis.interaction import Interaction, interaction
 from .analysis.lens import CarriedLens, JacobianLens, LogitLens, fit_jacobian, logit_lens, logit_lens_carried
 from .analysis.linearity import Linearity, linearity
 from .analysis.norms import NormProfile, norm_profile
+from .analysis.projection import Projection, project
 from .analysis.shift import NextTokenShift, TextShift, next_token_shift, text_shift
 from .analysis.similarity import CosineSimilarity, cosine_similarity
 from .analysis.trace import Contributions, LayerTraces, Trace, trace_injection, trace_layers
@@ -72,6 +77,7 @@ __all__ = [
     "ActAddError",
     "AdapterTradeoff",
     "AmbiguousPositionError",
+    "AttentionOrValue",
     "BestCell",
     "Calibration",
     "CarriedLens",
@@ -85,10 +91,13 @@ __all__ = [
     "Continuation",
     "Contributions",
     "CosineSimilarity",
+    "DimensionAblation",
     "Effect",
     "FingerprintError",
     "Frontier",
     "Gate",
+    "HeadReading",
+    "Interaction",
     "Intervention",
     "JacobianLens",
     "LayerError",
@@ -97,6 +106,7 @@ __all__ = [
     "Linearity",
     "LogitLens",
     "MassiveActivationWarning",
+    "LowRank",
     "Measurement",
     "Metric",
     "ModelDownloadError",
@@ -108,6 +118,7 @@ __all__ = [
     "PerPrompt",
     "PositionError",
     "Preview",
+    "Projection",
     "PromptError",
     "PromptPair",
     "Provenance",
@@ -128,10 +139,12 @@ __all__ = [
     "WorkerError",
     "WorkerPool",
     "WorkerWarning",
+    "ablate_dimensions",
     "ablate_tokens",
     "adapter_tradeoff",
     "after",
     "calibrate",
+    "attention_or_value",
     "chat",
     "compare",
     "complete",
@@ -145,10 +158,13 @@ __all__ = [
     "fwd_hooks",
     "gate",
     "gated",
+    "head_reading",
+    "interaction",
     "linearity",
     "load_model",
     "logit_lens",
     "logit_lens_carried",
+    "low_rank",
     "measure",
     "measure_completions",
     "methods",
@@ -162,6 +178,7 @@ __all__ = [
     "plan_sweep_completions",
     "plots",
     "preview",
+    "project",
     "project_out",
     "replace",
     "scale",

@@ -10,12 +10,13 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import second_look
 import two_vectors
 from page_parts import DOCS, picture, table, write
 
 import actadd_lens as al
 
-PAGES = ("analysis.md", "ablation-and-trace.md", "two-vectors.md")
+PAGES = ("analysis.md", "ablation-and-trace.md", "two-vectors.md", "second-look.md")
 COEFFICIENT, LAYER, NULLS = 4.0, 3, 99
 PAIR, SENTENCES = (" happy", " sad"), ("I am so happy today", "I am so sad today")
 # The examples of analysis.md, word for word, are measured with the settings that stand there.
@@ -26,6 +27,9 @@ def main() -> None:
     """Measure, draw, and write the pages anew."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tinytalk", type=Path, help="folder of the model tinytalk-3m")
+    parser.add_argument(
+        "--lens", type=Path, help="file of the embedded model's J-lens: read, or written where there is none"
+    )
     options = parser.parse_args()
     mpl.use("Agg")
     (DOCS / "images").mkdir(exist_ok=True)
@@ -33,7 +37,7 @@ def main() -> None:
     parts = {
         **vectors(model), "shift": shift(model), "texts": texts(model), "linearity": linearity(model),
         "ablation": ablation(model), "trace": trace(model), "layers": layers(model, "layers"),
-        **two_vectors.parts(model, ""),
+        **two_vectors.parts(model, ""), **second_look.parts(model, options.lens),
     }  # fmt: skip
     if options.tinytalk is not None:
         tinytalk = al.load_model(options.tinytalk)

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from page_parts import table
+import two_vectors
+from page_parts import picture, table
 
 import actadd_lens as al
 from actadd_lens.models import backend_of
@@ -70,15 +71,16 @@ def topics(model: Any, lens: al.JacobianLens) -> str:
         vectors = [vector, *al.null_vectors(model, vector, n=NULLS)]
         words = word_tokens(model, known[steered.topic])
         others = {token: word for token, word in words.items() if word[:4] != steered.pair[0].strip()[:4]}
-        line: dict[str, Any] = {"topic": steered.topic, "pair": f"`{steered.pair[0]}` − ``", "layer": steered.layer}
+        line: dict[str, Any] = {"topic": steered.topic, "pair": f"`{steered.pair[0]}`", "layer": steered.layer}
         for name, through, tokens in (("logit", None, words), ("J", lens, words), ("J, others", lens, others)):
             ranks = mean_ranks(model, vectors, through, list(tokens))
             better = int((ranks[1:] <= ranks[0]).sum())
             beyond[name] += better == 0
             line |= {f"rank, {name}": round(10 ** ranks[0]), f"nulls as high, {name}": better}
         lines.append(line | {"words": len(words)})
-    told = ", ".join(f"{count} of {len(TOPICS)} by {name}" for name, count in beyond.items())
-    return f"Beyond all of {NULLS} nulls: {told}.\n\n{table(pd.DataFrame(lines))}"
+    names = {"logit": "the logit lens", "J": "the J-lens", "J, others": "the J-lens without the pair's own words"}
+    told = ", ".join(f"{count} of {len(TOPICS)} by {names[name]}" for name, count in beyond.items())
+    return f"Topics whose words rank beyond all of {NULLS} nulls: {told}.\n\n{table(pd.DataFrame(lines))}"
 
 
 def word_tokens(model: Any, topic: Topic) -> dict[int, str]:
@@ -97,3 +99,83 @@ def mean_ranks(
     """Mean over words of the common logarithm of their ranks, for the vector and each null."""
     lens = al.logit_lens(model, vectors, through=through, k=1, tokens=tokens)
     return np.array([np.mean([np.log10(token.rank) for token in row.followed]) for row in lens.rows])
+
+
+# -- the parts of the page -----------------------------------------------------------------------------------------
+
+PROMPTS, WITH_NULLS = 16, 39
+SUBJECTS = (
+    ("topic", (" weddings", ""), 3, 3.0, al.metrics.next_token_logprob(" wedding")),
+    ("sentiment", (" happy", " sad"), 3, 4.0, al.metrics.logit_difference(" happy", " sad")),
+)
+"""A topic and a mood: pair, layer, coefficient, and what it is meant to move; set before anything was measured."""
+
+
+def parts(model: Any, kept: Path | None = None) -> dict[str, str]:
+    """The measured parts of the page."""
+    lens = lens_of(model, kept)
+    return {
+        "jacobian": topics(model, lens),
+        "jacobian-lens": lenses(model, lens, ""),
+        "freezing": freezing(model),
+        "heads": heads(model),
+        "project": projected(model),
+        "dimensions": dimensions(model, lens),
+    }
+
+
+def lenses(model: Any, lens: al.JacobianLens, suffix: str) -> str:
+    """Both lenses of the vectors that two-vectors.md takes apart."""
+    shown = []
+    for subject in two_vectors.SUBJECTS:
+        vector = subject.coefficient * al.compute_steering_vector(model, subject.pair, layer=subject.layer)
+        found = al.logit_lens(model, vector, through=lens, k=5, nulls=NULLS)
+        stand = ", ".join(f"`{token.text}`" for token in found.standing) or "none"
+        drawn = picture(found, f"jacobian-{subject.name}{suffix}")
+        shown.append(f"`{model.cfg.model_name}`: tokens that stand: {stand}.\n\n{drawn}")
+    return "\n\n".join(shown)
+
+
+def freezing(model: Any) -> str:
+    """Both vectors by attention and by value."""
+    prompts, shown = al.storybook.neutral_prompts()[:PROMPTS], []
+    for name, pair, layer, coefficient, metric in SUBJECTS:
+        vector = coefficient * al.compute_steering_vector(model, pair, layer=layer)
+        found = al.attention_or_value(model, prompts, vector, metric, nulls=WITH_NULLS, progress=False)
+        told = f"{coefficient:g} × ({vector.label}) at layer {layer}, {metric.name}, {len(prompts)} prompts:"
+        shown.append(f"{told}\n\n{table(found.frame())}\n\n{picture(found, f'freezing-{name}')}")
+    return "\n\n".join(shown)
+
+
+def heads(model: Any) -> str:
+    """The heads that would look most, and what stands."""
+    _, pair, layer, coefficient, _ = SUBJECTS[0]
+    vector = coefficient * al.compute_steering_vector(model, pair, layer=layer)
+    found = al.head_reading(model, vector, al.storybook.neutral_prompts()[:4], nulls=WITH_NULLS)
+    frame = found.frame()
+    largest = frame.reindex(frame["look"].abs().sort_values(ascending=False).index).head(6)
+    largest = largest.assign(promoted=largest["promoted"].map(lambda text: f"`{text}`"))
+    looks, tokens = ((frame[f"adjusted p, {name}"] <= 0.05).sum() for name in ("look", "token"))
+    told = f"{vector.label}: {looks} of {len(frame)} heads stand by how they look, {tokens} by what they would write."
+    return f"{told}\n\n{table(largest)}\n\n{picture(found, 'heads')}"
+
+
+def projected(model: Any) -> str:
+    """One text along a topic's vector, coloured as a notebook shows it."""
+    wedding = al.compute_steering_vector(model, (" weddings", ""), layer=3)
+    text = "The bride and the groom had a big party"
+    return al.project(model, text, wedding, layer=5, steered_by=3 * wedding)._repr_html_()
+
+
+def dimensions(model: Any, lens: al.JacobianLens) -> str:
+    """The topic's vector with some dimensions kept, and beside another topic's."""
+    _, pair, layer, coefficient, metric = SUBJECTS[0]
+    prompts = al.storybook.neutral_prompts()[:PROMPTS]
+    vector = coefficient * al.compute_steering_vector(model, pair, layer=layer)
+    found = al.ablate_dimensions(
+        model, prompts, vector, metric, keep=[4, 12, 24, 48, 96], orders=["largest", "random", "jacobian"],
+        through=lens, nulls=WITH_NULLS, progress=False,
+    )  # fmt: skip
+    cook = 3 * al.compute_steering_vector(model, (" cook", ""), layer=layer)
+    both = al.interaction(model, [vector, cook], metric, prompts, nulls=WITH_NULLS, progress=False)
+    return f"{found!r}:\n\n{table(found.frame())}\n\n{picture(found, 'dimensions-kept')}\n\n{table(both.frame())}"

@@ -20,12 +20,14 @@ class Components:
     Attributes:
         mixed: Each head's mix of values, `hook_z`, before W_O.
         patterns: Attention of each query token to each key token.
+        values: What heads mix; no entry where a model does not show it.
         mlps: What the MLP writes; no entry where a block has none.
         last: `resid_post` of the last block, under its layer.
     """
 
     mixed: dict[int, Float[Tensor, "rows pos heads d_head"]] = field(default_factory=dict)
     patterns: dict[int, Float[Tensor, "rows heads query key"]] = field(default_factory=dict)
+    values: dict[int, Float[Tensor, "rows pos *heads_d_head"]] = field(default_factory=dict)
     mlps: dict[int, Float[Tensor, "rows pos d_model"]] = field(default_factory=dict)
     last: dict[int, Float[Tensor, "rows pos d_model"]] = field(default_factory=dict)
 
@@ -45,9 +47,13 @@ def components_kept(backend: Backend) -> Iterator[Components]:
         names.append((f"blocks.{layer}.attn.hook_pattern", kept.patterns, layer))
         if f"blocks.{layer}.hook_mlp_out" in backend.model.hook_dict:
             names.append((f"blocks.{layer}.hook_mlp_out", kept.mlps, layer))
+    known = backend.model.hook_dict
     with ExitStack() as stack:
+        for layer in range(backend.n_layers):
+            if f"blocks.{layer}.attn.hook_v" in known:
+                stack.callback(backend.add_hook(f"blocks.{layer}.attn.hook_v", _keeper(kept.values, layer)).remove)
         for name, place, layer in names:
-            if name not in backend.model.hook_dict:
+            if name not in known:
                 raise ModelError(f"{backend.name} has no hook point {name}, so its heads cannot be told apart.")
             stack.callback(backend.add_hook(name, _keeper(place, layer)).remove)
         yield kept

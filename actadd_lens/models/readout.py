@@ -89,6 +89,11 @@ class Readout:
         return directions - directions.mean(dim=0, keepdim=True) if self.normalization == "LN" else directions
 
 
+def centred_rows(backend: Backend, rows: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+    """Rows as the blocks' norms see them before they scale: on LayerNorm models, without their mean."""
+    return rows - rows.mean(dim=-1, keepdim=True) if backend.normalization == "LN" else rows
+
+
 def readout_of(backend: Backend) -> Readout:
     """The readout of a model, in float32, detached from its weights.
 

@@ -124,6 +124,7 @@ def complete(
     prepend_bos: bool = True,
     stop_at_eos: bool = True,
     use_past_kv_cache: bool = True,
+    keep_streams: Sequence[int] = (),
     batch_size: int = 256,
     progress: bool = True,
     watch: Callable[[Completions], None] | None = None,
@@ -147,6 +148,8 @@ def complete(
         prepend_bos: Whether prompts start with BOS.
         stop_at_eos: Whether the end-of-text token ends a continuation.
         use_past_kv_cache: Whether to keep keys and values; without it the text is the same, only slower.
+        keep_streams: Layers whose streams are kept, of the prompt's tokens and the new ones, in both arms: each
+            continuation's `streams`.
         batch_size: Most rows that decode together.
         progress: Whether to show a bar when it takes more than a moment.
         watch: Called after each token with what has been written so far, to show text while it grows; what it raises
@@ -160,10 +163,12 @@ def complete(
         PromptError: A prompt is no text, is empty without BOS, or outgrows the context.
         PositionError: A vector does not fit onto a prompt.
         VectorError: A vector does not go with the model.
+        LayerError: A layer to keep does not exist.
         SettingError: A setting is out of its range, or not known.
     """
     check_run(seed=seed, batch_size=batch_size)
     backend, position = backend_of(model), as_position(position)
+    layers = tuple(dict.fromkeys(backend.check_layer(layer) for layer in many(keep_streams)))
     texts = as_texts(prompts)
     found = by_prompt(backend, vectors, len(texts))
     settings = DecodeSettings(
@@ -198,6 +203,7 @@ def complete(
             batch_size=batch_size,
             progress=progress,
             watch=None if watch is None else look,
+            keep_streams=layers,
         )
     )
 

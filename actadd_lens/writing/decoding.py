@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from actadd_lens.steering.hooks import Told, injected
 from actadd_lens.steering.landings import Assignment, Prompts, assign
 from actadd_lens.vectors.interventions import Intervention
 from actadd_lens.workers import Job, done
+from actadd_lens.writing.kept import KeptStreams
 from actadd_lens.writing.sampling import Sampling, choose_tokens
 
 
@@ -36,11 +37,16 @@ class Continuation:
         text: The text, without the stop string or the end-of-text token.
         tokens: Token ids, with whatever ended them.
         finish: `length`, `stop` (a stop string) or `end of text`.
+        streams: The residual stream of the prompt's tokens and the new ones by layer, as steered, where it was kept;
+            the last new token has none, for no pass read it.
     """
 
     text: str
     tokens: tuple[int, ...]
     finish: str
+    streams: Mapping[int, Float[Tensor, "pos d_model"]] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
 
 
 Watch = Callable[[Sequence[int], Sequence[tuple[Continuation, ...]]], None]
@@ -114,12 +120,13 @@ def decode_cells(
     executor: Any = None,
     progress: bool = False,
     watch: Watch | None = None,
+    keep_streams: Sequence[int] = (),
 ) -> list[tuple[Continuation, ...]]:
     """Continuations of every cell, decoded together, each row with its own intervention.
 
     Cells are sorted by length, so that a batch holds little padding. All are placed before any is run.
     `watch` is called after each token, with which cells are being written and their samples so far; what it raises ends
-    the decoding.
+    the decoding. Streams are kept of the layers asked for.
 
     Raises:
         PositionError: A vector does not fit onto its prompt.
@@ -129,7 +136,7 @@ def decode_cells(
     order = sorted(range(len(cells)), key=lambda index: len(cells[index].prompt))
     step = max(1, batch_size // settings.n)
     tasks = [tuple(order[first : first + step]) for first in range(0, len(order), step)]
-    desk = DecodeDesk(DecodeRecipe(tuple(cells), settings, position), backend, watch)
+    desk = DecodeDesk(DecodeRecipe(tuple(cells), settings, position, tuple(keep_streams)), backend, watch)
     for task in tasks:
         desk.place(task)
     job = Job(backend, desk.recipe, lambda task: settings.max_new_tokens)
@@ -152,11 +159,13 @@ class DecodeRecipe:
         cells: All cells.
         settings: What their rows share.
         position: Prompt token that receives row 0, for vectors without a position of their own.
+        keep_streams: Layers whose streams are kept.
     """
 
     cells: tuple[Cell, ...]
     settings: DecodeSettings
     position: Position
+    keep_streams: tuple[int, ...] = ()
 
     def desk(self, backend: Backend) -> "DecodeDesk":
         """The cells on a model."""
@@ -194,8 +203,11 @@ class DecodeDesk:
         if members not in self._placed:
             self.place(members)
         shown = None if self._watch is None else partial(self._watch, members)
+        batch, settings = self._placed.pop(members), self.recipe.settings
+        kept = KeptStreams(self._backend, self.recipe.keep_streams, settings.n)
         with unsteered(self._backend):
-            yield _decode(self._backend, self._placed.pop(members), self.recipe.settings, tick, shown)
+            found = _decode(self._backend, batch, settings, tick, kept, shown)
+            yield kept.given_to(found, [len(cell.prompt) for cell in batch.cells])
 
 
 class _Batch:
@@ -267,6 +279,7 @@ def _decode(
     batch: _Batch,
     settings: DecodeSettings,
     tick: Callable[[int], Any],
+    kept: KeptStreams,
     shown: Callable[[list[tuple[Continuation, ...]]], None] | None = None,
 ) -> list[tuple[Continuation, ...]]:
     """Decode one batch; returns the samples of each cell.
@@ -275,7 +288,7 @@ def _decode(
     """
     batch.resolve(backend)
     writers = _Writers(backend, batch, settings)
-    for step, logits in enumerate(_logits(backend, batch, settings, writers)):
+    for step, logits in enumerate(_logits(backend, batch, settings, writers, kept)):
         writers.write(logits)
         tick(1)
         if shown is not None:
@@ -288,7 +301,7 @@ def _decode(
 
 
 def _logits(
-    backend: Backend, batch: _Batch, settings: DecodeSettings, writers: "_Writers"
+    backend: Backend, batch: _Batch, settings: DecodeSettings, writers: "_Writers", kept: KeptStreams
 ) -> Iterator[Float[Tensor, "rows d_vocab"]]:
     """Logits after each token: of the prompts once per cell, then of the new tokens of all samples.
 
@@ -296,7 +309,7 @@ def _logits(
     hang only while they have something to add.
     """
     n = settings.n
-    with injected(backend, batch.assignments, batch.prompts):
+    with injected(backend, batch.assignments, batch.prompts), kept.of_pass(first=True):
         first, cache = backend.last_logits(batch.tokens, mask=batch.mask, use_cache=settings.use_past_kv_cache)
     if settings.use_past_kv_cache and settings.max_new_tokens > 1:
         cache = backend.repeat_cache(cache, n)
@@ -308,6 +321,7 @@ def _logits(
         told = Told(backend, assignments, prompts)
         if told.acts_from(batch.longest) or not settings.use_past_kv_cache:
             told = stack.enter_context(injected(backend, assignments, prompts))
+        stack.enter_context(kept.of_pass(first=False))
         for past in itertools.count(batch.longest):
             told.past, told.grows = past if settings.use_past_kv_cache else 0, True
             new = writers.latest[:, None]

@@ -91,7 +91,7 @@ def test_a_check_fails_where_a_scale_is_forgotten(
     monkeypatch.setattr(broken, lambda model: 1.0)
     monkeypatch.setattr("actadd_lens.models.readout.check_readout", lambda *told: None)
     monkeypatch.setattr("actadd_lens.models.agreement.check_readout", lambda *told: None)
-    monkeypatch.setattr("actadd_lens.analysis.trace._Tracer._check_explained", lambda *told: None)
+    monkeypatch.setattr("actadd_lens.analysis.trace.tracing.Tracer._check_explained", lambda *told: None)
     found = check_model(str(shape_folder("granite")), family="bridge")
     assert not found.findings[check].holds
     assert not found.holds

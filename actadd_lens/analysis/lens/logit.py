@@ -94,7 +94,11 @@ def logit_lens(
         ]
         null_rows = torch.stack([as_vectors(arm)[number].injection for arm in drawn]) if drawn else None
         rows += lenses[number].read(vector.injection, None if anchors is None else anchors[number], null_rows, told)
-    title = ("logit lens" if through is None else "J-lens") + f", {reading} reading" + (f", on {prompt!r}" if anchors is not None else "")
+    title = (
+        ("logit lens" if through is None else "J-lens")
+        + f", {reading} reading"
+        + (f", on {prompt!r}" if anchors is not None else "")
+    )
     if len({vector.label for vector in found}) == 1:
         title += f": {found[0].label}" + (f", layer {found[0].layer}" if len(found) == 1 else "")
     return LogitLens(reading, adjusted(rows), k, prompt if anchors is not None else None, nulls, title)

@@ -1,0 +1,7 @@
+"""Traces: which parts of a model read an injection, and what each of them adds to a metric."""
+
+from actadd_lens.analysis.trace.injection import trace_injection
+from actadd_lens.analysis.trace.layers import LayerTraces, trace_layers
+from actadd_lens.analysis.trace.results import Contributions, Trace, TraceArm
+
+__all__ = ["Contributions", "LayerTraces", "Trace", "TraceArm", "trace_injection", "trace_layers"]
