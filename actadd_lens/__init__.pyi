@@ -1,11 +1,13 @@
 from . import experiments, methods, plots, storybook, workers
 from .analysis.ablation import Ablation, TokenAblation, ablate_tokens
+from .analysis.attribution import Attribution, attribute_injection
 from .analysis.dimensions import DimensionAblation, LowRank, ablate_dimensions, low_rank
 from .analysis.freezing import AttentionOrValue, attention_or_value
 from .analysis.heads import HeadReading, head_reading
 from .analysis.interaction import Interaction, interaction
 from .analysis.lens import CarriedLens, JacobianLens, LogitLens, fit_jacobian, logit_lens, logit_lens_carried
 from .analysis.linearity import Linearity, linearity
+from .analysis.minimal import MinimalSet, minimal_set
 from .analysis.norms import NormProfile, norm_profile
 from .analysis.projection import Projection, project
 from .analysis.shift import NextTokenShift, TextShift, next_token_shift, text_shift
@@ -78,6 +80,7 @@ __all__ = [
     "AdapterTradeoff",
     "AmbiguousPositionError",
     "AttentionOrValue",
+    "Attribution",
     "BestCell",
     "Calibration",
     "CarriedLens",
@@ -109,6 +112,7 @@ __all__ = [
     "LowRank",
     "Measurement",
     "Metric",
+    "MinimalSet",
     "ModelDownloadError",
     "ModelError",
     "ModelSource",
@@ -145,6 +149,7 @@ __all__ = [
     "after",
     "calibrate",
     "attention_or_value",
+    "attribute_injection",
     "chat",
     "compare",
     "complete",
@@ -170,6 +175,7 @@ __all__ = [
     "methods",
     "metrics",
     "model_source",
+    "minimal_set",
     "next_token_shift",
     "norm_profile",
     "null_vectors",

@@ -126,13 +126,15 @@ def parts(model: Any, kept: Path | None = None) -> dict[str, str]:
 
 def lenses(model: Any, lens: al.JacobianLens, suffix: str) -> str:
     """Both lenses of the vectors that two-vectors.md takes apart."""
+    told = [(subject.name, subject.pair, subject.layer) for subject in two_vectors.SUBJECTS]
+    told += [(f"{name}-words", pair, layer) for name, pair, layer, *_ in SUBJECTS]
     shown = []
-    for subject in two_vectors.SUBJECTS:
-        vector = subject.coefficient * al.compute_steering_vector(model, subject.pair, layer=subject.layer)
+    for name, pair, layer in told:
+        vector = al.compute_steering_vector(model, pair, layer=layer)
         found = al.logit_lens(model, vector, through=lens, k=5, nulls=NULLS)
         stand = ", ".join(f"`{token.text}`" for token in found.standing) or "none"
-        drawn = picture(found, f"jacobian-{subject.name}{suffix}")
-        shown.append(f"`{model.cfg.model_name}`: tokens that stand: {stand}.\n\n{drawn}")
+        drawn = picture(found, f"jacobian-{name}{suffix}")
+        shown.append(f"{vector.label} at layer {layer}; tokens that stand: {stand}.\n\n{drawn}")
     return "\n\n".join(shown)
 
 

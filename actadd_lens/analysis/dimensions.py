@@ -211,11 +211,11 @@ def _orders(orders: str | Sequence[str], through: JacobianLens | None) -> tuple[
 def _ranked(order: DimensionOrder, rows: Float[Tensor, "pos d_model"], matrix: Tensor | None, seed: int) -> list[int]:
     """Dimensions in the order in which they are kept."""
     if order == "random":
-        return np.random.default_rng(seed).permutation(rows.shape[1]).tolist()
+        return [int(place) for place in np.random.default_rng(seed).permutation(rows.shape[1])]
     sizes = rows.norm(dim=0)
     if order == "jacobian" and matrix is not None:
         sizes = sizes * matrix.to(sizes).norm(dim=0)
-    return sizes.argsort(descending=True, stable=True).tolist()
+    return [int(place) for place in sizes.argsort(descending=True, stable=True)]
 
 
 def _kept(vector: SteeringVector, dimensions: Sequence[int]) -> SteeringVector:

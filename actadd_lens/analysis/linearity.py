@@ -216,7 +216,7 @@ def _slopes(
         parts.append(
             torch.cat(
                 [
-                    _row_slopes(backend, gradients[vector.layer], vector, rows, position).cpu()
+                    row_slopes(backend, gradients[vector.layer], vector, rows, position).cpu()
                     for vector in as_vectors(vectors)
                 ],
                 1,
@@ -261,7 +261,7 @@ def _gradients(
     return dict(zip(layers, found, strict=True))
 
 
-def _row_slopes(
+def row_slopes(
     backend: Backend,
     gradient: Float[Tensor, "prompts pos d_model"],
     vector: SteeringVector,

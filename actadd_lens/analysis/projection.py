@@ -198,7 +198,8 @@ def _direction(backend: Backend, vector: SteeringVector) -> Float[Tensor, " d_mo
     size = rows.norm()
     if not float(size) > 1e-6 * float(vector.injection.float().norm()):
         raise VectorError(f"The rows of {vector.label} sum to zero, so they have no direction: pick one by row(...).")
-    return rows / size
+    unit: Tensor = rows / size
+    return unit
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,8 +53,10 @@ def swap(
 ) -> Swap:
     """A swap of some components; True means all of them."""
     shape = shape_of(backend)
-    heads = [np.broadcast_to(np.asarray(item, dtype=bool), shape) for item in (patterns, values, outputs)]
-    return Swap(steered, *heads, np.broadcast_to(np.asarray(mlps, dtype=bool), shape[:1]))
+    looks, holds, writes = (
+        np.broadcast_to(np.asarray(item, dtype=bool), shape) for item in (patterns, values, outputs)
+    )
+    return Swap(steered, looks, holds, writes, np.broadcast_to(np.asarray(mlps, dtype=bool), shape[:1]))
 
 
 def one_head(backend: Backend, layer: int, head: int) -> Bool[np.ndarray, "layers heads"]:

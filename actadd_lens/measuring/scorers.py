@@ -1,11 +1,14 @@
 """Scorers: texts to one number per text. Any callable that does that is one."""
 
+import os
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from actadd_lens.checks import many, takes
+from actadd_lens.checks import is_count, many, require, takes
 from actadd_lens.errors import SettingError
 
 Scorer = Callable[[Sequence[str]], list[float]]
@@ -81,6 +84,48 @@ def profanity() -> Scorer:
     return _named("profanity (better-profanity)", lambda text: float(pattern.search(text.lower()) is not None))
 
 
+def repetition(words: int = 3) -> Scorer:
+    """Share of a text's runs of so many words that stand there earlier; 0 for a text without two runs.
+
+    >>> repetition(2)(["the dog and the dog and the dog", "a quiet day"])
+    [0.5714285714285714, 0.0]
+    """
+    require(is_count(words), "words", words, "an integer from 1")
+    return _named(f"repetition of {words} words", lambda text: _repeated(_words(text), words))
+
+
+def compressibility() -> Scorer:
+    """What DEFLATE saves of a text's bytes (UTF-8), as a share: near 1 for a text that says one thing again and again.
+
+    Below 0 for a short text, of which it saves nothing; compare texts of like lengths. 0 for an empty one.
+
+    >>> again, once = compressibility()(["again and again " * 20, "The quick fox jumps over a lazy dog."])
+    >>> again > 0.8 > 0.2 > once
+    True
+    """
+    return _named("compressibility", _saved)
+
+
+def text_classifier(folder: str | os.PathLike[str], label: str | int, *, batch_size: int = 32) -> Scorer:
+    """Probability that a Hugging Face classifier in a local folder gives a text's label; nothing is fetched.
+
+    The name holds the folder's and a hash of its weights, by which stores tell one classifier from another.
+
+    Args:
+        folder: A folder with a sequence classification model and its tokenizer.
+        label: The label, by its name in the model's config or by its number.
+        batch_size: Most texts in one pass.
+
+    Raises:
+        ModelError: It is no such folder.
+        SettingError: The model has no such label, or a setting is out of its range.
+    """
+    from actadd_lens.measuring.classifiers import classifier_scorer
+
+    require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
+    return classifier_scorer(Path(folder), label, batch_size)
+
+
 def scorer_name(scorer: Any) -> str:
     """What axes and tables call a scorer."""
     return str(getattr(scorer, "__name__", type(scorer).__name__))
@@ -149,6 +194,17 @@ def _whole_words(words: Sequence[str]) -> tuple[str, ...]:
                 "would never be found. Give whole words without spaces or other signs."
             )
     return found
+
+
+def _repeated(words: Sequence[str], length: int) -> float:
+    runs = [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def _saved(text: str) -> float:
+    data = text.encode("utf-8")
+    packer = zlib.compressobj(9, wbits=-15)  # bare DEFLATE, without a header that short texts would pay for
+    return 1 - len(packer.compress(data) + packer.flush()) / len(data) if data else 0.0
 
 
 def _words(text: str) -> list[str]:

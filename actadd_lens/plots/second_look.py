@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from actadd_lens.plots.measuring import plot_effects
-from actadd_lens.plots.style import NULL, as_written, colours, heat_map, new_axes
+from actadd_lens.plots.style import NULL, STEERED, as_written, colours, heat_map, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from actadd_lens.analysis.dimensions import DimensionAblation
     from actadd_lens.analysis.freezing import AttentionOrValue
     from actadd_lens.analysis.heads import HeadReading
+    from actadd_lens.analysis.minimal import MinimalSet
 
 
 @as_written
@@ -45,7 +46,7 @@ def plot_head_reading(result: "HeadReading", *, ax: "Axes | None" = None) -> "Ax
     size = (1.8 + 0.85 * heads, 1.2 + 0.36 * layers)
     ax = heat_map(
         result.looks[0], rows=[str(layer) for layer in result.layers], columns=[str(head) for head in range(heads)],
-        label="log-odds of attention, steered − unsteered", ax=new_axes(ax, figsize=size), marks=tokens,
+        label="change of log-odds", ax=new_axes(ax, figsize=size), marks=tokens,
     )  # fmt: skip
     ax.set_xlabel("head")
     ax.set_ylabel("layer")
@@ -72,4 +73,17 @@ def plot_dimensions(result: "DimensionAblation", *, ax: "Axes | None" = None) ->
     ax.set_ylabel(f"effect on {result.metric.name}")
     ax.set_title(result.vector.label, fontsize=9)
     ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+@as_written
+def plot_minimal_set(result: "MinimalSet", *, ax: "Axes | None" = None) -> "Axes":
+    """The share of the effect that is kept by the number of components that are free to change."""
+    ax = new_axes(ax)
+    ax.plot(range(len(result.kept)), result.kept, "-", color=STEERED)
+    ax.axhline(0.8, color="black", linewidth=0.8, linestyle="--")
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set_xlabel(f"heads and MLPs that may change, of {len(result.components)}")
+    ax.set_ylabel("share of the effect")
+    ax.set_title(f"{result.metric.name}: {result.size(0.8)} keep 80 %", fontsize=9)
     return ax
