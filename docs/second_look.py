@@ -111,6 +111,10 @@ SUBJECTS = (
 """A topic and a mood: pair, layer, coefficient, and what it is meant to move; set before anything was measured."""
 
 
+EVERYWHERE = 0.3
+"""Coefficient of a vector's last row where it is added to every token."""
+
+
 def parts(model: Any, kept: Path | None = None) -> dict[str, str]:
     """The measured parts of the page."""
     lens = lens_of(model, kept)
@@ -121,6 +125,7 @@ def parts(model: Any, kept: Path | None = None) -> dict[str, str]:
         "heads": heads(model),
         "project": projected(model),
         "dimensions": dimensions(model, lens),
+        "attribution": attribution(model),
     }
 
 
@@ -139,13 +144,17 @@ def lenses(model: Any, lens: al.JacobianLens, suffix: str) -> str:
 
 
 def freezing(model: Any) -> str:
-    """Both vectors by attention and by value."""
+    """Both vectors by attention and by value, at the front and on every token."""
     prompts, shown = al.storybook.neutral_prompts()[:PROMPTS], []
     for name, pair, layer, coefficient, metric in SUBJECTS:
-        vector = coefficient * al.compute_steering_vector(model, pair, layer=layer)
-        found = al.attention_or_value(model, prompts, vector, metric, nulls=WITH_NULLS, progress=False)
-        told = f"{coefficient:g} × ({vector.label}) at layer {layer}, {metric.name}, {len(prompts)} prompts:"
-        shown.append(f"{told}\n\n{table(found.frame())}\n\n{picture(found, f'freezing-{name}')}")
+        vector = al.compute_steering_vector(model, pair, layer=layer)
+        for place, added in (("front", coefficient * vector), ("all", EVERYWHERE * vector.row(-1))):
+            found = al.attention_or_value(
+                model, prompts, added, metric, position=place, nulls=WITH_NULLS, progress=False
+            )
+            told = f"{added.coefficient:g} × ({vector.label}) at layer {layer}, position `{place}`, {metric.name}"
+            told += f", {len(prompts)} prompts:\n\n{table(found.frame())}"
+            shown.append(told + (f"\n\n{picture(found, f'freezing-{name}')}" if place == "front" else ""))
     return "\n\n".join(shown)
 
 
@@ -181,3 +190,19 @@ def dimensions(model: Any, lens: al.JacobianLens) -> str:
     cook = 3 * al.compute_steering_vector(model, (" cook", ""), layer=layer)
     both = al.interaction(model, [vector, cook], metric, prompts, nulls=WITH_NULLS, progress=False)
     return f"{found!r}:\n\n{table(found.frame())}\n\n{picture(found, 'dimensions-kept')}\n\n{table(both.frame())}"
+
+
+def attribution(model: Any) -> str:
+    """How far gradients are from patching, and the few components that suffice."""
+    _, pair, layer, coefficient, metric = SUBJECTS[0]
+    prompts, shown = al.storybook.neutral_prompts()[:PROMPTS], []
+    vector = al.compute_steering_vector(model, pair, layer=layer)
+    for c in (coefficient / 10, coefficient):
+        found = al.attribute_injection(model, prompts[:4], c * vector, metric, progress=False)
+        told = (
+            f"{c:g} × ({vector.label}), effect {found.whole.mean:+.3g} over 4 prompts, gap of the rows {found.gap:+.2g}"
+        )
+        shown.append(f"{told}:\n\n{table(found.errors())}")
+    enough = al.minimal_set(model, prompts, coefficient * vector, metric, progress=False)
+    told = f"{enough.size(0.8)} of {len(enough.components)} heads and MLPs keep 80 % of the effect; the first five:"
+    return "\n\n".join([*shown, f"{told}\n\n{table(enough.frame().head(5))}", picture(enough, "minimal-set")])

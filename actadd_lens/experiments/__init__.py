@@ -9,6 +9,7 @@ al.experiments.reproduce(model, ["perplexity", "prompting"], out="reproduction",
 ```
 """
 
+from actadd_lens.experiments.attention import AttentionFrozen, attention_frozen
 from actadd_lens.experiments.direction import NullComparison, nulls_against
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.examples import Examples, examples
@@ -31,6 +32,7 @@ from actadd_lens.experiments.toxicity import Toxicity, toxicity
 # start, whoever imports what first.
 __all__ = [
     "CLAIMS",
+    "AttentionFrozen",
     "Dimensions",
     "Estimate",
     "Examples",
@@ -50,6 +52,7 @@ __all__ = [
     "TopicWords",
     "Topics",
     "Toxicity",
+    "attention_frozen",
     "dimensions",
     "examples",
     "knowledge",

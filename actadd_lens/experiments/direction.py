@@ -197,7 +197,7 @@ def nulls_against(
     require(is_count(nulls) and nulls > 1, "nulls", nulls, "an integer from 2")
     if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
         raise SettingError(f"kinds is {kinds!r}: expected one or more of {', '.join(KINDS)}.")
-    target = _target(model, checked) if metric is None else as_metric(metric)
+    target = first_difference(model, checked) if metric is None else as_metric(metric)
     require(target.reads == "last", "metric", target.name, "one that reads the logits after the last token")
     texts = as_texts(storybook.neutral_prompts() if prompts is None else prompts)
     place, scales = round(backend.n_layers / 3) if layer is None else layer, tuple(coefficients)
@@ -227,7 +227,7 @@ def nulls_against(
     )  # fmt: skip
 
 
-def _target(model: LensModel, pair: PromptPair) -> Metric:
+def first_difference(model: LensModel, pair: PromptPair) -> Metric:
     """Log-probability of the first token that tells the positive prompt from the negative one."""
     backend: Backend = backend_of(model)
     tokens = pair.tokens(model)

@@ -162,6 +162,7 @@ REGISTRY: tuple[Entry, ...] = (
     Entry("prompting", (11,), "prompting", "prompting", _few_rivals, _PLAIN_TOPIC | _WORDS | _PROMPTS),
     Entry("dimensions", (12,), "parts", "dimensions", _few_short, _PROMPTS | _WORDS),
     Entry("positions", (12,), "parts", "positions", _few_short, _PROMPTS | _WORDS),
+    Entry("attention", (), "attention", "attention_frozen", _few_neutral, _PROMPTS),
     Entry("examples", (), "examples", "examples", lambda: {"n": 1, "nulls": 2}, pair=""),
 )  # fmt: skip
 """All experiments, in the order of the report."""

@@ -12,6 +12,13 @@ from actadd_lens.plots.analysis import (
     plot_text_shift,
 )
 from actadd_lens.plots.measuring import plot_demonstration, plot_effects, plot_measurement
+from actadd_lens.plots.second_look import (
+    plot_attention_or_value,
+    plot_dimensions,
+    plot_frozen_heads,
+    plot_head_reading,
+    plot_minimal_set,
+)
 from actadd_lens.plots.style import NULL, STEERED, UNSTEERED, colours, heat_map, new_axes, visible
 from actadd_lens.plots.sweeps import plot_frontier, plot_lines, plot_sweep
 from actadd_lens.plots.tracing import ablation_html, plot_ablation, plot_layer_traces, plot_trace, plot_trace_attention
@@ -27,15 +34,20 @@ __all__ = [
     "heat_map",
     "new_axes",
     "plot_ablation",
+    "plot_attention_or_value",
     "plot_demonstration",
+    "plot_dimensions",
     "plot_effects",
     "plot_frontier",
     "plot_history",
+    "plot_frozen_heads",
+    "plot_head_reading",
     "plot_layer_traces",
     "plot_linearity",
     "plot_lines",
     "plot_logit_lens",
     "plot_measurement",
+    "plot_minimal_set",
     "plot_norm_profile",
     "plot_norms",
     "plot_preview",

@@ -69,6 +69,8 @@ def plot_dimensions(result: "DimensionAblation", *, ax: "Axes | None" = None) ->
     ax.axhline(result.whole_effect.mean, color="black", linewidth=0.8, linestyle="--", label="whole vector")
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set_xscale("log")
+    ax.set_xticks(result.keep, [str(keep) for keep in result.keep])
+    ax.minorticks_off()
     ax.set_xlabel(f"dimensions kept, of {result.vector.d_model}")
     ax.set_ylabel(f"effect on {result.metric.name}")
     ax.set_title(result.vector.label, fontsize=9)
