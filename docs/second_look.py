@@ -129,6 +129,12 @@ def parts(model: Any, kept: Path | None = None) -> dict[str, str]:
     }
 
 
+def beside(model: Any) -> dict[str, str]:
+    """The topics in another model."""
+    lens = al.fit_jacobian(model, fitting_texts()[::2], sorted({steered.layer for steered in TOPICS}))
+    return {"jacobian-tinytalk": topics(model, lens)}
+
+
 def lenses(model: Any, lens: al.JacobianLens, suffix: str) -> str:
     """Both lenses of the vectors that two-vectors.md takes apart."""
     told = [(subject.name, subject.pair, subject.layer) for subject in two_vectors.SUBJECTS]
