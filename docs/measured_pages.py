@@ -41,7 +41,11 @@ def main() -> None:
     }  # fmt: skip
     if options.tinytalk is not None:
         tinytalk = al.load_model(options.tinytalk)
-        parts |= {"tinytalk": layers(tinytalk, "layers-tinytalk"), **two_vectors.parts(tinytalk, "-tinytalk"), **second_look.beside(tinytalk)}
+        parts |= {
+            "tinytalk": layers(tinytalk, "layers-tinytalk"),
+            **two_vectors.parts(tinytalk, "-tinytalk"),
+            **second_look.beside(tinytalk),
+        }
     for page in PAGES:
         write(DOCS / page, parts)
 
