@@ -20,7 +20,7 @@ from actadd_lens.methods.actadd import differences
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair, pad_token_of
 from actadd_lens.prompts.positions import Position
-from actadd_lens.prompts.texts import as_texts, encode_prompts, token_id
+from actadd_lens.prompts.texts import as_texts, each_once, encode_prompts, token_id
 from actadd_lens.statistics import Effect, max_t_p, monte_carlo_p, on_one_scale, paired_effect
 from actadd_lens.vectors.provenance import Provenance
 from actadd_lens.vectors.vector import SteeringVector, as_vectors, check_coefficient
@@ -216,7 +216,7 @@ def ablate_tokens(
     check_run(seed=seed, batch_size=batch_size)
     backend, chosen = backend_of(model), as_metric(metric)
     source, layer = _Source.of(model, as_pair(pair)), backend.check_layer(layer)
-    texts = as_texts(prompts)
+    texts = each_once(as_texts(prompts))
     prompt_tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos)
     cuts = list(source.cuts(_as_list(replacement), spans))
     whole, vectors = _recomputed(source, cuts, layer, check_coefficient(coefficient))

@@ -17,7 +17,7 @@ from actadd_lens.measuring.metrics import Metric, Reading, as_metric
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.positions import Position
-from actadd_lens.prompts.texts import as_texts, encode_prompts
+from actadd_lens.prompts.texts import as_texts, each_once, encode_prompts
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.steering.landings import touched
 from actadd_lens.vectors.naming import row_names, vector_names
@@ -102,6 +102,8 @@ class Linearity:
                 "null mean": self.nulls.mean(axis=0),
                 "null sd": self.nulls.std(axis=0, ddof=len(self.nulls) > 1),
             }
+        if any(effect.caution for effect in effects):
+            columns["caution"] = [effect.caution for effect in effects]
         return pd.DataFrame(columns)
 
     def row_frame(self) -> "pd.DataFrame":
@@ -174,7 +176,7 @@ def linearity(
     factors = tuple(sorted({check_coefficient(factor) for factor in coefficients}))
     require(bool(factors), "coefficients", coefficients, "one number or more")
     require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
-    texts = as_texts(prompts)
+    texts = each_once(as_texts(prompts))
     ids = encode_prompts(backend, texts, prepend_bos=prepend_bos)
     slopes, by_row = _slopes(backend, ids, found, chosen, position=position, batch_size=batch_size)
     families = [found, *null_arms(model, found, nulls, null_kind, seed)]

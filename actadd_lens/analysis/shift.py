@@ -19,7 +19,7 @@ from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.progress import tracked
 from actadd_lens.prompts.positions import Position
-from actadd_lens.prompts.texts import as_texts, encode_prompts, token_id
+from actadd_lens.prompts.texts import as_texts, each_once, encode_prompts, token_id
 from actadd_lens.statistics import (
     FEWEST_PROMPTS,
     LEVEL,
@@ -274,7 +274,7 @@ def next_token_shift(
     require(is_count(k), "k", k, "an integer from 1")
     require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
     require(isinstance(least, int | float) and 0 <= least < 1, "least", least, "a probability, from 0 to below 1")
-    texts = as_texts(prompts)
+    texts = each_once(as_texts(prompts))
     ids = encode_prompts(backend, texts, prepend_bos=prepend_bos)
     ArmRows(backend, ids, [()] * len(ids), found, position)  # do they fit?
     arms: list[Arm] = [(), found, *null_arms(model, found, nulls, null_kind, seed)]

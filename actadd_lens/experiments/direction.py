@@ -16,7 +16,7 @@ from actadd_lens.measuring.metrics import Metric, as_metric, entropy, kl_diverge
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
-from actadd_lens.prompts.texts import as_texts
+from actadd_lens.prompts.texts import as_texts, each_once
 from actadd_lens.sweeps.results import Sweep
 from actadd_lens.sweeps.sweep import sweep
 
@@ -199,7 +199,7 @@ def nulls_against(
         raise SettingError(f"kinds is {kinds!r}: expected one or more of {', '.join(KINDS)}.")
     target = first_difference(model, checked) if metric is None else as_metric(metric)
     require(target.reads == "last", "metric", target.name, "one that reads the logits after the last token")
-    texts = as_texts(storybook.neutral_prompts() if prompts is None else prompts)
+    texts = each_once(as_texts(storybook.neutral_prompts() if prompts is None else prompts))
     place, scales = round(backend.n_layers / 3) if layer is None else layer, tuple(coefficients)
     asked = tuple(dict.fromkeys(kinds))
     found: dict[str, Sweep] = {

@@ -17,7 +17,7 @@ from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.progress import tracked
 from actadd_lens.prompts.pairs import PromptPair, as_pair
-from actadd_lens.prompts.texts import as_texts, encode_prompts
+from actadd_lens.prompts.texts import as_texts, each_once, encode_prompts
 from actadd_lens.vectors.naming import row_names, visible
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def norms(
     check_run(seed=seed)
     backend, checked = backend_of(model), as_pair(pair)
     require(is_whole(nulls), "nulls", nulls, "an integer from 0")
-    texts = as_texts(storybook.neutral_prompts() if prompts is None else prompts)
+    texts = each_once(as_texts(storybook.neutral_prompts() if prompts is None else prompts))
     vectors = compute_steering_vectors(model, [checked], layers=range(backend.n_layers) if layers is None else layers)
     found, wanted = vectors.table[0], vectors.layers
     has_bos = encode_prompts(backend, texts)[0][0] == backend.bos_token_id

@@ -32,7 +32,7 @@ from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.positions import Position
-from actadd_lens.prompts.texts import as_texts
+from actadd_lens.prompts.texts import as_texts, each_once
 from actadd_lens.sweeps.results import CompletionSweep
 from actadd_lens.sweeps.texts import plan_sweep_completions, sweep_completions
 from actadd_lens.vectors.vector import SteeringVector
@@ -396,7 +396,7 @@ class _Setup:
 
 
 def _prompts(prompts: Sequence[str] | None) -> tuple[str, ...]:
-    return storybook.neutral_prompts()[:40] if prompts is None else as_texts(prompts)
+    return storybook.neutral_prompts()[:40] if prompts is None else each_once(as_texts(prompts))
 
 
 def _layers(model: LensModel, layers: Sequence[int] | None) -> tuple[int, ...]:

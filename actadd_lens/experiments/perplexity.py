@@ -24,7 +24,7 @@ from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.measuring.scorers import Scorer, word_share
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
-from actadd_lens.statistics import FEWEST_TO_SPLIT, split_prompts
+from actadd_lens.statistics import FEWEST_TO_SPLIT, first_places, split_prompts
 from actadd_lens.sweeps.sweep import sweep
 
 if TYPE_CHECKING:
@@ -536,7 +536,12 @@ def _sets(
     for name, texts in {**on, **off}.items():
         if isinstance(texts, str) or not isinstance(texts, Sequence) or not len(texts):
             raise PromptError(f"{name!r} is no list of texts: pass sentences; `sentences_of` cuts running text.")
-    return {**on, **off}
+    return {name: _once(texts) for name, texts in {**on, **off}.items()}
+
+
+def _once(texts: Texts) -> Texts:
+    """Without repeats: a sentence, or a document, that stands there twice is one."""
+    return [texts[place] for place in first_places([text if isinstance(text, str) else tuple(text) for text in texts])]
 
 
 def _edges(share: Float[np.ndarray, " units"], bins: Sequence[float] | None) -> tuple[float, ...]:

@@ -23,7 +23,7 @@ from actadd_lens.measuring.scorers import word_share
 from actadd_lens.methods.actadd import compute_steering_vector, compute_steering_vectors
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
-from actadd_lens.prompts.texts import as_texts, encode_prompts
+from actadd_lens.prompts.texts import as_texts, each_once, encode_prompts
 from actadd_lens.statistics import FEWEST_PROMPTS, split_prompts
 from actadd_lens.sweeps.results import Sweep
 from actadd_lens.sweeps.sweep import plan_sweep
@@ -249,14 +249,14 @@ def prompting(
     backend, chosen_pair = backend_of(model), _two_sided(pair)
     topic = topic_of(pair, words)
     require(is_count(n), "n", n, "an integer from 1")
-    on = as_texts(topic_of(pair, None).sentences if on_topic is None else on_topic)
-    off = _others(topic.words, on) if off_topic is None else as_texts(off_topic)
+    on = each_once(as_texts(topic_of(pair, None).sentences if on_topic is None else on_topic))
+    off = _others(topic.words, on) if off_topic is None else each_once(as_texts(off_topic))
     texts = {"on-topic": evenly(on, n), "off-topic": evenly(off, n)}
     single = _single_tokens(backend, topic.words)
     metric = replace(token_set_logprob(single), name="log-prob of topic words")
     choices, depths = _choices(backend, layers, coefficients), _depths(backend, transplant_layers)
     rivals = _Rivals(model, backend, chosen_pair, texts, seed, executor, progress)
-    asked = as_texts(storybook.neutral_prompts() if prompts is None else prompts)
+    asked = each_once(as_texts(storybook.neutral_prompts() if prompts is None else prompts))
     vectors = [compute_steering_vector(model, chosen_pair, layer=read) for read in depths]
     plan = plan_sweep(
         model, vectors, layers=depths, coefficients=transplant_coefficient, prompts=asked, metric=metric, nulls=nulls,

@@ -38,7 +38,7 @@ from actadd_lens.experiments.writing import Relevance
 from actadd_lens.measuring import scorers
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair
-from actadd_lens.prompts.texts import encode_prompts
+from actadd_lens.prompts.texts import as_texts, each_once, encode_prompts
 from actadd_lens.sweeps.texts import plan_sweep_completions
 from actadd_lens.vectors.vector import SteeringVector
 
@@ -210,7 +210,9 @@ def sentiment(
             of `sweep_completions`.
     """
     check_run(seed=seed)
-    given = _default_prompts() if prompts is None else {label: tuple(texts) for label, texts in prompts.items()}
+    given = _default_prompts() if prompts is None else {
+        label: each_once(as_texts(texts)) for label, texts in prompts.items()
+    }  # fmt: skip
     chosen = early_to_middle(model) if layers is None else tuple(layers)
     written = writing_options(n, max_new_tokens, seed, top_p, temperature)
     setup = _Setup(

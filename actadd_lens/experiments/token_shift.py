@@ -24,7 +24,7 @@ from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
-from actadd_lens.prompts.texts import as_texts, encode_prompts, token_id
+from actadd_lens.prompts.texts import as_texts, each_once, encode_prompts, token_id
 from actadd_lens.sweeps.sweep import sweep
 from actadd_lens.vectors.naming import visible
 
@@ -189,8 +189,8 @@ def token_shift(
     wanted = round(backend.n_layers / 3) if layer is None else layer
     vector = coefficient * compute_steering_vector(model, checked, layer=wanted)
     ids = _topic_tokens(backend, checked, words, tokens)
-    after = as_texts(storybook.neutral_prompts() if prompts is None else prompts)
-    over = as_texts(_all_sentences() if texts is None else texts)
+    after = each_once(as_texts(storybook.neutral_prompts() if prompts is None else prompts))
+    over = each_once(as_texts(_all_sentences() if texts is None else texts))
     rows = [row for row in encode_prompts(backend, over) if len(row) > vector.rows + 1]
     short = len(over) - len(rows)
     require(

@@ -14,7 +14,7 @@ from actadd_lens.experiments.evidence import TENTH, Estimate, Experiment, Findin
 from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.measuring import scorers
 from actadd_lens.models import LensModel, backend_of
-from actadd_lens.prompts.texts import as_texts
+from actadd_lens.prompts.texts import as_texts, each_once
 from actadd_lens.statistics import split_prompts
 from actadd_lens.sweeps.choosing import BestCell
 from actadd_lens.sweeps.results import CompletionSweep
@@ -215,7 +215,7 @@ def topic_words(
             the package and words are not given; else the errors of `sweep_completions`.
     """
     check_run(seed=seed)
-    texts = storybook.neutral_prompts()[:40] if prompts is None else as_texts(prompts)
+    texts = storybook.neutral_prompts()[:40] if prompts is None else each_once(as_texts(prompts))
     chosen = topic_of(pair, words).words
     n_layers = backend_of(model).n_layers
     _, report = split_prompts(len(texts), seed=seed)

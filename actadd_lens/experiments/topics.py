@@ -28,7 +28,7 @@ from actadd_lens.experiments.topic_words import cell_estimate
 from actadd_lens.measuring import scorers
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
-from actadd_lens.prompts.texts import as_texts, encode_prompts
+from actadd_lens.prompts.texts import as_texts, each_once, encode_prompts
 from actadd_lens.steering.clean import unsteered
 from actadd_lens.sweeps.results import CompletionSweep
 from actadd_lens.sweeps.texts import plan_sweep_completions, sweep_completions
@@ -175,7 +175,7 @@ def topics(
             `sweep_completions`.
     """
     check_run(seed=seed)
-    texts = storybook.neutral_prompts()[:40] if prompts is None else as_texts(prompts)
+    texts = storybook.neutral_prompts()[:40] if prompts is None else each_once(as_texts(prompts))
     choose, report = halves(texts, seed, choose_on)
     chosen = early_to_middle(model) if layers is None else tuple(layers)
     words = {name: _words_of(topic) for name, topic in (storybook.topics() if topics is None else topics).items()}

@@ -35,7 +35,7 @@ from actadd_lens.experiments.writing import Relevance
 from actadd_lens.measuring import scorers
 from actadd_lens.measuring.scorers import Scorer
 from actadd_lens.models import LensModel, backend_of
-from actadd_lens.prompts.texts import as_texts
+from actadd_lens.prompts.texts import as_texts, each_once
 from actadd_lens.sweeps.texts import plan_sweep_completions
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def toxicity(
             `sweep_completions`.
     """
     check_run(seed=seed)
-    texts = storybook.hostile_prompts() if prompts is None else as_texts(prompts)
+    texts = storybook.hostile_prompts() if prompts is None else each_once(as_texts(prompts))
     judges = (scorers.profanity(), scorers.negativity()) if scored_by is None else tuple(scored_by)
     chosen = early_to_middle(model) if layers is None else tuple(layers)
     written = writing_options(n, max_new_tokens, seed, top_p, temperature)

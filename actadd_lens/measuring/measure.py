@@ -21,7 +21,7 @@ from actadd_lens.models.protocol import Spot
 from actadd_lens.progress import progress_bar
 from actadd_lens.prompts.positions import Position, as_position, plain_position
 from actadd_lens.prompts.texts import as_texts, encode_prompts, notice_repeats
-from actadd_lens.statistics import Effect, paired_effect
+from actadd_lens.statistics import Effect, merged, paired_effect
 from actadd_lens.steering.clean import check_fits, prompts_of, resolved, unsteered
 from actadd_lens.steering.hooks import injected
 from actadd_lens.steering.interventions import by_prompt
@@ -70,9 +70,10 @@ class Measurement:
         kept = np.isfinite(self.steered) & np.isfinite(self.unsteered)
         if not kept.any():
             raise SettingError(f"{self.metric.name} has no value on any prompt: are all their positions injected?")
-        effect = paired_effect(self.steered[kept, None], self.unsteered[kept, None])
-        nulls = self.nulls[:, kept] - self.unsteered[kept]
-        return effect.with_nulls(nulls.mean(axis=1), nulls)
+        prompts = [prompt for prompt, is_kept in zip(self.prompts, kept, strict=True) if is_kept]
+        steered, unsteered = (merged(arm[kept], prompts) for arm in (self.steered, self.unsteered))
+        nulls = merged((self.nulls[:, kept] - self.unsteered[kept]).T, prompts).T
+        return paired_effect(steered[:, None], unsteered[:, None]).with_nulls(nulls.mean(axis=1), nulls)
 
     @property
     def ratio(self) -> float:
@@ -518,7 +519,7 @@ def _scored(
     scorer: Scorer, completions: Completions, null_arms: Sequence[tuple[tuple[Continuation, ...], ...]]
 ) -> CompletionMeasurement:
     plain = score_texts(scorer, completions.unsteered)
-    effect = paired_effect(score_texts(scorer, completions.steered), plain)
     shifts = [(score_texts(scorer, continuation_texts(arm)) - plain).mean(axis=1) for arm in null_arms]
-    by_prompt = np.array(shifts).reshape(len(shifts), len(plain))
-    return CompletionMeasurement(scorer_name(scorer), completions, effect.with_nulls(by_prompt.mean(axis=1), by_prompt))
+    nulls = merged(np.array(shifts).reshape(len(shifts), len(plain)).T, completions.prompts).T
+    effect = completions.score(scorer).with_nulls(nulls.mean(axis=1), nulls)
+    return CompletionMeasurement(scorer_name(scorer), completions, effect)

@@ -50,13 +50,21 @@ def plot_effects(effects: dict[str, Effect], *, unit: str = "", title: str = "",
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(range(len(effects)), list(effects)[::-1])
     ax.set_ylim(-0.6, len(effects) - 0.4)
-    ax.set_xlabel(f"steered − unsteered{f', {unit}' if unit else ''}")
+    ax.set_xlabel(f"steered − unsteered{f', {unit}' if unit else ''}{_cautions(effects)}")
     # The key stands above the picture, where no null or interval can be.
     ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2, fontsize="small")
     ax.set_title(title, pad=22)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
     return ax
+
+
+def _cautions(effects: dict[str, Effect]) -> str:
+    """What must be known of the intervals, as further lines; with their names where it is not the same for all."""
+    told = {name: effect.caution for name, effect in effects.items() if effect.caution}
+    if len(set(told.values())) == 1 and len(told) == len(effects):
+        return f"\n{next(iter(told.values()))}"
+    return "".join(f"\n{name}: {caution}" for name, caution in told.items())
 
 
 @as_written

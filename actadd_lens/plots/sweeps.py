@@ -83,6 +83,7 @@ def plot_lines(sweep: "Sweep", metric: int, pair: int, position: int, *, ax: "Ax
     ax.set_xlabel("injection layer")
     ax.set_ylabel(_axis_label(sweep, metric))
     bands = "no bands: one number has no interval" if covers == "nothing" else f"bands: 95 % over {covers}"
+    bands += _told_cautions(sweep, metric, pair, position)
     ax.set_title(f"{_title(sweep, pair, position)}\n{bands}", fontsize="small")
     ax.legend(title="coefficient", frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.spines[["top", "right"]].set_visible(False)
@@ -132,6 +133,14 @@ def _title(sweep: "Sweep", pair: int, position: int) -> str:
     grid = sweep.grid
     label = grid.labels[pair].replace("$", r"\$")
     return f"{label}, position {grid.positions[position]}, {len(grid.prompts)} prompts"
+
+
+def _told_cautions(sweep: "Sweep", metric: int, pair: int, position: int) -> str:
+    """What must be known of the intervals, with the number of cells, as a further line."""
+    cautions = [told for told in sweep.cautions(metric)[pair, :, :, position].flat if told]
+    counts = {told: cautions.count(told) for told in dict.fromkeys(cautions)}
+    cells = len(sweep.grid.layers) * len(sweep.grid.coefficients)
+    return "".join(f"\n{told} ({count} of {cells} cells)" for told, count in counts.items())
 
 
 def _axis_label(sweep: "Sweep", metric: int) -> str:

@@ -34,8 +34,8 @@ def as_texts(prompts: Any) -> tuple[str, ...]:
 def notice_repeats(texts: Sequence[str]) -> None:
     """Warn of prompts that stand there more than once.
 
-    They are no error: the numbers of each are right. But a text that is repeated says nothing new, so whoever counts
-    prompts counts it once.
+    They are no error: the numbers of each are right. But a text that is repeated says nothing new, so intervals,
+    p-values and means count it once.
 
     Warns:
         UserWarning: A text is repeated.
@@ -44,10 +44,23 @@ def notice_repeats(texts: Sequence[str]) -> None:
     if repeated:
         first = next(text for text in texts if texts.count(text) > 1)
         warnings.warn(
-            f"{repeated} of the {len(texts)} prompts are repeats, such as {first[:40]!r}: intervals and p-values can "
-            "learn nothing from them. Give each prompt once.",
+            f"{repeated} of the {len(texts)} prompts are repeats, such as {first[:40]!r}: each counts once, "
+            "since the others tell nothing new.",
             stacklevel=3,
         )
+
+
+def each_once(texts: Sequence[str]) -> tuple[str, ...]:
+    """The texts without repeats, in order, with a warning where there are any.
+
+    Warns:
+        UserWarning: A text is repeated.
+
+    >>> each_once(("a", "b"))
+    ('a', 'b')
+    """
+    notice_repeats(texts)
+    return tuple(dict.fromkeys(texts))
 
 
 def encode_prompts(

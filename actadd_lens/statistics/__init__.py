@@ -6,6 +6,7 @@ from actadd_lens.statistics.effects import Difference, Effect, paired_effect
 from actadd_lens.statistics.intervals import (
     FEWEST_PROMPTS,
     Interval,
+    cell_cautions,
     cell_intervals,
     kind_of,
     mean_interval,
@@ -32,6 +33,7 @@ from actadd_lens.statistics.pvalues import (
     standardised_effect,
     verdict_p,
 )
+from actadd_lens.statistics.repeats import first_places, merged
 
 __all__ = [
     "FEWEST_NULLS",
@@ -47,12 +49,15 @@ __all__ = [
     "Power",
     "adjusted_over_lists",
     "benjamini_hochberg",
+    "cell_cautions",
     "cell_intervals",
     "concept_effect",
     "effect_power",
+    "first_places",
     "kind_of",
     "max_t_p",
     "mean_interval",
+    "merged",
     "monte_carlo_p",
     "normal_p",
     "on_one_scale",

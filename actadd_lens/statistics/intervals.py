@@ -219,6 +219,23 @@ def cell_intervals(
     return ends[0], ends[1], covered(*steered.shape[1:])
 
 
+def cell_cautions(
+    steered: Float[np.ndarray, "cells prompts samples"], unsteered: Float[np.ndarray, "cells prompts samples"]
+) -> list[str]:
+    """Where the intervals of `cell_intervals` cover more or less than they say; empty where they do not.
+
+    Args:
+        steered: As in `cell_intervals`.
+        unsteered: Likewise.
+    """
+    kept = np.isfinite(steered).all(axis=2) & np.isfinite(unsteered).all(axis=2)
+    kind = kind_of(steered, unsteered)
+    return [
+        paired_interval(steered[cell, which], unsteered[cell, which], kind=kind).caution if which.any() else ""
+        for cell, which in enumerate(kept)
+    ]
+
+
 # -- the arithmetic --------------------------------------------------------------------------------------------
 
 

@@ -182,8 +182,9 @@ def adjusted_over_lists(
     """P-values of what stands in lists because it is large, adjusted over every list (min-P, Westfall and Young).
 
     Each null picks its own largest value for each list; a value is compared with those of its own list, and what comes
-    of it with the smallest that each null reaches in any list. So a null vector has a value with p <= 0.05 in at most
-    5 % of runs, however many lists there are.
+    of it with the smallest that each null reaches in any list. So a null vector has a value with p <= 0.05 in 5 % of
+    runs, however many lists there are. Where places are equal, for there are as many first ones as lists, the larger
+    value in units of its list's spread goes first.
 
     Args:
         lists: The values of each list, large ones being extreme; the largest stands in it.
@@ -193,14 +194,22 @@ def adjusted_over_lists(
     [array([0.25, 0.75])]
     """
     nulls = np.where(np.isnan(null_best), np.inf, np.asarray(null_best, dtype=float))
-    count = nulls.shape[1]
-    raw = [(1 + (nulls[place] >= values[:, None]).sum(axis=1)) / (1 + count) for place, values in enumerate(lists)]
     best = np.array([values.max() if len(values) else -np.inf for values in lists])
-    ranks = (nulls[:, None, :] >= nulls[:, :, None]).sum(axis=2) + (best[:, None] >= nulls)
-    smallest = ranks.min(axis=0) / (1 + count)
-    # Ranks are whole numbers over 1 + count: half a step of slack keeps rounding out of ties.
-    reached = [smallest <= values[:, None] + 0.5 / (1 + count) for values in raw]
-    return [np.asarray((1 + found.sum(axis=1)) / (1 + count)) for found in reached]
+    arms = np.concatenate([best[:, None], nulls], axis=1)
+    first = np.min([_places(row, row) for row in arms], axis=0)[1:]
+    found = [_places(values, row)[:, None] for values, row in zip(lists, arms, strict=True)]
+    return [np.asarray((1 + (first <= own).sum(axis=1)) / arms.shape[1]) for own in found]
+
+
+def _places(values: Float[np.ndarray, " values"], arms: Float[np.ndarray, " arms"]) -> Float[np.ndarray, " values"]:
+    """How many of a list's arms are at least as large, less up to a half for the size: small is extreme.
+
+    The size is in units of the arms' spread; all arms are treated alike, the effect's own among them.
+    """
+    known = arms[np.isfinite(arms)]
+    centre, spread = (known.mean(), known.std()) if len(known) else (0.0, 0.0)
+    scaled = (values - centre) / spread if spread > 0 else np.where(np.isfinite(values), 0.0, values)
+    return np.asarray((arms >= values[:, None]).sum(axis=1) - 0.25 - np.arctan(scaled) / (2 * np.pi))
 
 
 def sign_flip_p(by_prompt: Float[np.ndarray, "cells prompts"], *, seed: int = 0) -> Float[np.ndarray, " cells"]:

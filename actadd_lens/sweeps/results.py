@@ -15,8 +15,10 @@ from actadd_lens.statistics import (
     Alternative,
     ConceptEffect,
     Effect,
+    cell_cautions,
     cell_intervals,
     concept_effect,
+    first_places,
     max_t_p,
     on_one_scale,
     paired_effect,
@@ -71,15 +73,21 @@ class Sweep:
         """The same of each null vector."""
         return finite(self.nulls - self._unsteered_means[:, None])
 
+    @cached_property
+    def distinct(self) -> list[int]:
+        """Places of the prompts without repeats: a prompt counts once, also where halves are made."""
+        return first_places(self.grid.prompts)
+
     @property
     def effects(self) -> Float[np.ndarray, "metrics pairs layers coefficients positions"]:
         """Mean effect in each cell over the prompts that have one."""
-        return mean_of(self.by_prompt)
+        return mean_of(self.by_prompt[..., self.distinct])
 
     @property
     def null_effects(self) -> Float[np.ndarray, "metrics nulls pairs layers coefficients positions"]:
         """The same of each null vector, over the same prompts."""
-        return mean_of(np.where(np.isfinite(self.by_prompt)[:, None], self.null_by_prompt, np.nan))
+        kept = np.where(np.isfinite(self.by_prompt)[:, None], self.null_by_prompt, np.nan)
+        return mean_of(kept[..., self.distinct])
 
     def p_values(
         self, metric: int | str = 0, *, alternative: Alternative = "two-sided"
@@ -120,18 +128,25 @@ class Sweep:
         if self.grid.nulls:
             p_values = self.p_values(index)
         else:
-            flat = self.by_prompt[index].reshape(-1, len(self.grid.prompts))
+            flat = self.by_prompt[index][..., self.distinct].reshape(-1, len(self.distinct))
             p_values = sign_flip_p(flat).reshape(self.grid.shape)
         return np.asarray((p_values <= level) & ~((low <= 0) & (high >= 0)))
 
     def intervals(self, metric: int | str = 0) -> tuple[np.ndarray, np.ndarray, str]:
         """Lower and upper ends of each cell's interval (95 %, that cell alone), and what it covers."""
-        index = self._metric(metric)
-        steered = self.steered[index]
-        plain = np.broadcast_to(self.unsteered[index][:, None, None], steered.shape)
-        flat = (-1, *steered.shape[-2:])
-        low, high, covers = cell_intervals(steered.reshape(flat), plain.reshape(flat))
+        low, high, covers = cell_intervals(*self._flat(self._metric(metric)))
         return low.reshape(self.grid.shape), high.reshape(self.grid.shape), covers
+
+    def cautions(self, metric: int | str = 0) -> np.ndarray:
+        """Where a cell's interval covers more or less than it says, in words; empty where it does not."""
+        return np.array(cell_cautions(*self._flat(self._metric(metric))), dtype=object).reshape(self.grid.shape)
+
+    def _flat(self, metric: int) -> tuple[np.ndarray, np.ndarray]:
+        """Both arms as [cells, prompts, samples]."""
+        steered = self.steered[metric][..., self.distinct, :]
+        plain = np.broadcast_to(self.unsteered[metric][:, None, None, :, self.distinct], steered.shape)
+        flat = (-1, *steered.shape[-2:])
+        return steered.reshape(flat), plain.reshape(flat)
 
     def effect(
         self,
@@ -160,7 +175,7 @@ class Sweep:
             place_of("coefficient", coefficient, self.grid.coefficients),
             place_of("position", position, self.grid.positions),
         )
-        return self._effect(self._metric(metric), places, range(len(self.grid.prompts)))
+        return self._effect(self._metric(metric), places, self.distinct)
 
     def _effect(self, metric: int, place: Place, prompts: Any) -> Effect:
         chosen = np.asarray(list(prompts))
@@ -200,6 +215,7 @@ class Sweep:
             place_of("position", position, self.grid.positions),
         )
         table = self.by_prompt[(self._metric(metric), slice(None), *places)]
+        table = table[:, self.distinct]
         return concept_effect(table[:, np.isfinite(table).all(axis=0)])
 
     # -- choosing ----------------------------------------------------------------------------------------------
@@ -228,7 +244,8 @@ class Sweep:
             SettingError: There are fewer than 8 prompts, or no cell is allowed.
         """
         index = self._metric(metric)
-        choose, report = map(list, split_prompts(len(self.grid.prompts), seed=seed))
+        halves = split_prompts(len(self.distinct), seed=seed)
+        choose, report = ([self.distinct[place] for place in half] for half in halves)
         limits = {self._metric(name): limit for name, limit in (at_most or {}).items()}
         chosen = [best_place(table[..., choose], index, alternative, limits) for table in self._arms()]
         place, null_places = chosen[0], chosen[1:]
@@ -304,8 +321,8 @@ class Sweep:
     def _rows(self, metric: int) -> Iterator[dict[str, Any]]:
         low, high, _ = self.intervals(metric)
         effects, p_values, stands = self.effects[metric], self.p_values(metric), self.stands(metric)
-        nulls = self.null_effects[metric]
-        plain = mean_of(finite(self.unsteered[metric].mean(axis=-1)))
+        nulls, cautions = self.null_effects[metric], self.cautions(metric)
+        plain = mean_of(finite(self.unsteered[metric][..., self.distinct, :].mean(axis=-1)))
         for place, told in cells_of(self.grid):
             effect, null = float(effects[place]), nulls[(slice(None), *place)]
             row: dict[str, Any] = {"metric": self.metrics[metric], **told}
@@ -319,7 +336,8 @@ class Sweep:
                     "standardised": standardised_effect(effect, null) if several else float("nan"),
                 }
                 row["adjusted p"] = float(p_values[place])
-            yield {**row, "stands": bool(stands[place])}
+            row["stands"] = bool(stands[place])
+            yield {**row, "caution": str(cautions[place])} if any(cautions.flat) else row
 
     def plot(
         self,

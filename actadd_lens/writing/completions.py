@@ -13,7 +13,7 @@ from actadd_lens.errors import SettingError
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import as_position, plain_position
 from actadd_lens.prompts.texts import as_texts, encode_prompts
-from actadd_lens.statistics import Effect, paired_effect
+from actadd_lens.statistics import Effect, merged, paired_effect
 from actadd_lens.steering.interventions import by_prompt
 from actadd_lens.vectors.interventions import Intervention, distinct
 from actadd_lens.writing.decoding import Cell, Continuation, DecodeSettings, continuation_texts, decode_cells
@@ -71,7 +71,8 @@ class Completions:
         Raises:
             SettingError: The scorer returns another number of scores than it was given texts.
         """
-        return paired_effect(score_texts(scorer, self.steered), score_texts(scorer, self.unsteered))
+        arms = (score_texts(scorer, texts) for texts in (self.steered, self.unsteered))
+        return paired_effect(*(merged(scores, self.prompts) for scores in arms))
 
     def __str__(self) -> str:
         lines = []

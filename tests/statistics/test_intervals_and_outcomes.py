@@ -209,8 +209,11 @@ def test_false_discovery_rates_by_hand() -> None:
 def test_lists_are_adjusted_for_what_each_null_finds_in_any_of_them() -> None:
     nulls = np.array([[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]])
     first, second = statistics.adjusted_over_lists([np.array([9.0, 3.5]), np.zeros(0)], nulls)
-    # 9 leads its list, as one null does the other; 3.5 is second, and three nulls are first or second in a list.
-    assert first.tolist() == [0.4, 0.8]
+    # 9 leads its list, as one null does the other, from which it stands further apart; 3.5 is second, and three nulls
+    # are first or second in a list.
+    assert first.tolist() == [0.2, 0.8]
+    near = statistics.adjusted_over_lists([np.array([4.1]), np.zeros(0)], nulls)
+    assert near[0].tolist() == [0.4]  # it leads by less than the other list's first
     assert len(second) == 0
     assert statistics.adjusted_over_lists([np.array([9.0])], np.full((1, 4), np.nan))[0].tolist() == [1.0]
 
