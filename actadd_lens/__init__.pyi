@@ -64,6 +64,9 @@ from .sweeps.frontier import Frontier
 from .sweeps.results import CompletionSweep, Sweep
 from .sweeps.sweep import SweepPlan, plan_sweep, sweep
 from .sweeps.texts import CompletionSweepPlan, plan_sweep_completions, sweep_completions
+from .vectors.exchange import ExchangeWarning, load_vectors
+from .vectors.exchange.remote_bridge import remote_intervention
+from .vectors.exchange.sae import from_sae
 from .vectors.interventions import Intervention
 from .vectors.provenance import Provenance
 from .vectors.vector import SteeringVector
@@ -96,6 +99,7 @@ __all__ = [
     "CosineSimilarity",
     "DimensionAblation",
     "Effect",
+    "ExchangeWarning",
     "FingerprintError",
     "Frontier",
     "Gate",
@@ -160,6 +164,7 @@ __all__ = [
     "fetch",
     "first",
     "fit_jacobian",
+    "from_sae",
     "fwd_hooks",
     "gate",
     "gated",
@@ -167,6 +172,7 @@ __all__ = [
     "interaction",
     "linearity",
     "load_model",
+    "load_vectors",
     "logit_lens",
     "logit_lens_carried",
     "low_rank",
@@ -186,6 +192,7 @@ __all__ = [
     "preview",
     "project",
     "project_out",
+    "remote_intervention",
     "replace",
     "scale",
     "scorers",

@@ -181,9 +181,26 @@ class BridgeBackend(Backend):
     def hook_point(self, name: str) -> Any:
         """By the walk of the bridge's own `add_hook`: its `hook_dict` is built anew, in milliseconds, at every look."""
         try:
-            return attrgetter(name)(self.model)
+            return attrgetter(self._own_name(name))(self.model)
         except AttributeError:
             return self.model.hook_dict[name]
+
+    def _own_name(self, name: str) -> str:
+        """The name behind an alias, as `blocks.1.hook_in` behind `blocks.1.hook_resid_pre`.
+
+        An alias is an attribute that keeps the hook point of old when another module, such as a sparse autoencoder,
+        takes its place, and when that one is taken away again.
+        """
+        parent, _, last = name.rpartition(".")
+        try:
+            behind = attrgetter(parent)(self.model).hook_aliases[last]
+        except (AttributeError, KeyError):
+            return name
+        for target in [behind] if isinstance(behind, str) else behind:
+            with suppress(AttributeError):
+                attrgetter(f"{parent}.{target}")(self.model)
+                return self._own_name(f"{parent}.{target}")
+        return name
 
     def context(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PassContext:
         """The cache is found by its type: each architecture passes it under another keyword, or by position.

@@ -54,7 +54,7 @@ class HookedBackend(Backend):
                 stack.callback(self.add_hook(self.hook_name(layer), _keeper(found, layer)).remove)
             residual = self._blocks(tokens, mask=None, stop=top + runs_top)
             if by_hand:
-                found[top] = self.hook_point(self.hook_name(top))(residual)
+                found[top] = self._own_hook_point(self.hook_name(top))(residual)
         return found
 
     def logits(
@@ -123,7 +123,7 @@ class HookedBackend(Backend):
     ) -> Float[Tensor, "batch *pos size"]:
         """The last residual stream; from a stream by `start_at_layer`."""
         if start.is_floating_point() and layer == self.n_layers:
-            residual = self.hook_point(self.hook_name(layer))(start)
+            residual = self._own_hook_point(self.hook_name(layer))(start)
         elif start.is_floating_point():
             residual = self.model.forward(start, start_at_layer=layer, stop_at_layer=self.n_layers)
         else:

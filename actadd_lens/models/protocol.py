@@ -426,7 +426,7 @@ class Backend(ABC):
         """
         point = self._own_hook_point(name)
         with _HANGING:
-            self.model.add_hook(name, hook)
+            self.model.add_hook(self._own_name(name), hook)
             return HookHandle(point, point.fwd_hooks[-1])
 
     def take_away(self, name: str, is_meant: Callable[[Any], bool]) -> None:
@@ -437,6 +437,10 @@ class Backend(ABC):
             return
         for handle in [handle for handle in getattr(point, "fwd_hooks", ()) if is_meant(handle.user_hook)]:
             HookHandle(point, handle).remove()
+
+    def _own_name(self, name: str) -> str:
+        """The name by which the model itself finds a hook point."""
+        return name
 
     def _own_hook_point(self, name: str) -> Any:
         try:

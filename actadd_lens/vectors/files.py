@@ -13,6 +13,7 @@ from torch import Tensor
 from actadd_lens.errors import ActAddError, VectorFileError
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.spans import Span, span_from_json, span_to_json
+from actadd_lens.vectors.exchange.seems import seems, seems_tensors
 from actadd_lens.vectors.provenance import Provenance
 from actadd_lens.vectors.vector import SteeringVector
 
@@ -30,7 +31,13 @@ def save_vector(vector: SteeringVector, path: str | os.PathLike[str]) -> None:
     """Write a vector beside its place, then move it there."""
     from safetensors.torch import save
 
-    activations = vector.activations.detach().contiguous().cpu()
+    header = header_of(vector)
+    data = save({_TENSOR: _on_file(vector)}, metadata={_KEY: json.dumps(header)})
+    write_whole(Path(path), data)
+
+
+def header_of(vector: SteeringVector) -> dict[str, Any]:
+    """All of a vector but its activations, and a hash of both."""
     is_plain = vector.position in _PLACES_OF_1 or isinstance(vector.position, int)
     is_plain = is_plain and vector.hook_name.endswith("hook_resid_pre")
     header = {
@@ -42,9 +49,12 @@ def save_vector(vector: SteeringVector, path: str | os.PathLike[str]) -> None:
         "hook_name": vector.hook_name,
         "provenance": vector.provenance.to_json(),
     }
-    header["content_hash"] = _content_hash(header, activations)
-    data = save({_TENSOR: activations}, metadata={_KEY: json.dumps(header)})
-    write_whole(Path(path), data)
+    header["content_hash"] = _content_hash(header, _on_file(vector))
+    return header
+
+
+def _on_file(vector: SteeringVector) -> Tensor:
+    return vector.activations.detach().contiguous().cpu()
 
 
 def load_vector(path: str | os.PathLike[str]) -> SteeringVector:
@@ -53,11 +63,23 @@ def load_vector(path: str | os.PathLike[str]) -> SteeringVector:
     Raises:
         VectorFileError: The file is missing, damaged, of another kind, of a newer format, or holds no finite numbers.
     """
-    header, activations = _read(Path(path))
+    return vector_of(*_read(Path(path)), path=path)
+
+
+def vector_of(header: dict[str, Any], activations: Tensor, *, path: str | os.PathLike[str]) -> SteeringVector:
+    """The way back from `header_of`.
+
+    Args:
+        header: As `header_of` gave it, or what came of it.
+        activations: The tensor.
+        path: Where both were read, for what is said of them.
+
+    Raises:
+        VectorFileError: They do not go together, or are none.
+    """
     try:
         _check_header(header)
-        claimed = header.pop("content_hash")
-        if claimed != _content_hash(header, activations):
+        if header["content_hash"] != _content_hash(header, activations):
             raise TypeError("its content does not match its hash, so it was changed or damaged since it was written")
         return SteeringVector(
             activations,
@@ -80,10 +102,10 @@ def _position(header: dict[str, Any]) -> Position | None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place, then move it there.
+    """Write a file so that it appears complete or not at all.
 
     Raises:
-        VectorFileError: It cannot be written.
+        VectorFileError: There is no such folder, or the path is a folder, a device, or cannot be written.
     """
     folder = path.parent
     if not folder.is_dir():
@@ -123,7 +145,10 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
         with safe_open(path, framework="pt") as file:
             metadata, names = file.metadata() or {}, list(file.keys())
             if _KEY not in metadata or names != [_TENSOR]:
-                raise VectorFileError(f"{path} is a safetensors file, but holds no steering vector of actadd_lens.")
+                raise VectorFileError(
+                    f"{path} is a safetensors file, but holds no steering vector of actadd_lens: it seems to be "
+                    f"{seems_tensors(names)}."
+                )
             if len(metadata[_KEY]) > _LONGEST_HEADER:
                 raise VectorFileError(
                     f"{path} has a header of {len(metadata[_KEY]):,} characters; that is no vector's."
@@ -133,7 +158,9 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         if isinstance(error, VectorFileError):
             raise
-        raise VectorFileError(f"{path} is truncated, damaged or no safetensors file: {error}.") from error
+        told = seems(path)
+        said = str(error) if told is None else f"it seems to be {told}"
+        raise VectorFileError(f"{path} is truncated, damaged or no safetensors file: {said}.") from error
     if not isinstance(header, dict):
         raise VectorFileError(f"{path} has a header that is no object.")
     return header, tensor

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import numbers
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from operator import index as as_index
@@ -23,6 +24,8 @@ from actadd_lens.vectors.provenance import Fingerprint, Provenance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from actadd_lens.vectors.exchange import ExchangeFormat
 
 
 @dataclass(frozen=True, eq=False)
@@ -388,22 +391,88 @@ class SteeringVector(Intervention):
 
     # -- files -------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file with the whole provenance; it appears complete or not at all."""
-        from actadd_lens.vectors.files import save_vector
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        measurements: Sequence[Any] = (),
+        licence: str | None = None,
+        base_model: str | None = None,
+    ) -> None:
+        """Write a safetensors file with the whole provenance; it appears complete or not at all.
 
-        save_vector(self, path)
+        `hf://owner/name` puts the folder that `export` writes on the Hugging Face Hub, with a card.
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "SteeringVector":
-        """Read a file that `save` wrote, on either line of TransformerLens.
+        Args:
+            path: The file, or `hf://owner/name`.
+            measurements: For the Hub's card, what `measure` and `measure_completions` gave for this vector.
+            licence: For the card, the licence's identifier, such as `mit`.
+            base_model: For the card, the model's name on the Hub.
 
         Raises:
-            VectorFileError: The file is damaged, of another kind, or of a newer format.
+            VectorFileError: The file cannot be written, or the Hub cannot be reached.
+            SettingError: A measurement is of another vector, or something for a card goes with a file.
         """
-        from actadd_lens.vectors.files import load_vector
+        from actadd_lens.vectors.exchange import save_one
 
-        return load_vector(path)
+        save_one(self, path, measurements=measurements, licence=licence, base_model=base_model)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: "ExchangeFormat | None" = None,  # noqa: A002  (the word that people look for)
+        measurements: Sequence[Any] = (),
+        licence: str | None = None,
+        base_model: str | None = None,
+    ) -> None:
+        """Write the vector for another library; what its format cannot hold is an error or an `ExchangeWarning`.
+
+        | format | path | what it holds |
+        |---|---|---|
+        | `gguf` | `.gguf` | llama.cpp and repeng: one row at every token, BOS too; layer L as `direction.{L - 1}` |
+        | `vllm-lens` | `.json` | rows and the tokens that they are for, or one row at every token |
+        | `remote-bridge` | by `format=` | TransformerLens's RemoteBridge: `intervene` of `forward` |
+        | `folder` | a folder | what the Hugging Face Hub holds: the vector, a card, and the first two where they can |
+
+        Args:
+            path: The file or folder; its ending tells the format.
+            format: The format, where the path does not tell it.
+            measurements: For a folder's card, what `measure` and `measure_completions` gave for this vector.
+            licence: For the card, the licence's identifier, such as `mit`.
+            base_model: For the card, the model's name on the Hub.
+
+        Raises:
+            LayerError: The format has no such layer.
+            PositionError: The format has no such position.
+            VectorError: The format does not hold several rows.
+            VectorFileError: The file cannot be written.
+            SettingError: The format is not told, a package is missing, or a measurement is of another vector.
+        """
+        from actadd_lens.vectors.exchange import export_vector
+
+        export_vector(self, path, format=format, measurements=measurements, licence=licence, base_model=base_model)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, layer: int | None = None, name: str | None = None
+    ) -> "SteeringVector":
+        """Read a file that `save` or `export` wrote, or another library; nothing in a file is ever run.
+
+        Files of llama.cpp, repeng, steering-vectors, CAA, vllm-lens, RemoteBridge and numpy are known by what they
+        hold. Their layers are counted as here; what was translated, and what they do not say, is an `ExchangeWarning`.
+
+        Args:
+            path: The file; a folder that `export` wrote; or `hf://owner/name`.
+            layer: Of several layers the one that is meant, counted as here; or that of a file that tells none.
+            name: Of several arrays with names, the one that is meant.
+
+        Raises:
+            VectorFileError: The file is damaged, of another kind, of a newer format, or holds several vectors.
+        """
+        from actadd_lens.vectors.exchange import load_one
+
+        return load_one(path, layer=layer, name=name)
 
     # -- showing itself ----------------------------------------------------------------------------------------
 
