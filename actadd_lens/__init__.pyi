@@ -6,6 +6,8 @@ from .analysis.freezing import AttentionOrValue, attention_or_value
 from .analysis.heads import HeadReading, head_reading
 from .analysis.interaction import Interaction, interaction
 from .analysis.lens import CarriedLens, JacobianLens, LogitLens, fit_jacobian, logit_lens, logit_lens_carried
+from .analysis.dictionary import DictionaryReading, dictionary_reading
+from .analysis.lens import CarriedLens, LogitLens, logit_lens, logit_lens_carried
 from .analysis.linearity import Linearity, linearity
 from .analysis.minimal import MinimalSet, minimal_set
 from .analysis.norms import NormProfile, norm_profile
@@ -98,6 +100,7 @@ __all__ = [
     "Contributions",
     "CosineSimilarity",
     "DimensionAblation",
+    "DictionaryReading",
     "Effect",
     "ExchangeWarning",
     "FingerprintError",
@@ -160,6 +163,7 @@ __all__ = [
     "compute_steering_vector",
     "compute_steering_vectors",
     "cosine_similarity",
+    "dictionary_reading",
     "experiments",
     "fetch",
     "first",

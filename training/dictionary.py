@@ -85,7 +85,7 @@ class TopK(nn.Module):
     @torch.no_grad()
     def shorten(self) -> None:
         """Decoder rows of length one."""
-        self.decoder /= self.decoder.norm(dim=1, keepdim=True)
+        self.decoder.div_(self.decoder.norm(dim=1, keepdim=True))
 
     @torch.no_grad()
     def begin_again(self, silent: Int[Tensor, " some"], missed: Float[Tensor, "streams d_model"]) -> None:
@@ -231,6 +231,7 @@ def write(arguments: argparse.Namespace) -> None:
     logger.info("%d features kept, %.3f of the variance explained", len(kept), explained)
     decoder = model.decoder.detach()[kept].half().contiguous()
     save_file({"decoder": decoder}, arguments.out, metadata={"actadd_lens_dictionary": json.dumps(facts)})
+    arguments.out.chmod(0o644)  # safetensors writes for its user alone
 
 
 if __name__ == "__main__":

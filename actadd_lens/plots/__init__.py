@@ -11,6 +11,7 @@ from actadd_lens.plots.analysis import (
     plot_similarity,
     plot_text_shift,
 )
+from actadd_lens.plots.dictionary import plot_dictionary_reading
 from actadd_lens.plots.measuring import plot_demonstration, plot_effects, plot_measurement
 from actadd_lens.plots.second_look import (
     plot_attention_or_value,
@@ -37,6 +38,7 @@ __all__ = [
     "plot_attention_or_value",
     "plot_demonstration",
     "plot_dimensions",
+    "plot_dictionary_reading",
     "plot_effects",
     "plot_frontier",
     "plot_frozen_heads",

@@ -9,11 +9,17 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "ClozeFact",
+    "Dictionary",
     "Topic",
     "cloze_facts",
+    "dictionary",
     "hostile_prompts",
     "model_folder",
     "neutral_prompts",
@@ -50,6 +56,27 @@ class ClozeFact:
     kind: str
     prompt: str
     answer: str
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    """Directions of the stream that enters a block of the embedded model, each with a name.
+
+    Attributes:
+        decoder: One direction of length one a row, [features, d_model].
+        names: The tokens at which each feature is largest.
+        layer: The block whose input the directions are of.
+        shares: The share of tokens at which each feature is active.
+        explained: The share of the streams' variance that `k` features of a token explain, on held-out text.
+        k: Features of a token.
+    """
+
+    decoder: "Tensor"
+    names: tuple[str, ...]
+    layer: int
+    shares: tuple[float, ...]
+    explained: float
+    k: int
 
 
 def topics() -> dict[str, Topic]:
@@ -118,6 +145,31 @@ def cloze_facts() -> tuple[ClozeFact, ...]:
         ClozeFact(kind='opposite', prompt='The opposite of hot is', answer=' cold')
     """
     return tuple(ClozeFact(**row) for row in _rows("cloze.jsonl"))
+
+
+def dictionary() -> Dictionary:
+    """A dictionary of directions of the embedded model, from a sparse autoencoder at the input of block 3.
+
+    Returns:
+        Its decoder and names, for `dictionary_reading`; `training/dictionary.py` makes it.
+
+    Example:
+        >>> dictionary().layer
+        3
+    """
+    from safetensors import safe_open
+
+    with safe_open(str(resources.files(__name__) / "dictionary.safetensors"), framework="pt") as file:
+        facts = json.loads(file.metadata()["actadd_lens_dictionary"])
+        decoder = file.get_tensor("decoder").float()
+    return Dictionary(
+        decoder,
+        tuple(facts["names"]),
+        facts["layer"],
+        tuple(facts["shares of tokens"]),
+        facts["explained variance, held out"],
+        facts["k"],
+    )
 
 
 def model_folder() -> Path:

@@ -13,8 +13,8 @@ from torch import Tensor
 from actadd_lens.errors import ActAddError, VectorFileError
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.spans import Span, span_from_json, span_to_json
-from actadd_lens.vectors.exchange.seems import seems, seems_tensors
 from actadd_lens.vectors.provenance import Provenance
+from actadd_lens.vectors.seems import seems, seems_tensors
 from actadd_lens.vectors.vector import SteeringVector
 
 _FORMAT = 2

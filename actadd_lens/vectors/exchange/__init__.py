@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 from actadd_lens.errors import SettingError, VectorFileError
 from actadd_lens.vectors.exchange import gguf, hub, numpy_files, remote_bridge, torch_files, vllm_lens
 from actadd_lens.vectors.exchange.held import ExchangeWarning, Held, tell
-from actadd_lens.vectors.exchange.seems import kind_of, parsed
 from actadd_lens.vectors.files import load_vector, save_vector
+from actadd_lens.vectors.seems import kind_of, parsed
 from actadd_lens.vectors.vector import SteeringVector
 
 __all__ = ["ExchangeFormat", "ExchangeWarning", "export_vector", "load_one", "load_vectors", "save_one"]
@@ -105,7 +105,7 @@ def load_vectors(
             to be.
     """
     held = _held(path, layer, name)
-    tell(path, held.told)
+    tell(path, held.told, above=1)
     return held.vectors
 
 
@@ -143,9 +143,10 @@ def _of_json(path: Path) -> Held:
     if isinstance(data, list) and len(data) == 1:
         data = data[0]
     if isinstance(data, dict):
-        for format_ in (vllm_lens, remote_bridge):
-            if format_.seems(data):
-                return format_.read(data, path)
+        if vllm_lens.seems(data):
+            return vllm_lens.read(data, path)
+        if remote_bridge.seems(data):
+            return remote_bridge.read(data, path)
     keys = ", ".join(sorted(map(str, data))[:5]) if isinstance(data, dict) else type(data).__name__
     raise VectorFileError(
         f"{path} is JSON, but neither of vllm-lens (activations, layer_indices) nor of RemoteBridge (intervene): it "

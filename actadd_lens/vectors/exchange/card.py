@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from actadd_lens.errors import SettingError
 from actadd_lens.vectors.vector import SteeringVector
@@ -12,19 +12,11 @@ _HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 TAGS = ("steering-vector", "activation-addition", "actadd-lens")
 
 
-class Measured(Protocol):
-    """What a card asks of a measurement: `measure` and `measure_completions` give such."""
-
-    @property
-    def effect(self) -> Any:
-        """Steered minus unsteered with its interval, beside its nulls."""
-
-
 def card_of(
     vector: SteeringVector,
     place: str,
     *,
-    measurements: Sequence[Measured] = (),
+    measurements: Sequence[Any] = (),
     licence: str | None = None,
     base_model: str | None = None,
     files: Sequence[tuple[str, str]] = (),

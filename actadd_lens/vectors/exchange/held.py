@@ -30,10 +30,10 @@ class Held:
     told: tuple[str, ...] = ()
 
 
-def tell(path: Any, told: Sequence[str]) -> None:
-    """Warn of what was lost or translated, in one warning a file."""
+def tell(path: Any, told: Sequence[str], *, above: int = 2) -> None:
+    """Warn of what was lost or translated, in one warning a file, at the line so many calls above the caller's."""
     if told:
-        warnings.warn(ExchangeWarning(f"{path}: " + "; ".join(told) + "."), stacklevel=4)
+        warnings.warn(ExchangeWarning(f"{path}: " + "; ".join(told) + "."), stacklevel=above + 2)
 
 
 def layer_above(block: int) -> int:

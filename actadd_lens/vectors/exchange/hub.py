@@ -8,7 +8,7 @@ from typing import Any
 
 from actadd_lens.errors import ActAddError, SettingError, VectorFileError
 from actadd_lens.vectors.exchange import gguf, vllm_lens
-from actadd_lens.vectors.exchange.card import Measured, card_of
+from actadd_lens.vectors.exchange.card import card_of
 from actadd_lens.vectors.files import load_vector, save_vector, write_whole
 from actadd_lens.vectors.vector import SteeringVector
 
@@ -26,7 +26,7 @@ def write_folder(
     vector: SteeringVector,
     folder: Path,
     *,
-    measurements: Sequence[Measured] = (),
+    measurements: Sequence[Any] = (),
     licence: str | None = None,
     base_model: str | None = None,
     address: str = "",
@@ -91,7 +91,7 @@ def upload(
     vector: SteeringVector,
     address: str,
     *,
-    measurements: Sequence[Measured] = (),
+    measurements: Sequence[Any] = (),
     licence: str | None = None,
     base_model: str | None = None,
 ) -> list[str]:

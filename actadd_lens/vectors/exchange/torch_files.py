@@ -110,7 +110,8 @@ def one_array(values: Tensor, path: Path, layer: int) -> Held:
 
 def _named(tensors: Mapping[Any, Any], name: str | None, path: Path) -> Tensor:
     found = {str(key): value for key, value in tensors.items() if isinstance(value, Tensor)}
-    return pick(found, name, path)
+    chosen: Tensor = pick(found, name, path)
+    return chosen
 
 
 def pick(found: Mapping[str, Any], name: str | None, path: Path) -> Any:

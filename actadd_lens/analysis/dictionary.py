@@ -1,0 +1,346 @@
+"""A steering vector in the words of a dictionary: cosines with its directions, and a sparse sum of a few of them.
+
+Decoder directions are read, not encoder activations: an encoder is made for whole streams, and takes a difference of
+them for something else (Mayne et al. 2024, arXiv 2411.08790).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from actadd_lens.checks import check_run, is_count, is_whole, require
+from actadd_lens.errors import SettingError, VectorError
+from actadd_lens.statistics import LEVEL, adjusted_over_lists
+from actadd_lens.vectors.exchange.sae import decoder_of, hook_of, layer_of
+from actadd_lens.vectors.naming import vector_names
+from actadd_lens.vectors.vector import SteeringVector, as_vectors
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class DictionaryFeature:
+    """One direction of a dictionary in the reading of one row.
+
+    Attributes:
+        feature: Its row in the decoder.
+        name: Its name; empty where names were not given.
+        value: For a listed direction the cosine with the row; for a picked one the cosine with what was left of the row
+            when it was picked. Signed.
+        weight: For a picked direction, how much of it stands in the sum, in units of the row's norm and for directions
+            of length one; NaN for a listed one.
+        explained: For a picked direction, the share of the row's squared norm that the sum explains up to it; NaN for a
+            listed one.
+        adjusted_p: P-value, adjusted for being picked from the whole dictionary and over all lists of the call (min-P:
+            each null picks its own); NaN without nulls.
+    """
+
+    feature: int
+    name: str
+    value: float
+    weight: float = float("nan")
+    explained: float = float("nan")
+    adjusted_p: float = float("nan")
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is larger than what a null finds, in all but 5 % of calls."""
+        return self.adjusted_p <= LEVEL
+
+
+@dataclass(frozen=True, eq=False)
+class DictionaryRow:
+    """The reading of one row of a vector. A row of zeros has none.
+
+    Attributes:
+        vector: Which vector, by its place among those given.
+        name: The vector in a few characters.
+        row: Row of the vector.
+        norm: Norm of what is read.
+        largest: The k directions with the largest cosines by size, the first one first.
+        pursuit: The directions of the sparse sum, in the order in which they were picked.
+        cosines: The cosine of every direction; 0 for one without length.
+        null_largest: The largest cosine, by size, that each null has in its own list or sum.
+        null_explained: For each null, the share that its own sum explains after each pick.
+    """
+
+    vector: int
+    name: str
+    row: int
+    norm: float
+    largest: tuple[DictionaryFeature, ...]
+    pursuit: tuple[DictionaryFeature, ...]
+    cosines: Float[np.ndarray, " features"]
+    null_largest: Float[np.ndarray, " nulls"]
+    null_explained: Float[np.ndarray, "nulls picks"]
+
+
+@dataclass(frozen=True, eq=False)
+class DictionaryReading:
+    """Steering vectors in the words of a dictionary.
+
+    Attributes:
+        rows: The rows of all vectors, in order.
+        k: Directions in each list.
+        features: Directions in the dictionary.
+        nulls: Number of nulls.
+        null_kind: `random directions`, or `vectors given`.
+    """
+
+    rows: tuple[DictionaryRow, ...]
+    k: int
+    features: int
+    nulls: int
+    null_kind: str
+
+    @property
+    def standing(self) -> tuple[DictionaryFeature, ...]:
+        """Listed and picked directions that stand; a null has one in at most 5 % of calls. None without nulls."""
+        return tuple(item for row in self.rows for item in (*row.largest, *row.pursuit) if item.stands)
+
+    def frame(self) -> "pd.DataFrame":
+        """One line per row and direction: the largest cosines, then the picks of the sparse sum."""
+        import pandas as pd
+
+        columns = ["vector", "row", "list", "rank", "feature", "name", "value", "weight", "explained",
+                   "explained by nulls", "adjusted p"]  # fmt: skip
+        lines = []
+        for row in self.rows:
+            for kind, items in (("largest", row.largest), ("pursuit", row.pursuit)):
+                for rank, item in enumerate(items):
+                    nulls = row.null_explained[:, rank] if kind == "pursuit" else np.zeros(0)
+                    usual = float(nulls.mean()) if len(nulls) else float("nan")
+                    lines.append(
+                        (row.name, row.row, kind, rank + 1, item.feature, item.name, item.value, item.weight,
+                         item.explained, usual, item.adjusted_p)
+                    )  # fmt: skip
+        return pd.DataFrame(lines, columns=columns)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """The picked directions of each row that is not zero, by their weights, and the share that they explain."""
+        from actadd_lens.plots.dictionary import plot_dictionary_reading
+
+        return plot_dictionary_reading(self, ax=ax)
+
+    def __repr__(self) -> str:
+        beside = f"beside {self.nulls} {self.null_kind}" if self.nulls else "without nulls"
+        return f"DictionaryReading({len(self.rows)} rows, {self.features} directions, k={self.k}, {beside})"
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("row", "largest cosines", "sparse sum"))
+        body = ""
+        for row in self.rows:
+            cells = [f"{escape(row.name)}<br><small>row {row.row}</small>", _cells(row.largest, "value"),
+                     _cells(row.pursuit, "weight")]  # fmt: skip
+            body += "<tr>" + "".join(f"<td style='vertical-align:top;text-align:left'>{cell}</td>" for cell in cells)
+            body += "</tr>"
+        told = f"* larger than what {self.nulls} {self.null_kind} find" if self.nulls else "without nulls"
+        return f"<table><caption>in the words of a dictionary; {told}</caption><tr>{head}</tr>{body}</table>"
+
+
+def _cells(items: Sequence[DictionaryFeature], number: str) -> str:
+    if not items:
+        return "<i>zero row</i>"
+    return "<br>".join(
+        f"{getattr(item, number):+.2f} {escape(item.name or f'feature {item.feature}')}{'*' if item.stands else ''}"
+        for item in items
+    )
+
+
+@torch.no_grad()
+def dictionary_reading(
+    vectors: SteeringVector | Sequence[SteeringVector],
+    decoder: Any,
+    names: Sequence[str] | Mapping[int, str] | None = None,
+    *,
+    nulls: int | Sequence[SteeringVector] = 20,
+    k: int = 8,
+    seed: int = 0,
+) -> DictionaryReading:
+    """Read steering vectors in the words of a dictionary of directions, row by row; no model runs.
+
+    Two readings. The cosines with every direction: what the row is like. And a sparse sum: the direction that is most
+    like the row is taken, weights of either sign are fitted to all that were taken, and the next is sought in what is
+    left (orthogonal matching pursuit, Pati et al. 1993): what the row is made of, where neighbours do not count twice.
+
+    Directions are listed because they are large, so each null picks its own largest, and p is adjusted over all lists.
+    The p-value of a
+    direction says how large its cosine is, not that it is this one. Nulls that are given should be what the vector is not, such as `null_vectors(model, vector)`: differences of
+    activations share directions, so random ones are easier to beat.
+
+    Args:
+        vectors: One steering vector or several, all as wide as the dictionary.
+        decoder: The dictionary: a tensor or array [features, d_model], or an SAE with `W_dec`, whose hook point must
+            then be at the vectors' layer. Lengths do not count.
+        names: A name for each direction, or for some by their number.
+        nulls: Number of random directions to read beside each row; or, for one vector, null vectors with as many rows.
+        k: Directions in each list.
+        seed: Seed of the random directions.
+
+    Raises:
+        VectorError: A vector has another width than the dictionary, or is at another layer than the SAE; or nulls do
+            not go with the vector.
+        SettingError: A setting is out of its range.
+    """
+    check_run(seed=seed)
+    found = as_vectors(vectors, what="the reading by a dictionary")
+    directions = _directions(decoder, found)
+    require(is_count(k) and k <= len(directions), "k", k, f"an integer from 1 to {len(directions)}")
+    named = _names(names, len(directions))
+    rows: list[DictionaryRow] = []
+    for number, (vector, name) in enumerate(zip(found, vector_names(found), strict=True)):
+        drawn = _null_rows(found, vector, nulls, seed + number)
+        for row in range(vector.rows):
+            made = _row(vector.injection[row], drawn[:, row], directions, named, k)
+            rows.append(replace(made, vector=number, name=name, row=row))
+    count = nulls if isinstance(nulls, int) else len(nulls)
+    kind = "random directions" if isinstance(nulls, int) else "vectors given"
+    return DictionaryReading(_adjusted(rows), k, len(directions), count, kind)
+
+
+def _directions(decoder: Any, vectors: Sequence[SteeringVector]) -> Float[Tensor, "features d_model"]:
+    """The dictionary's rows at length one; those without length stay zero."""
+    rows = torch.from_numpy(decoder.copy()) if isinstance(decoder, np.ndarray) else decoder
+    if not isinstance(rows, Tensor):
+        rows = decoder_of(decoder)
+        _check_layers(decoder, vectors)
+    if rows.ndim != 2 or 0 in rows.shape or not rows.is_floating_point() or not bool(torch.isfinite(rows).all()):
+        raise VectorError(
+            f"A dictionary of shape {tuple(rows.shape)} is none: expected finite floats, [features, d_model]."
+        )
+    for vector in vectors:
+        if vector.d_model != rows.shape[1]:
+            raise VectorError(
+                f"The vector {vector.label} has d_model {vector.d_model}, but the dictionary's directions have "
+                f"{rows.shape[1]}."
+            )
+    return _units(rows.detach().float().cpu())
+
+
+def _check_layers(sae: Any, vectors: Sequence[SteeringVector]) -> None:
+    if hook_of(sae) is None:
+        return
+    layer = layer_of(sae)
+    for vector in vectors:
+        if vector.layer != layer:
+            raise VectorError(
+                f"The SAE stands at {hook_of(sae)}, which is layer {layer}, but {vector.label} is at layer "
+                f"{vector.layer}: pass sae.W_dec if they are to be compared all the same."
+            )
+
+
+def _names(names: Any, count: int) -> list[str]:
+    if names is None:
+        return [""] * count
+    if isinstance(names, Mapping):
+        return [str(names.get(index, "")) for index in range(count)]
+    if isinstance(names, str) or len(names) != count:
+        raise SettingError(f"{len(names)} names do not go with {count} directions: give one for each, or a dictionary.")
+    return [str(name) for name in names]
+
+
+def _null_rows(
+    found: Sequence[SteeringVector], vector: SteeringVector, nulls: int | Sequence[SteeringVector], seed: int
+) -> Float[Tensor, "nulls rows d_model"]:
+    if isinstance(nulls, int) and not isinstance(nulls, bool):
+        require(is_whole(nulls), "nulls", nulls, "an integer from 0, or null vectors")
+        random = np.random.default_rng(seed)
+        return torch.from_numpy(random.standard_normal((nulls, vector.rows, vector.d_model))).float()
+    given = as_vectors(nulls, what="the reading by a dictionary")
+    if len(found) > 1:
+        raise VectorError("Null vectors are those of one vector: read vectors one by one, or pass a number of nulls.")
+    for null in given:
+        if null.injection.shape != vector.injection.shape:
+            raise VectorError(
+                f"A null of shape {tuple(null.injection.shape)} does not go with a vector of shape "
+                f"{tuple(vector.injection.shape)}: use null_vectors(model, vector)."
+            )
+    return torch.stack([null.injection.detach().float().cpu() for null in given])
+
+
+def _row(
+    values: Float[Tensor, " d_model"],
+    nulls: Float[Tensor, "nulls d_model"],
+    directions: Float[Tensor, "features d_model"],
+    names: Sequence[str],
+    k: int,
+) -> DictionaryRow:
+    """The reading of a row; the vector's name and the numbers are filled in later."""
+    values = values.detach().float().cpu()
+    norm = float(values.norm())
+    cosines = directions @ _units(values[None])[0]
+    largest = cosines.abs().topk(k).indices.tolist() if norm > 0 else []
+    null_largest = (_units(nulls) @ directions.T).abs().amax(dim=1).numpy() if len(nulls) else np.zeros(0)
+    picked = _pursuit(values, directions, k) if norm > 0 else []
+    beside = [_pursuit(null, directions, k) for null in nulls] if picked else []
+    explained = np.zeros((len(beside), k))
+    for index, picks in enumerate(beside):  # a pursuit that has explained everything picks no more
+        shares = [pick[3] for pick in picks]
+        explained[index] = shares + [shares[-1] if shares else 0.0] * (k - len(picks))
+        null_largest[index] = max([null_largest[index], *(abs(pick[1]) for pick in picks)])
+    weights = picked[-1][2] if picked else []
+    return DictionaryRow(
+        0, "", 0, norm,
+        tuple(DictionaryFeature(index, names[index], float(cosines[index])) for index in largest),
+        tuple(
+            DictionaryFeature(index, names[index], cosine, float(weight) / norm, share)
+            for (index, cosine, _, share), weight in zip(picked, weights, strict=True)
+        ),
+        cosines.numpy(), null_largest, explained,
+    )  # fmt: skip
+
+
+_Pick = tuple[int, float, list[float], float]
+
+
+def _pursuit(values: Float[Tensor, " d_model"], directions: Float[Tensor, "features d_model"], k: int) -> list[_Pick]:
+    """Up to k picks: the direction, its cosine with what was left, all weights so far, and the share explained."""
+    picks: list[_Pick] = []
+    left, total, chosen = values, float(values.square().sum()), list[int]()
+    for _ in range(k):
+        norm = float(left.norm())
+        if norm <= 1e-6 * total**0.5:
+            break
+        cosines = directions @ (left / norm)
+        cosines[chosen] = 0.0
+        index = int(cosines.abs().argmax())
+        if cosines[index] == 0:
+            break
+        chosen.append(index)
+        basis = directions[chosen].T
+        weights = torch.linalg.lstsq(basis, values[:, None]).solution[:, 0]
+        left = values - basis @ weights
+        share = 1 - float(left.square().sum()) / total
+        picks.append((index, float(cosines[index]), weights.tolist(), share))
+    return picks
+
+
+def _units(rows: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_model"]:
+    norms = rows.norm(dim=-1, keepdim=True)
+    return torch.where(norms > 0, rows / norms.clamp_min(1e-30), 0.0)
+
+
+def _adjusted(rows: Sequence[DictionaryRow]) -> tuple[DictionaryRow, ...]:
+    """P-values over the rows of the call; what is listed and what is picked of a row are one list."""
+    judged = [row for row in rows if row.largest and len(row.null_largest)]
+    if not judged:
+        return tuple(rows)
+    lists = [np.array([abs(item.value) for item in (*row.largest, *row.pursuit)]) for row in judged]
+    found = adjusted_over_lists(lists, np.stack([row.null_largest for row in judged]))
+    made = {}
+    for row, values in zip(judged, found, strict=True):
+        items = [
+            replace(item, adjusted_p=float(value))
+            for item, value in zip((*row.largest, *row.pursuit), values, strict=True)
+        ]
+        cut = len(row.largest)
+        made[id(row)] = replace(row, largest=tuple(items[:cut]), pursuit=tuple(items[cut:]))
+    return tuple(made.get(id(row), row) for row in rows)
