@@ -171,10 +171,10 @@ def dictionary_reading(
     like the row is taken, weights of either sign are fitted to all that were taken, and the next is sought in what is
     left (orthogonal matching pursuit, Pati et al. 1993): what the row is made of, where neighbours do not count twice.
 
-    Directions are listed because they are large, so each null picks its own largest, and p is adjusted over all lists.
-    The p-value of a
-    direction says how large its cosine is, not that it is this one. Nulls that are given should be what the vector is not, such as `null_vectors(model, vector)`: differences of
-    activations share directions, so random ones are easier to beat.
+    Directions are listed because they are large, so each null picks its own largest, and p is adjusted over all rows:
+    it says that a cosine is larger than what a null has with any direction. Random directions are easy to beat. Null
+    vectors, as `null_vectors(model, vector)` makes them, are differences of activations too and lie in the dictionary
+    as well as the vector does: beside them, what stands is more like one direction than such differences are.
 
     Args:
         vectors: One steering vector or several, all as wide as the dictionary.
