@@ -1,7 +1,6 @@
 """The real llama.cpp with exported files: the same logits as here on the same weights, and others beside the layer."""
 
 import ctypes
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -111,10 +110,10 @@ class Llama:
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Llama:
     path = tmp_path_factory.mktemp("llama") / "smollm2-f32.gguf"
     write_model(path)
-    yield Llama(path)
+    return Llama(path)
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +128,7 @@ def apart(theirs: torch.Tensor, ours: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def test_exported_files_make_the_same_logits_in_llama_cpp(
-    llama: Llama, model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_exported_files_make_the_same_logits_in_llama_cpp(llama: Llama, model: Any, tmp_path: Path) -> None:
     tokens = model.to_tokens(PROMPT)
     assert apart(llama.logits(tokens[0].tolist()), model(tokens)[0]) <= 1e-3
     pair = al.PromptPair("I love it", "I hate it", prepend_bos=False)
@@ -157,6 +154,3 @@ def test_exported_files_make_the_same_logits_in_llama_cpp(
         assert min(beside) > 10 * exact, measured
         assert moved > 10 * exact, measured
     llama.steer(None)
-    with capsys.disabled():
-        for layer, (exact, nearest, moved) in measured.items():
-            print(f"\nlayer {layer}: {exact:.1e} apart, beside it {nearest:.1e} or more, unsteered {moved:.1e}", end="")
