@@ -281,7 +281,7 @@ def _row(
     null_largest = (_units(nulls) @ directions.T).abs().amax(dim=1).numpy() if len(nulls) else np.zeros(0)
     picked = _pursuit(values, directions, k) if norm > 0 else []
     beside = [_pursuit(null, directions, k) for null in nulls] if picked else []
-    explained = np.zeros((len(beside), k))
+    explained = np.zeros((len(nulls), k))
     for index, picks in enumerate(beside):  # a pursuit that has explained everything picks no more
         shares = [pick[3] for pick in picks]
         explained[index] = shares + [shares[-1] if shares else 0.0] * (k - len(picks))

@@ -78,6 +78,8 @@ class Llama:
         assert self.model
         options = llama_cpp.llama_context_default_params()
         options.n_ctx, options.n_batch, options.n_threads = 256, 256, 1
+        options.type_k = options.type_v = 0  # a float32 cache, and no flash attention, which rounds to half precision
+        options.flash_attn_type = 0
         self.context = llama_cpp.llama_init_from_model(self.model, options)
         self.width = llama_cpp.llama_model_n_embd(self.model)
         self.blocks = llama_cpp.llama_model_n_layer(self.model)
