@@ -279,7 +279,7 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps(Bomb()))
     refused(path, "truncated, damaged or no safetensors file")
     torch.save(Bomb(), path)
-    refused(path, "would have to run .* to be read, which is never done")
+    refused(path, "would have to run .* to be read|damaged file of torch.save")
     assert not Bomb.went_off
 
 
