@@ -132,7 +132,7 @@ PRIMARY: tuple[Primary, ...] = (
         Part("token-shift", "skewness of the tokens' mean changes", "greater"),
     ), "the bulk's being normal, for which the paper gives no number"),
     Primary(5, (Part("sentiment", "share of ", "greater", every=True),)),
-    Primary(6, (Part("toxicity", "negativity of continuations", "less"),),
+    Primary(6, (Part("toxicity", "negativity (VADER) of continuations", "less"),),
             "profanity, which is too rare in what small models write"),
     Primary(7, (
         Part("sentiment", "relevance of continuations", None, ("continuations", "RELEVANCE_MARGIN"), "less", True),
