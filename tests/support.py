@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import actadd_lens as al
+from actadd_lens.models import backend_of
 from actadd_lens.models.hooked import hooked_transformer
 
 FAMILIES_HERE = ("bridge",) if hooked_transformer() is None else ("hooked", "bridge")
@@ -82,6 +83,19 @@ def generate(model: Any, tokens: Any, count: int, **options: Any) -> Tensor:
     return model.generate(
         tokens, max_new_tokens=count, do_sample=False, stop_at_eos=False, verbose=False, return_type="tokens", **options
     )
+
+
+def cached(model: Any, tokens: Tensor, cache: Any, mask: Tensor | None = None) -> tuple[Tensor, Any]:
+    """One pass with the model's own cache."""
+    backend = backend_of(model)
+    if cache is None and backend.family == "hooked":
+        cache = backend._new_cache(tokens.shape[0])
+    if backend.family == "hooked":
+        return model(tokens, past_kv_cache=cache, attention_mask=mask), cache
+    logits, cache = model(
+        tokens, past_key_values=cache, use_cache=True, attention_mask=mask, return_type="logits_and_cache"
+    )
+    return logits, cache
 
 
 def generated_by_hand(model: Any, tokens: Tensor, hooks: Sequence[tuple[str, Any]], count: int) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 import actadd_lens as al
 from actadd_lens.models import backend_of
 from tests.conftest import FAMILIES, HAS_HOOKED
-from tests.support import PAIRS, close, generate, vector_of
+from tests.support import PAIRS, cached, close, generate, vector_of
 
 LAYER = 2
 TEXTS = ["The girl looked at the dog. She felt", "A boy was in"]
@@ -38,7 +38,7 @@ def theirs(gpt2_folder: Path) -> Any:
 
 @torch.no_grad()
 def written_by_theirs(
-    theirs: Any, tokens: list[int], change: Callable[[Tensor, int], Tensor]
+    theirs: Any, tokens: list[int], change: Callable[[Tensor, int], Tensor], count: int = WRITTEN
 ) -> tuple[Tensor, list[int]]:
     """Log-probs after the prompt and greedy tokens, from whole passes with a block's input changed by hand."""
     prompt = len(tokens)
@@ -49,7 +49,7 @@ def written_by_theirs(
     handle = theirs.transformer.h[LAYER].register_forward_pre_hook(hook, with_kwargs=True)
     first = None
     try:
-        for _ in range(WRITTEN):
+        for _ in range(count):
             logits = theirs(torch.tensor([tokens])).logits[0, -1]
             first = logits.log_softmax(dim=-1) if first is None else first
             tokens = [*tokens, int(logits.argmax())]
@@ -121,6 +121,27 @@ def test_every_operation_on_every_span_is_what_hooks_by_hand_do(raw: Any, theirs
             assert close(raw(tokens)[0, -1].log_softmax(dim=-1), expected)
         with al.steer(raw, intervention, position=position):
             assert generate(raw, tokens, WRITTEN)[0, -WRITTEN:].tolist() == written
+
+
+@pytest.mark.parametrize("span", SPANS)
+@torch.no_grad()
+def test_operations_reach_the_same_tokens_in_chunks_and_behind_padding(raw: Any, theirs: Any, span: str) -> None:
+    position, tokens_of = SPANS[span]
+    prompts = [backend_of(raw).encode(text) for text in TEXTS]
+    width = max(map(len, prompts))
+    padded = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts])
+    mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
+    for kind, (intervention, operation) in made(raw).items():
+        change = by_hand(operation, tokens_of)
+        expected = torch.stack([written_by_theirs(theirs, ids, change, 1)[0] for ids in prompts])
+        with al.steer(raw, intervention, position=position):
+            together = raw(padded, attention_mask=mask)[:, -1].log_softmax(dim=-1)
+        assert close(together, expected), kind
+        tokens, cache = torch.tensor([prompts[0]]), None
+        with al.steer(raw, intervention, position=position, prompt_lengths=[len(prompts[0])]):
+            for chunk in tokens.split([4, 3, tokens.shape[1] - 7], dim=1):
+                logits, cache = cached(raw, chunk, cache)
+        assert close(logits[0, -1].log_softmax(dim=-1), expected[0]), kind
 
 
 @torch.no_grad()

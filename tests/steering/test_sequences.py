@@ -4,6 +4,7 @@ import copy
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 import actadd_lens as al
 from actadd_lens.errors import NonFiniteError, SteeringError
 from actadd_lens.models import backend_of
-from tests.support import PAIRS, close, hook_state, plain_hooks, tokens_of, vector_of
+from tests.support import PAIRS, cached, close, hook_state, plain_hooks, tokens_of, vector_of
 
 LONG = "The girl looked at the dog. She felt"
 SHORT = "A boy was in"
@@ -41,19 +42,6 @@ def added_at(vector: al.SteeringVector, columns: Any) -> Any:
     return add
 
 
-def cached(model: Any, tokens: Tensor, cache: Any, mask: Tensor | None = None) -> tuple[Tensor, Any]:
-    """One pass with the model's own cache."""
-    backend = backend_of(model)
-    if cache is None and backend.family == "hooked":
-        cache = backend._new_cache(tokens.shape[0])
-    if backend.family == "hooked":
-        return model(tokens, past_kv_cache=cache, attention_mask=mask), cache
-    logits, cache = model(
-        tokens, past_key_values=cache, use_cache=True, attention_mask=mask, return_type="logits_and_cache"
-    )
-    return logits, cache
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("position", ["front", "mid", "back", 2, "last"])
 def test_two_generations_may_take_turns(model: Any, row: Any, position: Any) -> None:
@@ -76,6 +64,48 @@ def test_two_generations_may_take_turns(model: Any, row: Any, position: Any) -> 
                 new = prompt if step == 0 else tokens[:, end - 1 : end]
                 logits, caches[turn] = cached(model, new, caches[turn])
                 assert close(logits[:, -1], expected[turn][:, end - 1]), (step, turn)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("position", ["front", "mid", "back", 2])
+@pytest.mark.parametrize("way", ["guidance with a negative prompt", "a static cache", "beams"])
+def test_generate_of_transformers_is_steered_as_by_hooks_by_hand(
+    load: Any, gpt2_folder: Path, way: str, position: Any
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = load("gpt2", "bridge")
+    theirs = AutoModelForCausalLM.from_pretrained(gpt2_folder, attn_implementation="eager").eval()
+    vector = 20 * vector_of(model, PAIRS[0], 2)
+    options: dict[str, Any] = {
+        "guidance with a negative prompt": {"guidance_scale": 1.5, "negative_prompt_ids": tokens_of(model, SHORT)},
+        "a static cache": {"cache_implementation": "static"},
+        "beams": {"num_beams": 3},
+    }[way]
+
+    def by_hand(module: Any, args: Any, kwargs: Any) -> Any:
+        length = args[0].shape[1]
+        if length == 1:  # a token that was written
+            return None
+        column = {"front": 0, "mid": length // 2 - vector.rows // 2, "back": length - vector.rows}.get(
+            position, position
+        )
+        stream = args[0].clone()
+        stream[:, column : column + vector.rows] += vector.injection
+        return (stream, *args[1:]), kwargs
+
+    def write(found: Any) -> list[int]:
+        tokens = tokens_of(model, LONG)
+        return found.generate(tokens, max_new_tokens=6, do_sample=False, **options)[0, tokens.shape[1] :].tolist()
+
+    unsteered = write(theirs)
+    assert write(model.original_model) == unsteered
+    handle = theirs.transformer.h[2].register_forward_pre_hook(by_hand, with_kwargs=True)
+    expected = write(theirs)
+    handle.remove()
+    with al.steer(model, vector, position=position):
+        assert write(model.original_model) == expected
+    assert expected != unsteered
 
 
 @torch.no_grad()
