@@ -2,7 +2,8 @@
 
 import inspect
 from numbers import Integral
-from typing import Any
+from operator import index as as_index
+from typing import Any, SupportsIndex
 
 from actadd_lens.errors import SettingError
 
@@ -25,6 +26,20 @@ def is_count(value: Any) -> bool:
 def is_whole(value: Any) -> bool:
     """Whether a value is an integer from 0; numpy's are."""
     return is_count(value) or (isinstance(value, Integral) and not isinstance(value, bool) and int(value) == 0)
+
+
+def as_integer(value: Any) -> int | None:
+    """The integer that a value is, numpy's and a tensor's own included; None where it is none.
+
+    >>> as_integer(np.int64(3)), as_integer(True), as_integer(2.0), as_integer(np.array([1, 2]))
+    (3, None, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return as_index(value)
+    except TypeError:  # arrays and tensors have the method, and refuse unless they hold one integer
+        return None
 
 
 def takes(function: Any, count: int) -> bool:
@@ -65,6 +80,21 @@ def check_flags(**flags: Any) -> None:
     """
     for name, value in flags.items():
         require(isinstance(value, bool) or type(value).__name__ == "bool", name, value, "True or False")
+
+
+def check_choice(value: Any, name: str, *choices: str) -> None:
+    """Refuse what is none of the names that a setting knows.
+
+    Args:
+        value: The setting.
+        name: Its name.
+        *choices: What it may be.
+
+    Raises:
+        SettingError: It is something else.
+    """
+    told = " or ".join([", ".join(map(repr, choices[:-1])), repr(choices[-1])])
+    require(isinstance(value, str) and value in choices, name, value, told)
 
 
 def many(values: Any) -> list[Any]:

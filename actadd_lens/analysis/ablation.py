@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actadd_lens.checks import check_run
+from actadd_lens.checks import check_run, many
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import Arm, measure_arms, null_arms
 from actadd_lens.measuring.metrics import Metric, as_metric
-from actadd_lens.measuring.nulls import NullKind, null_vectors
+from actadd_lens.measuring.nulls import NullKind, check_nulls, null_vectors
 from actadd_lens.methods.actadd import differences
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair, pad_token_of
-from actadd_lens.prompts.positions import Position
+from actadd_lens.prompts.positions import Position, check_position
 from actadd_lens.prompts.texts import as_texts, each_once, encode_prompts, token_id
 from actadd_lens.statistics import Effect, max_t_p, monte_carlo_p, on_one_scale, paired_effect
 from actadd_lens.vectors.provenance import Provenance
@@ -214,6 +214,8 @@ def ablate_tokens(
         SettingError: A span or another setting is out of its range.
     """
     check_run(seed=seed, batch_size=batch_size)
+    check_nulls(nulls, null_kind)
+    position = check_position(position, rows=1)
     backend, chosen = backend_of(model), as_metric(metric)
     source, layer = _Source.of(model, as_pair(pair)), backend.check_layer(layer)
     texts = each_once(as_texts(prompts))
@@ -363,7 +365,7 @@ class _Source:
 
 
 def _as_list(replacement: str | int | Sequence[str | int]) -> list[str | int]:
-    found = [replacement] if isinstance(replacement, str | int) else list(replacement)
+    found = many(replacement)
     if not found:
         raise SettingError("No replacement was given: 'remove', 'pad', or a neutral token.")
     return found

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actadd_lens.checks import check_run, is_count, require
+from actadd_lens.checks import check_run, require
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import Arm, ArmRows, measure_arms, null_arms
 from actadd_lens.measuring.metrics import Metric, Reading, as_metric
-from actadd_lens.measuring.nulls import NullKind
+from actadd_lens.measuring.nulls import NullKind, check_nulls
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, each_once, encode_prompts
@@ -175,7 +175,7 @@ def linearity(
     found, chosen = check_vectors(backend, vectors, what="the first-order estimate"), as_metric(metric)
     factors = tuple(sorted({check_coefficient(factor) for factor in coefficients}))
     require(bool(factors), "coefficients", coefficients, "one number or more")
-    require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
+    check_nulls(nulls, null_kind)
     texts = each_once(as_texts(prompts))
     ids = encode_prompts(backend, texts, prepend_bos=prepend_bos)
     slopes, by_row = _slopes(backend, ids, found, chosen, position=position, batch_size=batch_size)

@@ -19,7 +19,7 @@ from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.progress import tracked
 from actadd_lens.prompts.positions import Position
-from actadd_lens.prompts.texts import as_texts, each_once, encode_prompts, token_id
+from actadd_lens.prompts.texts import as_texts, each_once, encode_prompts, token_ids
 from actadd_lens.statistics import (
     FEWEST_PROMPTS,
     LEVEL,
@@ -268,12 +268,11 @@ def next_token_shift(
     check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)
     found = check_interventions(backend, vectors)
-    if isinstance(tokens, str):
-        raise SettingError(f"tokens is the text {tokens!r}: pass a list of texts or ids.")
-    followed = [token_id(backend, token) for token in tokens]
+    followed = token_ids(backend, tokens)
     require(is_count(k), "k", k, "an integer from 1")
     require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
-    require(isinstance(least, int | float) and 0 <= least < 1, "least", least, "a probability, from 0 to below 1")
+    is_share = isinstance(least, int | float) and not isinstance(least, bool) and 0 <= least < 1
+    require(is_share, "least", least, "a probability, from 0 to below 1")
     texts = each_once(as_texts(prompts))
     ids = encode_prompts(backend, texts, prepend_bos=prepend_bos)
     ArmRows(backend, ids, [()] * len(ids), found, position)  # do they fit?
@@ -481,7 +480,7 @@ def text_shift(
     found = check_interventions(backend, vectors)
     require(is_count(least_count), "least_count", least_count, "an integer from 1")
     require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
-    given = (texts,) if isinstance(texts, str) else tuple(texts)
+    given = as_texts(texts)
     ids = encode_prompts(backend, given, prepend_bos=prepend_bos)
     ArmRows(backend, ids, [()] * len(ids), found, position)  # do they fit?
     arms: list[Arm] = [(), found, *null_arms(model, found, nulls, null_kind, seed)]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actadd_lens.checks import check_run, require
+from actadd_lens.checks import check_choice, check_flags, check_run
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.nulls import unrelated_rows
 from actadd_lens.models import Backend, LensModel, backend_of
@@ -145,7 +145,8 @@ def cosine_similarity(
     backend = backend_of(model)
     left = check_vectors(backend, vectors, what="cosine similarity")
     right = left if others is None else check_vectors(backend, as_vectors(others), what="cosine similarity")
-    require(by in ("rows", "aligned", "pooled"), "by", by, "'rows', 'aligned' or 'pooled'")
+    check_choice(by, "by", "rows", "aligned", "pooled")
+    check_flags(centred=centred)
     is_number = isinstance(nulls, int) and not isinstance(nulls, bool)
     if not is_number or nulls < 0 or nulls == 1:
         raise SettingError(f"nulls is {nulls!r}: expected 0, or 2 or more to compare with each other.")

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import check_run, is_whole, require
+from actadd_lens.checks import check_run
 from actadd_lens.errors import NonFiniteError, SettingError
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
-from actadd_lens.measuring.nulls import NullKind, check_null_kind, null_vectors
+from actadd_lens.measuring.nulls import NullKind, check_nulls, null_vectors
 from actadd_lens.measuring.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.protocol import Spot
@@ -248,8 +248,7 @@ def null_arms(model: LensModel, vectors: Arm, nulls: int, kind: NullKind, seed: 
         SettingError: The number is no integer from 0.
     """
     check_run(seed=seed)
-    check_null_kind(kind)
-    require(is_whole(nulls), "nulls", nulls, "an integer from 0")
+    check_nulls(nulls, kind)
     if not nulls:
         return []
     if not vectors:

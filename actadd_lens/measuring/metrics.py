@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import is_count, many, require, takes
+from actadd_lens.checks import check_choice, is_count, many, require, takes
 from actadd_lens.errors import SettingError
 from actadd_lens.models import Backend
 from actadd_lens.prompts.texts import token_id
@@ -71,7 +71,7 @@ class Metric:
     def __post_init__(self) -> None:
         require(isinstance(self.name, str) and bool(self.name), "A metric's name", self.name, "a text")
         require(isinstance(self.unit, str), "A metric's unit", self.unit, "a text")
-        require(self.reads in ("last", "all"), "What a metric reads", self.reads, "'last' or 'all'")
+        check_choice(self.reads, "What a metric reads", "last", "all")
         require(takes(self.bind, 1), "A metric's bind", self.bind, "a function of the model's interface")
 
     def bound_to(self, backend: Backend) -> BoundMetric:

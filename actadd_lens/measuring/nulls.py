@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actadd_lens.checks import check_run, is_count, require
+from actadd_lens.checks import check_run, is_count, is_whole, require
 from actadd_lens.errors import SettingError, VectorError
 from actadd_lens.methods.actadd import read_vectors
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair
+from actadd_lens.prompts.texts import as_texts
 from actadd_lens.steering.massive import massive_coordinates, ordinary_norms, outweighed
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
@@ -114,6 +115,16 @@ def check_null_kind(kind: Any) -> None:
     """
     if not (isinstance(kind, str) and kind in ("unrelated_pairs", "gaussian")):
         raise SettingError(f"Null kind {kind!r} is not known: use 'unrelated_pairs' or 'gaussian'.")
+
+
+def check_nulls(nulls: Any, kind: Any) -> None:
+    """Refuse a number or a kind of null vectors that is none, before anything runs.
+
+    Raises:
+        SettingError: One is none.
+    """
+    check_null_kind(kind)
+    require(is_whole(nulls), "nulls", nulls, "an integer from 0")
 
 
 def unrelated_rows(
@@ -342,7 +353,7 @@ class _Phrases:
             raise SettingError("texts is one text: pass a list of two or more, to cut phrases from.")
         self._backend = backend
         self._tokens = tokens
-        self._words = [text.split() for text in (texts if texts is not None else null_texts())]
+        self._words = [text.split() for text in (null_texts() if texts is None else as_texts(texts))]
         self._words = [words for words in self._words if words]
         # SentencePiece puts a space before every text; one more would be a token that all phrases share.
         spaced, bare = (len(backend.encode(text, prepend_bos=False)) for text in (" a", "a"))

@@ -48,7 +48,7 @@ def check_site(site: object) -> Site:
         SettingError: There is no such site.
     """
     for known in SITES:
-        if site == known:
+        if isinstance(site, str) and site == known:
             return known
     raise SettingError(f"site is {site!r}: expected one of {', '.join(SITES)}.")
 

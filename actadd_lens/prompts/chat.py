@@ -1,7 +1,7 @@
 """Chat prompts: messages, written out by the tokenizer's own template, and where each of them lies among the tokens."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -199,6 +199,8 @@ def token_parts(model: LensModel, prompt: ChatPrompt, *, prepend_bos: bool = Tru
 
 
 def _checked(messages: Any, system: str | None) -> tuple[tuple[str, str], ...]:
+    if not isinstance(messages, Iterable):
+        raise PromptError(f"{messages!r} is no conversation: pass what the user says, or a list of messages.")
     given = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
     if not given:
         raise PromptError("The conversation is empty: pass what the user says, or messages with role and content.")

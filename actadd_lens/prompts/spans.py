@@ -8,9 +8,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from operator import index as as_index
-from typing import Any, SupportsIndex
+from typing import Any
 
+from actadd_lens.checks import as_integer
 from actadd_lens.errors import AmbiguousPositionError, PositionError
 from actadd_lens.models import Backend
 from actadd_lens.prompts.chat import ROLES, read_spans
@@ -233,9 +233,9 @@ def after(mark: Any) -> After:
     >>> after("[/INST]")
     after('[/INST]')
     """
+    if isinstance(mark, str) and mark:
+        return After(str(mark))
     ids = mark.tolist() if hasattr(mark, "tolist") else mark
-    if isinstance(ids, str) and ids:
-        return After(ids)
     if not isinstance(ids, str) and isinstance(ids, Iterable):
         found = tuple(_whole(item, "after()", "give a text, or token ids") for item in ids)
         if found:
@@ -278,9 +278,10 @@ def first(n: int) -> Window:
     >>> first(3)
     slice(0, 3)
     """
-    if not _whole(n, "first()", "give an integer from 1"):
+    count = _whole(n, "first()", "give an integer from 1")
+    if count == 0:
         raise PositionError("first(0) covers no token: give an integer from 1.")
-    return Window(0, as_index(n))
+    return Window(0, count)
 
 
 @dataclass(frozen=True)
@@ -376,9 +377,10 @@ def _whole(value: Any, what: str, remedy: str) -> int:
 
 
 def _integer(value: Any, what: str = "The slice", remedy: str = "give integers") -> int:
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    number = as_integer(value)
+    if number is None:
         raise PositionError(f"{what} was given {value!r}, which is no integer: {remedy}.")
-    return as_index(value)
+    return number
 
 
 def _end_of_text(tokens: list[int], mark: str, decode: Callable[[Sequence[int]], str]) -> int | None:

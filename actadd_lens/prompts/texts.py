@@ -1,12 +1,12 @@
 """Texts that a model goes on from: what people write, checked, and as token ids."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
 from actadd_lens.checks import check_flags
-from actadd_lens.errors import PromptError
+from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.models import Backend
 
 
@@ -110,3 +110,16 @@ def token_id(backend: Backend, token: str | int) -> int:
     if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < size:
         raise PromptError(f"{token!r} is no token of {backend.name}: ids go from 0 to {size - 1}.")
     return int(token)
+
+
+def token_ids(backend: Backend, tokens: Any) -> tuple[int, ...]:
+    """Ids of several tokens, each given as text or id.
+
+    Raises:
+        SettingError: It is one text, or no list.
+        PromptError: A text is not exactly one token, or there is no such id.
+    """
+    if isinstance(tokens, str | bytes) or not isinstance(tokens, Iterable) or getattr(tokens, "ndim", 1) != 1:
+        what = f"the text {tokens!r}" if isinstance(tokens, str) else repr(tokens)
+        raise SettingError(f"tokens is {what}: pass a list of texts or ids.")
+    return tuple(token_id(backend, token) for token in tokens)

@@ -21,7 +21,14 @@ from actadd_lens.prompts.positions import Position, check_position
 from actadd_lens.vectors.interventions import CleanReads, Intervention
 from actadd_lens.vectors.operations import Blend, Multiply, Operation, Overwrite, Project
 from actadd_lens.vectors.provenance import Provenance
-from actadd_lens.vectors.vector import SteeringVector, as_interventions, as_rows, check_coefficient, check_interventions
+from actadd_lens.vectors.vector import (
+    SteeringVector,
+    as_interventions,
+    as_numbers,
+    as_rows,
+    check_coefficient,
+    check_interventions,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +105,7 @@ def set_projection(direction: Any, value: Any, *, layer: int | None = None) -> P
         SettingError: The value is not finite numbers.
     """
     vector = _direction(direction, layer)
-    try:
-        values = torch.as_tensor(value, dtype=torch.float32).reshape(-1)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise SettingError(f"value is {value!r}: expected a number, or one per token.") from error
-    require(len(values) > 0 and bool(torch.isfinite(values).all()), "value", value, "finite numbers")
+    values = as_numbers(value, "value", SettingError).float().reshape(-1)
     position = vector.position
     return ProjectionSet(dataclasses.replace(vector, position=None), values, position)
 
@@ -207,7 +210,7 @@ def scale(
     if isinstance(factor, numbers.Real) and not isinstance(factor, bool):
         rows = torch.tensor([[check_coefficient(factor)]])
     else:
-        rows = as_rows(torch.as_tensor(factor)[None] if getattr(factor, "ndim", 1) == 0 else factor)
+        rows = as_rows(as_numbers(factor, "factor", VectorError)[None] if getattr(factor, "ndim", 1) == 0 else factor)
     return Scaled(_checked(rows, "factor"), _layer(layer), check_site(site), None, _told(model, source))
 
 

@@ -12,7 +12,6 @@ from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.positions import Position, check_position, reach_of
-from actadd_lens.prompts.spans import Span
 from actadd_lens.prompts.texts import as_texts, encode_prompts
 from actadd_lens.steering.clean import prompts_of
 from actadd_lens.steering.landings import Prompts
@@ -166,7 +165,7 @@ def place_grid(
     for name, value in (("nulls", nulls), ("seed", seed)):
         require(is_whole(value), name, value, "an integer from 0")
     check_null_kind(null_kind)
-    positions_given = list(_positions(positions))
+    positions_given = many(positions)
     grid = Grid(
         pairs=_sources(backend, pairs),
         layers=_axis("layers", [backend.check_layer(layer) for layer in many(layers)], LayerError),
@@ -218,12 +217,6 @@ def _sources(backend: Backend, pairs: Any) -> tuple[Source, ...]:
             "positions: leave it to positions=."
         )
     return found
-
-
-def _positions(positions: Any) -> Iterable[Any]:
-    """One position or several, as several; a span and a mask are one."""
-    is_one = isinstance(positions, str | Span | slice) or not isinstance(positions, Iterable)
-    return (positions,) if is_one else positions
 
 
 def _check_source(source: Source, grid: Grid, rows: int) -> None:

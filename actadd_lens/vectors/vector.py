@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from operator import index as as_index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actadd_lens.errors import CoefficientError, LayerError, SettingError, VectorError
+from actadd_lens.checks import as_integer
+from actadd_lens.errors import ActAddError, CoefficientError, LayerError, SettingError, VectorError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.positions import Position, check_position
 from actadd_lens.vectors.interventions import CleanReads, Intervention
@@ -256,9 +256,10 @@ class SteeringVector(Intervention):
         Raises:
             VectorError: There is no such row.
         """
-        if not -self.rows <= index < self.rows:
-            raise VectorError(f"Row {index} does not exist: this vector has rows 0 to {self.rows - 1}.")
-        return self._changed(f"row({index})", activations=self.activations[index][None].clone(), position=None)
+        number = as_integer(index)
+        if number is None or not -self.rows <= number < self.rows:
+            raise VectorError(f"Row {index!r} does not exist: this vector has rows 0 to {self.rows - 1}.")
+        return self._changed(f"row({number})", activations=self.activations[number][None].clone(), position=None)
 
     def without_rows(self, *indices: int) -> "SteeringVector":
         """Nothing in some rows: they become zero, so that the others still land on their tokens.
@@ -297,11 +298,11 @@ class SteeringVector(Intervention):
         Raises:
             VectorError: A norm is negative or not finite, or there are not as many as rows.
         """
-        target = torch.as_tensor(norm, dtype=torch.float32, device=self.activations.device)
+        target = as_numbers(norm, "The norm", VectorError).to(self.activations.device, torch.float32)
         if target.ndim > 1 or (target.ndim == 1 and len(target) != self.rows):
             raise VectorError(f"{tuple(target.shape)} norms do not go with {self.rows} rows: give one, or one per row.")
-        if not bool((torch.isfinite(target) & (target >= 0)).all()):
-            raise VectorError(f"The norm {norm!r} is no size: expected finite numbers from 0.")
+        if not bool((target >= 0).all()):
+            raise VectorError(f"The norm {norm!r} is no size: expected numbers from 0.")
         scale = torch.where(self.norms > 0, target / self.norms.clamp_min(1e-30), 0.0)
         told = f"{float(target):g}" if target.ndim == 0 else f"{self.rows} norms"
         rescaled = (self.activations.float() * scale[:, None]).to(self.activations)
@@ -346,13 +347,15 @@ class SteeringVector(Intervention):
             VectorError: A dimension does not exist, or a mask has another length.
         """
         dimensions = self._from_mask(dimensions)
-        kept = torch.zeros_like(self.activations)
         try:
             picks = dimensions if isinstance(dimensions, slice) else [_dimension(item) for item in dimensions]
-            kept[:, picks] = self.activations[:, picks]
+            is_kept = torch.zeros(self.d_model, dtype=torch.bool, device=self.activations.device)
+            is_kept[picks] = True
         except (IndexError, TypeError) as error:
             raise VectorError(f"Dimensions {dimensions!r} do not exist: d_model is {self.d_model}.") from error
-        return self._changed(f"keep_dimensions({dimensions})", activations=kept)
+        if not bool(is_kept.any()):
+            raise VectorError(f"{dimensions!r} keeps no dimension of {self.d_model}: name at least one.")
+        return self._changed(f"keep_dimensions({dimensions})", activations=self.activations * is_kept)
 
     def _from_mask(self, dimensions: Any) -> Any:
         """Indices for a boolean mask; anything else as it is."""
@@ -525,9 +528,10 @@ def check_coefficient(value: Any) -> float:
 
 def _dimension(value: Any) -> int:
     """An index; a mask of booleans would be taken for the indices 0 and 1."""
-    if isinstance(value, bool):
+    number = as_integer(value)
+    if number is None:
         raise TypeError
-    return as_index(value)
+    return number
 
 
 def as_interventions(vectors: Any) -> tuple[Intervention, ...]:
@@ -600,14 +604,40 @@ def as_rows(values: Any) -> Tensor:
         VectorError: It is neither a tensor nor a numpy array of floats.
     """
     if isinstance(values, np.ndarray):
-        try:
-            values = torch.from_numpy(values.copy())
-        except TypeError as error:
-            raise VectorError(f"An array of type {values.dtype} holds no rows: expected floats.") from error
+        if values.dtype.kind not in "fiu":
+            raise VectorError(f"An array of type {values.dtype} holds no rows: expected floats.")
+        values = torch.from_numpy(values.copy())
     if not isinstance(values, Tensor):
         raise VectorError(f"A {type(values).__name__} holds no rows: pass a tensor or a numpy array of floats.")
     rows = values[None] if values.ndim == 1 else values
     return rows if rows.requires_grad else rows.clone()
+
+
+def as_numbers(values: Any, name: str, error: type[ActAddError]) -> Tensor:
+    """A number, or a list or array of them, as a tensor of finite floats; a tensor keeps its graph.
+
+    Args:
+        values: What a caller passed.
+        name: What it is, to begin a message with.
+        error: What is raised.
+
+    Raises:
+        ActAddError: It holds something else: texts, booleans, complex numbers, NaN or infinity.
+    """
+    found = values if isinstance(values, Tensor) else _as_floats(values)
+    is_real = found is not None and found.dtype != torch.bool and not found.is_complex()
+    if found is None or not is_real or found.numel() == 0 or not bool(torch.isfinite(found).all()):
+        raise error(f"{name} is {values!r}: expected finite numbers.")
+    return found
+
+
+def _as_floats(values: Any) -> Tensor | None:
+    """Numbers that are not in a tensor yet; None where they are no numbers, or too large for a float."""
+    try:
+        array = np.asarray(values)
+        return torch.tensor(array.astype(np.float32)) if array.dtype.kind in "iuf" else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _is_number(value: Any) -> bool:

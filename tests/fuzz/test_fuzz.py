@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import sqlite3
 import sys
 import warnings
@@ -30,8 +31,8 @@ from tests.support import PAIRS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unchecked")]
 
-SEED = 0
-CALLS, FACTORIES, FILES, COMMANDS = 2300, 200, 300, 300
+SEED = int(os.environ.get("ACTADD_FUZZ_SEED", "0"))
+CALLS, READINGS, MAKERS, FACTORIES, FILES, COMMANDS = 2300, 1200, 600, 200, 300, 300
 PROMPT = "The girl looked at the dog. She felt"
 
 
@@ -136,6 +137,8 @@ JUNK: tuple[Callable[[], Any], ...] = tuple(
 
 
 def is_integer(value: Any, least: int) -> bool:
+    if isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_floating_point():
+        value = int(value)
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
@@ -216,6 +219,9 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "coefficients": several(is_number),
     "position": is_position,
     "later position": lambda value: is_position(value) or is_integer(value, 0),  # told when a pass comes
+    "placement": lambda value: (
+        is_position(value) or is_integer(value, 0) or (isinstance(value, str) and value == "all")
+    ),
     "positions": several(is_position),
     "prompt": is_text,
     "prompts": lambda value: (
@@ -225,6 +231,9 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "metric": is_metric,
     "metrics": is_metric,
     "null_kind": lambda value: value in ("unrelated_pairs", "gaussian") if isinstance(value, str) else False,
+    "null numbers": lambda value: (
+        value == 0 if is_integer(value, 0) and int(value) < 2 else is_integer(value, 2) and int(value) < 100
+    ),
     "flag": lambda value: isinstance(value, bool | np.bool_),
     "stop": lambda value: (
         (isinstance(value, str) and value)
@@ -246,6 +255,58 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "model": lambda value: False,
     "vector": lambda value: False,
     "scorers": lambda value: False,
+    "k": lambda value: is_integer(value, 1),
+    "order": lambda value: isinstance(value, str) and value in ("value", "z"),
+    "reading": lambda value: isinstance(value, str) and value in ("direction", "anchored"),
+    "by": lambda value: isinstance(value, str) and value in ("rows", "aligned", "pooled"),
+    "at": lambda value: isinstance(value, str) and value in ("unsteered", "steered"),
+    "token place": lambda value: value is None or (is_integer(value, 0) and int(value) < 9),
+    "optional prompt": lambda value: value is None or is_text(value),
+    "texts": lambda value: value is None or (is_list(value) and len(value) > 1 and all(map(is_text, value))),
+    "tokens": lambda value: (
+        (isinstance(value, torch.Tensor) and value.shape == (0,))
+        or (
+            is_list(value)
+            and all((is_integer(item, 0) and int(item) < 500) or item in ("dog", "a", "b") for item in value)
+        )
+    ),
+    "share": lambda value: is_number(value) and 0 <= float(value) < 1,
+    "one or more": lambda value: is_integer(value, 1),
+    "replacement": lambda value: (
+        value in ("remove", "0", "1", "a", " ") if isinstance(value, str) else is_integer(value, 0) and int(value) < 500
+    ),
+    "interventions": lambda value: False,
+    "mark": lambda value: (
+        (is_text(value) and bool(value)) or (is_list(value) and len(value) > 0 and all(is_integer(x, 0) for x in value))
+    ),
+    "index": lambda value: (
+        is_integer(value, 0) or (is_list(value) and len(value) > 0 and all(is_integer(x, 0) for x in value))
+    ),
+    "token": lambda value: isinstance(value, Integral) and not isinstance(value, bool),
+    "site": lambda value: isinstance(value, str) and value in ("resid_pre", "attn_out", "mlp_out", "head", "neuron"),
+    "factor": lambda value: (
+        is_number(value)
+        or (
+            isinstance(value, torch.Tensor)
+            and value.is_floating_point()
+            and value.ndim in (1, 2)
+            and value.numel() > 0
+            and bool(value.isfinite().all())
+        )
+    ),
+    "none or layer": lambda value: is_integer(value, 0),
+    "messages": is_text,
+    "system": lambda value: value is None or is_text(value),
+    "size": lambda value: (
+        (is_number(value) and float(value) >= 0)
+        or (is_list(value) and len(value) == 1 and all(is_number(item) for item in value))
+    ),
+    "row": lambda value: isinstance(value, Integral) and not isinstance(value, bool) and int(value) in (-1, 0),
+    "dimensions": lambda value: (
+        isinstance(value, slice | range)
+        or (is_list(value) and len(value) > 0 and all(is_integer(x, -32) and int(x) < 32 for x in value))
+        or (is_integer(value, 0) and int(value) < 32)
+    ),
     "source": lambda value: isinstance(value, str),
     "rows": lambda value: (
         isinstance(value, torch.Tensor)
@@ -271,7 +332,7 @@ class Call:
     kinds: Mapping[str, str]
 
 
-def calls_of(model: Any, folder: Path) -> list[Call]:
+def calls_of(model: Any) -> list[Call]:
     vector = al.compute_steering_vector(model, PAIRS[0], layer=2)
     shared = {"seed": "seed", "nulls": "nulls", "null_kind": "null_kind", "model": "model"}
     grid = {
@@ -426,6 +487,193 @@ def calls_of(model: Any, folder: Path) -> list[Call]:
     ]
 
 
+def readings_of(model: Any) -> list[Call]:
+    """The tools that say what a vector is and who reads it."""
+    vector = al.compute_steering_vector(model, PAIRS[0], layer=2)
+    on_vector = {"model": model, "vectors": vector, "prompts": PROMPT, "progress": False}
+    shared = {"seed": "seed", "nulls": "nulls", "null_kind": "null_kind", "model": "model"}
+    lens = {"k": "k", "order": "order", "tokens": "tokens", "prepend_bos": "flag", "vectors": "vector", **shared}
+    placed = {"position": "position", "prepend_bos": "flag", "batch_size": "batch_size"}
+    entropy = metrics.entropy()
+    return [
+        Call(
+            "logit_lens",
+            al.logit_lens,
+            {"model": model, "vectors": vector},
+            {**lens, "reading": "reading", "prompt": "optional prompt"},
+        ),
+        Call(
+            "logit_lens_carried",
+            al.logit_lens_carried,
+            {"model": model, "vectors": vector, "prompt": PROMPT},
+            {**lens, "prompt": "prompt", "at": "token place", "position": "position", "batch_size": "batch_size"},
+        ),
+        Call(
+            "cosine_similarity",
+            al.cosine_similarity,
+            {"model": model, "vectors": [vector, 2 * vector], "nulls": 2},
+            {
+                "model": "model",
+                "seed": "seed",
+                "nulls": "null numbers",
+                "vectors": "vector",
+                "by": "by",
+                "centred": "flag",
+                "texts": "texts",
+            },
+        ),
+        Call(
+            "ablate_tokens",
+            al.ablate_tokens,
+            {"model": model, "pair": PAIRS[0], "layer": 2, "prompts": PROMPT, "metric": entropy, "progress": False},
+            {
+                **shared,
+                **placed,
+                "pair": "pair",
+                "layer": "layer",
+                "prompts": "prompts",
+                "metric": "metric",
+                "coefficient": "coefficient",
+                "replacement": "replacement",
+            },
+        ),
+        Call(
+            "norm_profile",
+            al.norm_profile,
+            {"model": model, "vectors": vector, "prompt": PROMPT},
+            {"model": "model", "vectors": "vector", "prompt": "prompt", "position": "position", "prepend_bos": "flag"},
+        ),
+        Call(
+            "next_token_shift",
+            al.next_token_shift,
+            on_vector,
+            {
+                **shared,
+                **placed,
+                "prompts": "prompts",
+                "vectors": "vector",
+                "k": "k",
+                "least": "share",
+                "tokens": "tokens",
+            },
+        ),
+        Call(
+            "text_shift",
+            al.text_shift,
+            {"texts": PROMPT, **{key: on_vector[key] for key in ("model", "vectors", "progress")}},
+            {**shared, **placed, "texts": "prompts", "vectors": "vector", "least_count": "one or more"},
+        ),
+        Call(
+            "trace_injection",
+            al.trace_injection,
+            {"model": model, "prompt": PROMPT, "vectors": vector, "metric": entropy},
+            {**shared, **placed, "prompt": "prompt", "vectors": "vector", "metric": "metric", "at": "at"},
+        ),
+        Call(
+            "trace_layers",
+            al.trace_layers,
+            {"model": model, "prompts": PROMPT, "pair": PAIRS[0], "layers": [1], "metric": entropy},
+            {
+                **shared,
+                "prompts": "prompts",
+                "pair": "pair",
+                "layers": "layers",
+                "metric": "metric",
+                "coefficient": "coefficient",
+                "position": "position",
+                "at": "at",
+            },
+        ),
+        Call(
+            "plan_sweep_completions",
+            al.plan_sweep_completions,
+            {
+                "model": model,
+                "pairs": PAIRS[0],
+                "layers": [1],
+                "coefficients": [2.0],
+                "prompts": PROMPT,
+                "scorers": scorers.word_count(["dog"]),
+            },
+            {
+                **shared,
+                "pairs": "pair",
+                "layers": "layers",
+                "coefficients": "coefficients",
+                "positions": "positions",
+                "prompts": "prompts",
+                "batch_size": "optional batch_size",
+                "path": "path",
+                "n": "n",
+            },
+        ),
+    ]
+
+
+def makers_of(model: Any) -> list[Call]:
+    """What makes interventions, gates, spans and chat prompts, each run once on a prompt."""
+    vector = al.compute_steering_vector(model, PAIRS[0], layer=2).row(-1)
+
+    def used(make: Callable[..., Any]) -> Callable[..., Any]:
+        def run(**arguments: Any) -> Any:
+            return al.preview(model, PROMPT, make(**arguments), position="all")
+
+        return run
+
+    def spanned(make: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda **arguments: al.preview(model, PROMPT, vector, position=make(**arguments))
+
+    def chatted(**arguments: Any) -> Any:
+        return al.preview(model, al.chat(model, **arguments), vector, position="all")
+
+    scaled = al.scale(2.0, layer=1)
+    return [
+        Call(
+            "scale", used(al.scale), {"factor": 2.0, "layer": 1}, {"factor": "factor", "layer": "layer", "site": "site"}
+        ),
+        Call(
+            "replace",
+            used(al.replace),
+            {"values": torch.ones(32), "layer": 1},
+            {"values": "rows", "layer": "layer", "site": "site"},
+        ),
+        Call(
+            "set_projection",
+            used(al.set_projection),
+            {"direction": vector, "value": 1.0},
+            {"direction": "vector", "value": "coefficient"},
+        ),
+        Call(
+            "project_out",
+            used(al.project_out),
+            {"direction": torch.ones(32), "layer": 1},
+            {"direction": "rows", "layer": "layer"},
+        ),
+        Call(
+            "gate",
+            al.gate,
+            {"direction": vector, "threshold": 0.0},
+            {"direction": "vector", "threshold": "coefficient", "token": "token"},
+        ),
+        Call(
+            "gated",
+            al.gated,
+            {"intervention": scaled, "gate": al.gate(vector, 0.0)},
+            {"intervention": "interventions", "gate": "interventions"},
+        ),
+        Call("per_prompt", used(al.per_prompt), {"items": [vector]}, {"items": "interventions"}),
+        Call("after", spanned(al.after), {"mark": " dog"}, {"mark": "mark"}),
+        Call("since", spanned(al.since), {"index": 2}, {"index": "index"}),
+        Call("first", spanned(al.first), {"n": 2}, {"n": "one or more"}),
+        Call("with_norm", vector.with_norm, {"norm": 1.0}, {"norm": "size"}),
+        Call("keep_dimensions", vector.keep_dimensions, {"dimensions": [1, 2]}, {"dimensions": "dimensions"}),
+        Call("at", vector.at, {"position": "back"}, {"position": "placement"}),
+        Call("at_layer", vector.at_layer, {"layer": 1}, {"layer": "any layer"}),
+        Call("row", vector.row, {"index": 0}, {"index": "row"}),
+        Call("chat", chatted, {"messages": "Hi"}, {"messages": "messages", "system": "system"}),
+    ]
+
+
 @dataclass
 class Tally:
     """What came of the cases."""
@@ -490,13 +738,10 @@ def shown(value: Any) -> str:
         return f"<{type(value).__name__}>"
 
 
-def test_bad_arguments_are_refused_before_a_block_runs(
-    quickest: Any, tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(SEED)
-    calls = calls_of(quickest, tmp_path)
-    for _ in range(CALLS):
+def with_junk(calls: list[Call], count: int, seed: int, folder: Path, tally: Tally) -> None:
+    """Sound calls with one argument replaced, each on its own."""
+    random = np.random.default_rng(seed)
+    for _ in range(count):
         call = calls[random.integers(len(calls))]
         name = list(call.kinds)[random.integers(len(call.kinds))]
         value = JUNK[random.integers(len(JUNK))]()
@@ -506,9 +751,24 @@ def test_bad_arguments_are_refused_before_a_block_runs(
         told = f"{call.name}({name}={shown(value)})"
         is_sound = bool(RULES[call.kinds[name]](value)) or value is call.sound.get(name, Odd)
         tally.note(told, lambda call=call, arguments=arguments: call.run(**arguments), is_sound=is_sound)
-        for left in tmp_path.iterdir():
+        for left in folder.iterdir():
             left.unlink()
-    tally.check(CALLS)
+    tally.check(count)
+
+
+@pytest.mark.parametrize(("made", "count"), [(calls_of, CALLS), (readings_of, READINGS), (makers_of, MAKERS)])
+def test_bad_arguments_are_refused_before_a_block_runs(
+    quickest: Any,
+    tmp_path: Path,
+    tally: Tally,
+    monkeypatch: pytest.MonkeyPatch,
+    made: Callable[[Any], list[Call]],
+    count: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    calls = made(quickest)
+    tally.blocks = 0
+    with_junk(calls, count, SEED, tmp_path, tally)
 
 
 # -- metrics and scorers ---------------------------------------------------------------------------------------
@@ -690,6 +950,30 @@ COMMAND_RULES: dict[str, Callable[[str], bool]] = {
 }
 
 
+def run_command(words: list[str]) -> None:
+    """A command as a user types it; what it refuses in words is an error of ours."""
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            code = main(words)
+        except SystemExit as left:
+            code = int(left.code or 0)
+    if code:
+        if code != 2 or "error" not in told.getvalue():
+            raise WrongError
+        raise al.SettingError(told.getvalue())
+
+
+@pytest.mark.parametrize("command", ["show", "fetch", "reproduce", "check", "nowhere"])
+def test_names_that_a_command_does_not_know_are_refused(
+    tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for word in WORDS:
+        tally.note(f"{command} {word!r}", lambda word=word: run_command([command, word]), is_sound=word in {"-", "--"})
+    tally.check(len(WORDS))
+
+
 def test_bad_words_on_the_command_line_are_refused(
     quickest: Any, tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -704,20 +988,9 @@ def test_bad_words_on_the_command_line_are_refused(
         words = [part for option, values in options.items() if option != name for part in as_words(option, values)]
         words += as_words(name, [word] if len(options[name]) == 1 else [word, options[name][1]])
 
-        def run(command: str = command, words: list[str] = words) -> None:
-            told = io.StringIO()
-            with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
-                try:
-                    code = main([command, *words, "--", PROMPT])
-                except SystemExit as left:
-                    code = int(left.code or 0)
-            if code:
-                if code != 2 or "error" not in told.getvalue():
-                    raise WrongError
-                raise al.SettingError(told.getvalue())
-
         is_sound = COMMAND_RULES[name](word.replace("١", "1"))  # Python reads the digits of every script
-        tally.note(f"{command} {name} {word!r}", run, is_sound=is_sound)
+        words = [command, *words, "--", PROMPT]
+        tally.note(f"{command} {name} {word!r}", lambda words=words: run_command(words), is_sound=is_sound)
     tally.check(COMMANDS)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from actadd_lens.analysis.lens.jacobian import JacobianLens
 from actadd_lens.analysis.lens.reading import Lens
 from actadd_lens.analysis.lens.results import LensOrder, LensReading, LensRow, LogitLens, adjusted
-from actadd_lens.checks import check_run, require
+from actadd_lens.checks import check_choice, check_flags, check_run, require
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import Arm, ArmRows, null_arms
 from actadd_lens.measuring.nulls import NullKind
@@ -78,7 +78,9 @@ def logit_lens(
     backend = backend_of(model)
     found = check_vectors(backend, vectors, what="the logit lens")
     lens = Lens.of(backend, k, tokens, order)
-    require(reading in ("direction", "anchored"), "reading", reading, "'direction' or 'anchored'")
+    check_choice(reading, "reading", "direction", "anchored")
+    check_flags(prepend_bos=prepend_bos)
+    require(prompt is None or isinstance(prompt, str), "prompt", prompt, "a text, or None")
     if reading == "anchored" and prompt is None:
         raise SettingError("The anchored reading is made where the rows land in a prompt: pass prompt=.")
     lenses = _lenses(backend, lens, found, through, reading)

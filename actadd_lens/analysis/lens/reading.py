@@ -10,11 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from actadd_lens.analysis.lens.results import LensOrder, LensRow, LensToken
-from actadd_lens.checks import is_count, require
-from actadd_lens.errors import SettingError
+from actadd_lens.checks import check_choice, is_count, require
 from actadd_lens.models import Backend
 from actadd_lens.models.readout import Readout, readout_of
-from actadd_lens.prompts.texts import token_id
+from actadd_lens.prompts.texts import token_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +36,12 @@ class Lens:
             PromptError: A followed text is not one token.
             ModelError: What the model makes its logits of is not known.
         """
-        if isinstance(tokens, str):
-            raise SettingError(f"tokens is the text {tokens!r}: pass a list of texts or ids.")
-        require(order in ("value", "z"), "order", order, "'value' or 'z'")
+        check_choice(order, "order", "value", "z")
         readout = readout_of(backend)
         # An unembedding may be padded beyond the tokenizer; such tokens have no text.
         size = min(len(backend.tokenizer), readout.bias.shape[0])
         require(is_count(k) and k <= size, "k", k, f"an integer from 1 to {size}")
-        return cls(backend, readout, k, tuple(token_id(backend, token) for token in tokens), size, order)
+        return cls(backend, readout, k, token_ids(backend, tokens), size, order)
 
     def through(self, jacobian: Float[Tensor, "d_model d_model"]) -> "Lens":
         """The same lens behind a Jacobian."""

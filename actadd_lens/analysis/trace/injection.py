@@ -5,7 +5,7 @@ from typing import Any
 
 from actadd_lens.analysis.trace.results import Trace, TraceArm
 from actadd_lens.analysis.trace.tracing import Freeze, Tracer
-from actadd_lens.checks import check_run
+from actadd_lens.checks import check_choice, check_run
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import ArmRows, null_arms
 from actadd_lens.measuring.metrics import as_metric
@@ -70,9 +70,8 @@ def trace_injection(
     check_run(seed=seed, batch_size=batch_size)
     backend, chosen = backend_of(model), as_metric(metric)
     found = check_vectors(backend, vectors, what="the trace of an injection")
-    if at not in ("unsteered", "steered"):
-        raise SettingError(f"at is {at!r}: expected 'unsteered' or 'steered'.")
-    if freeze not in (None, "attention"):
+    check_choice(at, "at", "unsteered", "steered")
+    if freeze is not None and not (isinstance(freeze, str) and freeze == "attention"):
         raise SettingError(f"freeze is {freeze!r}: expected 'attention' or None.")
     if not isinstance(prompt, str):
         raise SettingError(f"trace_injection takes one text, not {prompt!r}: use trace_layers for several prompts.")

@@ -10,14 +10,14 @@ from jaxtyping import Float
 
 from actadd_lens.analysis.trace.injection import trace_injection
 from actadd_lens.analysis.trace.results import ARMS, PARTS, Trace, TraceArm
-from actadd_lens.checks import check_run
-from actadd_lens.measuring.metrics import Metric
-from actadd_lens.measuring.nulls import NullKind
+from actadd_lens.checks import check_choice, check_run
+from actadd_lens.measuring.metrics import Metric, as_metric
+from actadd_lens.measuring.nulls import NullKind, check_nulls
 from actadd_lens.methods.actadd import compute_steering_vectors
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair
-from actadd_lens.prompts.positions import Position
-from actadd_lens.prompts.texts import as_texts, encode_prompts
+from actadd_lens.prompts.positions import Position, check_position
+from actadd_lens.prompts.texts import as_texts, each_once, encode_prompts
 from actadd_lens.statistics import Effect, paired_effect
 from actadd_lens.vectors.vector import check_coefficient
 
@@ -150,7 +150,10 @@ def trace_layers(
         ActAddError: As `compute_steering_vector` and `trace_injection` do.
     """
     check_run(seed=seed)
-    texts = as_texts(prompts)
+    check_nulls(nulls, null_kind)
+    check_choice(at, "at", "unsteered", "steered")
+    position, metric = check_position(position, rows=1), as_metric(metric)
+    texts = each_once(as_texts(prompts))
     encode_prompts(backend_of(model), texts)
     factor = check_coefficient(coefficient)
     vectors = compute_steering_vectors(model, [pair], layers=layers)
