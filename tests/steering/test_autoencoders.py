@@ -18,10 +18,18 @@ class Autoencoder(nn.Module):
         return 0.5 * stream
 
 
-def place(model: Any, name: str) -> tuple[Any, str]:
-    backend = backend_of(model)
-    parent, _, last = backend._own_name(name).rpartition(".")
-    return model.get_submodule(parent), last
+def put(model: Any, module: Any) -> Any:
+    """Put a module in the hook point's place, as sae-lens does in each family, and return what stood there."""
+    name = backend_of(model)._own_name("blocks.2.hook_resid_pre")
+    parent, _, last = name.rpartition(".")
+    block = model.get_submodule(parent)
+    before = getattr(block, last)
+    setattr(block, last, module)
+    if hasattr(model, "_hook_registry"):
+        model._hook_registry[name] = module
+    else:
+        model.setup()
+    return before
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -31,19 +39,14 @@ def test_a_hook_point_that_is_taken_is_an_error_and_one_that_is_given_back_is_fo
     tokens = model.to_tokens("The girl looked")
     with al.steer(model, vector):
         expected = model(tokens)
-    block, last = place(model, "blocks.2.hook_resid_pre")
-    point = getattr(block, last)
+    point = put(model, Autoencoder())
     try:
-        setattr(block, last, Autoencoder())
-        model.setup() if family == "hooked" else None
         with pytest.raises(al.ModelError, match="sparse autoencoder"):
             al.compute_steering_vector(model, ("Love", "Hate"), layer=2)
         with pytest.raises((al.ModelError, al.SteeringError), match="sparse autoencoder"):
             al.complete(model, "The girl", vector, max_new_tokens=1, progress=False)
-        setattr(block, last, type(point)())  # another hook point than before, as sae-lens leaves one
-        model.setup() if family == "hooked" else None
+        put(model, type(point)())  # another hook point than before, as sae-lens leaves one
         with al.steer(model, vector):
             assert torch.equal(model(tokens), expected)
     finally:
-        setattr(block, last, point)
-        model.setup() if family == "hooked" else None
+        put(model, point)
