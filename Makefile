@@ -58,6 +58,7 @@ notebooks-refresh: $(STAMP)
 docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	$(BIN)/python docs/check_links.py site
+	$(BIN)/python docs/llms.py site
 
 wheel-trial: $(STAMP)
 	.ci/wheel-trial $(BIN)/python

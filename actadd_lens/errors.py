@@ -25,6 +25,11 @@ Every message says what is wrong with the actual value, what was expected, and w
 class ActAddError(Exception):
     """Root of every error that actadd_lens raises on purpose."""
 
+    @classmethod
+    def section(cls) -> str:
+        """The page and section that explain this kind of error."""
+        return f"errors.md#{cls.__name__.lower()}"
+
 
 class PromptError(ActAddError, ValueError):
     """A prompt, pad or prompt pair that cannot be used."""

@@ -6,6 +6,7 @@ block leaves it out.
 """
 
 import doctest
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -135,6 +136,21 @@ def test_every_public_name_stands_in_the_api() -> None:
     in_modules = {name for name, home in homes.items() if home.removeprefix("actadd_lens.") in described}
     assert {"errors", "measuring.metrics", "steer"} <= described
     assert set(al.__all__) - described - in_modules == set()
+
+
+def test_every_kind_of_error_has_a_section_with_wrong_and_right_code() -> None:
+    text = (DOCS / "errors.md").read_text(encoding="utf-8")
+    kinds = [kind for kind in vars(al.errors).values() if isinstance(kind, type) and issubclass(kind, al.ActAddError)]
+    assert len(kinds) > 10
+    for kind in kinds:
+        assert f"\n## {kind.__name__}\n" in text, kind
+        assert kind.section() == f"errors.md#{kind.__name__.lower()}"
+
+
+def test_the_page_of_all_verbs_names_every_public_function() -> None:
+    text = (DOCS / "all.md").read_text(encoding="utf-8")
+    verbs = [name for name in al.__all__ if inspect.isfunction(getattr(al, name))]
+    assert [name for name in verbs if f"al.{name}" not in text] == []
 
 
 def test_every_page_stands_in_the_navigation() -> None:
