@@ -10,15 +10,15 @@ from pathlib import Path
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 
 
-def entries(navigation: str) -> list[tuple[int, str, str | None]]:
-    """Lines of mkdocs.yml's navigation: depth, title, and the page, or None for a section."""
+def entries(navigation: str) -> list[tuple[str, str | None]]:
+    """Lines of mkdocs.yml's navigation: title and page, or None for a section."""
     found = []
     for line in navigation.splitlines():
         told = re.match(r"^( *)- (?:\"(.*?)\"|([^:]+?))(?:: ?(\S+\.(?:md|ipynb))?)?$", line)
         if told:
             title, page = told[2] or told[3], told[4]
             is_page = title.endswith(".md")
-            found.append((len(told[1]) // 2, title, title if is_page else page))
+            found.append((title, title if is_page else page))
     return found
 
 
@@ -28,7 +28,7 @@ def first_sentence(page: Path) -> str:
         return ""
     for part in page.read_text(encoding="utf-8").split("\n\n"):
         text = " ".join(part.split())
-        if text and not text.startswith(("#", "<", "|", "```", "!", ":::", "-")):
+        if text and not text.startswith(("#", "<", "|", "```", "!", ":::", "-", "Goes on from")):
             return re.split(r"(?<=[.?!:]) ", _LINK.sub(r"\1", text))[0].rstrip(":")
     return ""
 
@@ -37,14 +37,13 @@ def llms_text(root: Path) -> str:
     """The file's text."""
     settings = (root / "mkdocs.yml").read_text(encoding="utf-8")
     lines = ["# actadd_lens", "", f"> {first_sentence(root / 'docs' / 'index.md')}", ""]
-    for depth, title, page in entries(settings.split("\nnav:\n")[1]):
+    for title, page in entries(settings.split("\nnav:\n")[1]):
         if page is None:
             lines += ["", f"## {title}", ""]
         else:
             told = first_sentence(root / "docs" / page)
             address = re.sub(r"(index)?\.(md|ipynb)$", lambda end: "" if end[1] else "/", page)
             lines.append(f"- [{title}]({address})" + (f": {told}" if told else ""))
-        del depth
     return "\n".join(lines) + "\n"
 
 

@@ -8,7 +8,9 @@ LISTED = Path(__file__).with_name("public_api.txt")
 
 
 def test_the_public_names_are_those_of_the_listing() -> None:
-    """What is gone breaks people's code; what is new is renewed with `python -m tests.public_api > tests/public_api.txt`."""
+    """Renewed by `python -m tests.public_api > tests/public_api.txt`, from the repository's root."""
     listed, found = set(LISTED.read_text(encoding="utf-8").splitlines()), set(listing().splitlines())
-    assert sorted(listed - found) == [], "these are gone: give a reason and a remedy in CHANGELOG.md, then renew the listing"
+    assert sorted(listed - found) == [], (
+        "these are gone: give a reason and a remedy in CHANGELOG.md, then renew the listing"
+    )
     assert sorted(found - listed) == [], "these are new: renew the listing"
