@@ -62,7 +62,7 @@ class ChatDemonstration:
         landing: Where it lands on the first question.
         questions: The questions.
         answers: For each question, its answers by what was added: `+`, nothing, `-`.
-        measurements: The effect on the next token beside its nulls, by the vector's name.
+        measurements: The effect on the next token beside its nulls, of the vector `added` and `subtracted`.
     """
 
     vector: SteeringVector
@@ -122,8 +122,8 @@ def demonstrate_chat(
     note(f"measuring beside {nulls} null vectors")
     metric = logit_difference(" good", " bad")
     measurements = {
-        f"{sign} ({vector.label})": _measured(model, factor * vector, metric, nulls, seed)
-        for sign, factor in (("+", 1.0), ("−", -1.0))
+        name: _measured(model, factor * vector, metric, nulls, seed)
+        for name, factor in (("added", 1.0), ("subtracted", -1.0))
     }
     return ChatDemonstration(vector, preview(model, prompts[0], vector), QUESTIONS, answers, measurements)
 
