@@ -61,6 +61,10 @@ UNWANTED = (
 )
 
 
+OWN_WORDS = {"methods/sadi.py": r"\bstrengths?\b"}
+"""A paper's own word for what is none of our ideas: SADI's factor is no injection coefficient."""
+
+
 def family_of(module: str) -> str:
     """The entry of the table that a module belongs to."""
     if module == BESIDE:
@@ -167,7 +171,7 @@ def test_everything_public_has_a_docstring(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_one_word_per_idea(name: str) -> None:
     text = (PACKAGE / name).read_text()
-    for pattern in UNWANTED:
+    for pattern in set(UNWANTED) - {OWN_WORDS.get(name)}:
         assert not re.findall(pattern, text, re.IGNORECASE), f"{name} says {pattern}"
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from actadd_lens.errors import LayerError, ModelError, PromptError, SettingError
 from actadd_lens.models.adapted import LinearMap, own_weights
 
-Site = Literal["resid_pre", "attn_out", "mlp_out", "head", "neuron"]
+Site = Literal["resid_pre", "attn_out", "mlp_out", "head", "neuron", "neuron_pre"]
 """Where in a block something is read or changed: the stream that enters it, what its attention or its MLP writes, the
-heads' mixes of values before W_O (`hook_z`), or the MLP's neurons after the activation function (`hook_post`).
+heads' mixes of values before W_O (`hook_z`), or the MLP's neurons after the activation function (`hook_post`) or before
+it (`hook_pre`). In gated MLPs the first is the product of both halves, the second the gate.
 """
 
 SITES: tuple[Site, ...] = get_args(Site)
@@ -28,6 +29,7 @@ _HOOKS: dict[Site, str] = {
     "mlp_out": "hook_mlp_out",
     "head": "attn.hook_z",
     "neuron": "mlp.hook_post",
+    "neuron_pre": "mlp.hook_pre",
 }
 
 _HANGING = threading.Lock()
@@ -223,7 +225,26 @@ class Backend(ABC):
         cfg = self.model.cfg
         if site == "head":
             return int(cfg.n_heads) * int(cfg.d_head)
-        return int(cfg.d_mlp) if site == "neuron" else self.d_model
+        return int(cfg.d_mlp) if site in ("neuron", "neuron_pre") else self.d_model
+
+    @property
+    def has_gated_neurons(self) -> bool:
+        """Whether an MLP's neuron is the product of a gate, after the activation function, with another half."""
+        return "blocks.0.mlp.hook_pre_linear" in self.model.hook_dict
+
+    def activated(self, values: Float[Tensor, "*some width"]) -> Float[Tensor, "*some width"]:
+        """The MLP's activation function of what stands before it.
+
+        Raises:
+            ModelError: It goes by a name that is not known.
+        """
+        from transformers.activations import ACT2FN
+
+        name = str(getattr(self.model.cfg, "act_fn", None))
+        if name not in ACT2FN:
+            raise ModelError(f"{self.name} has an activation function {name!r} that this package does not know.")
+        activated: Tensor = ACT2FN[name](values)
+        return activated
 
     # -- text --------------------------------------------------------------------------------------------------
 

@@ -200,7 +200,8 @@ def scale(
         factor: A number; [rows, 1] for one factor per token; [width] or [1, width] for one per element (for heads also
             one per head); [rows, width] for both. A tensor that asks for a gradient keeps its graph.
         layer: The block.
-        site: Where in it: `resid_pre`, `attn_out`, `mlp_out`, `head` (`hook_z`) or `neuron` (`hook_post`).
+        site: Where in it: `resid_pre`, `attn_out`, `mlp_out`, `head` (`hook_z`), `neuron` (`hook_post`), or
+            `neuron_pre` (`hook_pre`).
         model: The model that single elements belong to; with it, other models and other weight processing are refused.
         source: Where the factor comes from, in your words.
 
@@ -282,7 +283,8 @@ def replace(
             what the unsteered model has there on the same prompt, which undoes what earlier layers changed. Clean
             values exist for tokens of the prompt; generated ones are left as they are.
         layer: The block.
-        site: Where in it: `resid_pre`, `attn_out`, `mlp_out`, `head` (`hook_z`, heads side by side) or `neuron`.
+        site: Where in it: `resid_pre`, `attn_out`, `mlp_out`, `head` (`hook_z`, heads side by side), `neuron`, or
+            `neuron_pre`.
         model: The model that the values were read from; with it, other models and weight processing are refused.
         source: Where the values come from, in your words.
 

@@ -34,7 +34,7 @@ def cases(method: str) -> list[Any]:
         pytest.param(
             (case, family),
             id=f"{case.get('name', case.get('case'))}-{family}",
-            marks=[pytest.mark.smollm2] if str(case["model"]).startswith("smollm2") else [],
+            marks=[pytest.mark.smollm2] if str(case.get("model")).startswith("smollm2") else [],
         )
         for case in found
         for family in FAMILIES
@@ -106,3 +106,36 @@ def picked_log_probs(run: dict[str, Any], log_probs: torch.Tensor) -> torch.Tens
 def near(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> bool:
     """Whether a vector is another, relative to its norm."""
     return bool((found.float() - expected.float()).norm() <= tolerance * expected.float().norm())
+
+
+def prompt_log_probs(method: str, prefix: str, log_probs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Found and expected log-probs that a prompt of the later methods keeps: all, or those of the likeliest ids."""
+    kept = tensors(method)
+    if f"{prefix}/logprobs" in kept:
+        return log_probs, kept[f"{prefix}/logprobs"]
+    return log_probs[kept[f"{prefix}/logprobs_top_ids"].long()], kept[f"{prefix}/logprobs_top"]
+
+
+def check_prompts(method: str, case: dict[str, Any], model: Any, steered: Any) -> None:
+    """Log-probs of the prompts of a case of the later methods: whole ones where they are kept, the top 20 otherwise."""
+    for number, prompt in enumerate(case["prompts"]):
+        for variant, vectors in steered.items():
+            found = last_log_probs(model, prompt["ids"], tuple(vectors))
+            told = prompt[variant]
+            top = found[torch.tensor(told["top_ids"])]
+            assert (top - torch.tensor(told["top_logprobs"])).abs().max() < 2e-4, (number, variant)
+            prefix = f"{case['case']}/prompt{number}/{variant}"
+            if any(key.startswith(f"{prefix}/") for key in tensors(method)):
+                whole, expected = prompt_log_probs(method, prefix, found)
+                assert (whole - expected).abs().max() < 2e-4, (number, variant)
+
+
+def check_texts(case: dict[str, Any], model: Any, steered: Any, way: str) -> None:
+    """Greedy tokens of all prompts of a case, under all of its variants at once where they are batched."""
+    runs, expected = [], []
+    for prompt in case["prompts"]:
+        for variant, vectors in steered.items():
+            new = prompt[variant]["greedy_ids"]
+            runs.append((prompt["ids"], tuple(vectors), len(new)))
+            expected.append(new)
+    assert written(model, runs, way) == expected
