@@ -1,0 +1,383 @@
+"""Measures the methods beside their nulls: `python docs/methods_pages.py [storybook] [smollm2 --contrast FOLDER]`.
+
+Each task of each model is kept in methods_measured.json as soon as it is done, and is not done again; without a model's
+name, the pages' measured parts are written anew from there. Settings were set before anything was measured.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import methods_tasks as tasks
+import numpy as np
+import torch
+from page_parts import DOCS, write
+
+import actadd_lens as al
+from actadd_lens import methods
+from actadd_lens.measuring.measure import measure_arms, null_arms
+from actadd_lens.measuring.metrics import as_metric
+from actadd_lens.models import backend_of
+from actadd_lens.prompts.texts import encode_prompts
+from actadd_lens.statistics import paired_effect
+
+KEPT = DOCS / "methods_measured.json"
+NULLS = {"storybook": 39, "smollm2": 19}
+LAYER = {"storybook": 4, "smollm2": 13}
+"""Ours, somewhat before the middle, where the papers steer."""
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Measure what is asked for, and write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", help="models to measure")
+    parser.add_argument("--contrast", type=Path, help="folder of the A/B questions")
+    parser.add_argument("--only", nargs="*", help="tasks")
+    options = parser.parse_args()
+    for name in options.models:
+        model = al.load_model(name)
+        for task, measure in TASKS.items():
+            if task in (options.only or TASKS) and f"{name}/{task}" not in kept():
+                start = time.perf_counter()
+                rows = measure(model, name, options.contrast)
+                if rows:
+                    keep(f"{name}/{task}", rows, time.perf_counter() - start)
+    for task in TASKS:
+        write(DOCS / "methods" / f"{task}.md", {"results": told(task)})
+    write(DOCS / "methods" / "index.md", {"results": told_all()})
+
+
+def kept() -> dict[str, Any]:
+    """What was measured before."""
+    return dict(json.loads(KEPT.read_text(encoding="utf-8"))) if KEPT.is_file() else {}
+
+
+def keep(key: str, rows: list[Row], seconds: float) -> None:
+    """Add a task's rows."""
+    found = {**kept(), key: {"rows": rows, "seconds": round(seconds)}}
+    KEPT.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n", encoding="utf-8")
+
+
+# -- measuring -------------------------------------------------------------------------------------------------
+
+
+def rows_of(
+    model: Any,
+    prompts: Sequence[str],
+    metric: Any,
+    arms: dict[str, Any],
+    *,
+    what: str,
+    nulls: dict[str, list[Any]],
+    damage: Sequence[str] | None = None,
+) -> list[Row]:
+    """A row for each arm: its effect with interval, its nulls where it has any, and the KL on neutral text."""
+    backend = backend_of(model)
+    named = {name: tuple(arm) for name, arm in arms.items()}
+    flat = [((), None), *((arm, name) for name, arm in named.items())]
+    flat += [(tuple(null), name) for name, some in nulls.items() for null in some]
+    told = measure_arms(
+        backend, encode_prompts(backend, prompts), [arm for arm, _ in flat], as_metric(metric),
+        measured=(), position="front", batch_size=32, progress=False,
+    )  # fmt: skip
+    neutral = list(damage if damage is not None else al.storybook.neutral_prompts()[:12])
+    kl = measure_arms(
+        backend, encode_prompts(backend, neutral), [(), *named.values()],
+        al.metrics.kl_divergence("unsteered || steered"), measured=(), position="front", batch_size=32, progress=False,
+    )  # fmt: skip
+    rows = []
+    for number, name in enumerate(named, start=1):
+        effect = paired_effect(told[number][:, None], told[0][:, None])
+        row: Row = {
+            "arm": name, "metric": what, "unsteered": float(told[0].mean()), "effect": effect.mean, "low": effect.low,
+            "high": effect.high, "kl": float(kl[number].mean()), "prompts": len(prompts),
+        }  # fmt: skip
+        mine = np.array([v.mean() - told[0].mean() for v, (_, of) in zip(told, flat, strict=True) if of == name][1:])
+        if len(mine):
+            row |= {"nulls": len(mine), "null mean": float(mine.mean()), "null sd": float(mine.std(ddof=1))}
+            row["p"] = float((1 + (np.abs(mine) >= abs(effect.mean)).sum()) / (1 + len(mine)))
+        rows.append(row)
+    return rows
+
+
+def vector_nulls(model: Any, name: str, arm: Any) -> list[Any]:
+    """The same interventions with vectors of unrelated pairs in them."""
+    return null_arms(model, tuple(arm), NULLS[name], "unrelated_pairs", 0)
+
+
+def log_odds(model: Any, answers: dict[str, tuple[str, str]]) -> Any:
+    """The log-odds of each prompt's right answer against its wrong one, as a metric."""
+
+    def bind(backend: Any) -> Any:
+        def token(text: str) -> int:
+            own = backend.token_id(text)
+            return backend.encode(text, prepend_bos=False)[0] if own is None else own
+
+        known = {tuple(backend.encode(prompt)): tuple(map(token, pair)) for prompt, pair in answers.items()}
+
+        def difference(reading: Any) -> torch.Tensor:
+            rows = [tuple(row[:size]) for row, size in zip(reading.tokens.tolist(), reading.lengths, strict=True)]
+            picks = torch.tensor([known[row] for row in rows])
+            found = reading.logits.gather(1, picks)
+            return found[:, 0] - found[:, 1]
+
+        return difference
+
+    return al.Metric("log-odds of the right answer", "nats", "last", bind)
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------
+
+
+def caa(model: Any, name: str, contrast: Path | None) -> list[Row]:
+    """The paper's A/B questions on the chat model; two moods on the other, which knows no letters."""
+    layer = LAYER[name]
+    if name == "storybook":
+        answers = {text: tasks.MOODS for text, *_ in tasks.moods(training=False)}
+        pairs = [(text + tasks.MOODS[0], text + tasks.MOODS[1]) for text, *_ in tasks.moods(training=True)]
+        vector = methods.caa(model, pairs, layer=layer, read=-1)
+        return _scaled(model, name, answers, vector, (1, -1, 3, -3), "log-odds of “ sad” against “ happy”")
+    if contrast is None:
+        return []
+    rows = []
+    for behaviour in ("refusal",):
+        questions = json.loads((contrast / f"caa_{behaviour}.json").read_text(encoding="utf-8"))
+        questions = [question for question in questions if len(question["question"]) < 220]
+        training, test = questions[:24], questions[24:34]
+
+        def answered(question: Row, key: str) -> str:
+            return tasks.asked(model, question["question"]) + question[key].strip()
+
+        keys = ("answer_matching_behavior", "answer_not_matching_behavior")
+        pairs = [(answered(question, keys[0]), answered(question, keys[1])) for question in training]
+        vector = methods.caa(model, pairs, layer=layer, mark="<|im_start|>assistant\n")
+        answers = {
+            tasks.asked(model, question["question"]) + "(": tuple(question[key].strip()[1] for key in keys)
+            for question in test
+        }
+        neutral = [tasks.asked(model, question) for question in tasks.TEST_QUESTIONS]
+        rows += _scaled(model, name, answers, vector, (1, -1), f"{behaviour}: log-odds of the matching letter", neutral)
+    return rows
+
+
+def _scaled(
+    model: Any, name: str, answers: Any, vector: Any, coefficients: Any, what: str, neutral: Any = None
+) -> list[Row]:
+    arms = {f"{coefficient:+g} × vector": [coefficient * vector] for coefficient in coefficients}
+    first = next(iter(arms))
+    nulls = {first: vector_nulls(model, name, arms[first])}
+    return rows_of(model, list(answers), log_odds(model, answers), arms, what=what, nulls=nulls, damage=neutral)
+
+
+def mean_centring(model: Any, name: str, contrast: Path | None) -> list[Row]:
+    """A topic: sentences about weddings less neutral ones; the log-prob of the topic's words."""
+    topic = al.storybook.topics()["weddings"]
+    training = [
+        text for label, other in al.storybook.topics().items() if label != "weddings" for text in other.sentences
+    ]
+    arms: dict[str, Any] = {}
+    for told, bos in (("", True), (", BOS left out", False)):
+        centred = methods.mean_centring(model, topic.sentences[:40], training[:80], layer=LAYER[name], bos=bos)
+        plain = methods.mean_centring(model, topic.sentences[:40], None, layer=LAYER[name], bos=bos)
+        arms[f"2 × centred{told}"] = [2 * centred]
+        arms[f"2 × uncentred{told}"] = [2 * plain]
+        arms[f"uncentred at the centred one's norm{told}"] = [2 * plain.with_norm(centred.norms)]
+    first = "2 × centred, BOS left out"
+    metric = al.metrics.token_set_logprob([f" {word}" for word in topic.words if _one_token(model, f" {word}")])
+    prompts = al.storybook.neutral_prompts()[12:28]
+    nulls = {first: vector_nulls(model, name, arms[first])}
+    return rows_of(model, prompts, metric, arms, what="log-prob of words about weddings", nulls=nulls)
+
+
+def _one_token(model: Any, text: str) -> bool:
+    return len(backend_of(model).encode(text, prepend_bos=False)) == 1
+
+
+def instruction(model: Any, name: str, contrast: Path | None) -> list[Row]:
+    """A word to include, added; small letters, set. Both at the first token of the answer."""
+    prompts = [tasks.asked(model, question) for question in tasks.TEST_QUESTIONS]
+    rows = []
+    word = _instruction_of(model, name, tasks.ASKED_WORD)
+    arms = {
+        f"add {times:+g} × the mean difference": [word.add(times * float(word.difference.norms))]
+        for times in (1, 2, -2)
+    }
+    first = "add +2 × the mean difference"
+    rows += rows_of(
+        model, prompts, al.metrics.next_token_logprob(tasks.WORD), arms, what="log-prob of “ cat”",
+        nulls={first: vector_nulls(model, name, arms[first])}, damage=prompts,
+    )  # fmt: skip
+    rows.append(_by_text(model, al.metrics.next_token_logprob(tasks.WORD), "log-prob of “ cat”", tasks.ASKED_WORD))
+    small = _instruction_of(model, name, tasks.LOWERCASE)
+    arms = {
+        "set to the mean projection": [small.set()],
+        "set to the mean projection without": [small.set(small.mean_projection_without)],
+    }
+    first = "set to the mean projection"
+    metric, told = _begins_small(model), "log-odds of beginning with a small letter"
+    rows += rows_of(
+        model, prompts, metric, arms, what=told, nulls={first: vector_nulls(model, name, arms[first])}, damage=prompts
+    )
+    rows.append(_by_text(model, metric, told, tasks.LOWERCASE))
+    return rows
+
+
+def _instruction_of(model: Any, name: str, text: str) -> Any:
+    pairs = [(tasks.asked(model, f"{question} {text}"), tasks.asked(model, question)) for question in tasks.QUESTIONS]
+    return methods.instruction(model, pairs, layer=LAYER[name])
+
+
+def _by_text(model: Any, metric: Any, what: str, text: str) -> Row:
+    """What the instruction itself does, written into the prompt."""
+    backend = backend_of(model)
+    values = [
+        measure_arms(
+            backend, encode_prompts(backend, [tasks.asked(model, question + more) for question in tasks.TEST_QUESTIONS]),
+            [()], as_metric(metric), measured=(), position="front", progress=False,
+        )[0]
+        for more in ("", f" {text}")
+    ]  # fmt: skip
+    effect = paired_effect(values[1][:, None], values[0][:, None])
+    return {
+        "arm": "the instruction’s text in the prompt", "metric": what, "unsteered": float(values[0].mean()),
+        "effect": effect.mean, "low": effect.low, "high": effect.high, "prompts": len(values[0]),
+    }  # fmt: skip
+
+
+def _begins_small(model: Any) -> Any:
+    def bind(backend: Any) -> Any:
+        texts = [backend.decode([token]).strip() for token in range(int(backend.model.cfg.d_vocab))]
+        small, large = (
+            torch.tensor([bool(text) and text[0].isalpha() and text[0] == change(text[0]) for text in texts])
+            for change in (str.lower, str.upper)
+        )
+
+        def odds(reading: Any) -> torch.Tensor:
+            logits = reading.logits
+            return logits[:, small[: logits.shape[1]]].logsumexp(dim=1) - logits[:, large[: logits.shape[1]]].logsumexp(
+                dim=1
+            )
+
+        return odds
+
+    return al.Metric("log-odds of a small letter", "nats", "last", bind)
+
+
+def sadi(model: Any, name: str, contrast: Path | None) -> list[Row]:
+    """Two moods: which of two words is right hangs on the prompt, so no fixed direction can raise both."""
+    triples = tasks.moods(training=True)
+    pairs = [(text + right, text + wrong) for text, right, wrong in triples]
+    answers = {text: (right, wrong) for text, right, wrong in tasks.moods(training=False)}
+    found = methods.sadi(model, pairs, site="head", k=4, strength=5.0)
+    running = methods.sadi(model, pairs, site="head", k=4, strength=5.0, rule="running")
+    neurons = methods.sadi(model, pairs, site="neuron", k=10, strength=10.0, rule="running")
+    arms = {"4 heads × 5, frozen": found, "4 heads × 5, running": running, "10 neurons × 10, running": neurons}
+    fixed = methods.caa(model, pairs, layer=LAYER[name], read=-1)
+    nulls = {told: list(arm.nulls(NULLS[name])) for told, arm in list(arms.items())[:2]}
+    arms["a fixed vector (CAA of the same pairs)"] = [fixed]
+    return rows_of(model, list(answers), log_odds(model, answers), arms, what="log-odds of the right word", nulls=nulls)
+
+
+def infer_aligner(model: Any, name: str, contrast: Path | None) -> list[Row]:
+    """The gate's receiver operating characteristic on held-out prompts, and how a refusal's opening rises behind it."""
+    middle = LAYER[name]
+    texts = {
+        label: [tasks.asked(model, text) for text in some]
+        for label, some in (("harmful", tasks.HARMFUL), ("harmless", tasks.HARMLESS), ("borderline", tasks.BORDERLINE))
+    }
+    fit = {label: texts[label][::2] for label in ("harmful", "harmless")}
+    test = {"harmful": texts["harmful"][1::2], "harmless": texts["harmless"][1::2], "borderline": texts["borderline"]}
+    found = methods.infer_aligner(
+        model, model, fit["harmful"], fit["harmless"], layers=[middle, middle + 1, middle + 2],
+        held_out=(fit["harmful"], fit["harmless"]),
+    )  # fmt: skip
+    scores = {label: found.gate.scores(model, some).numpy() for label, some in test.items()}
+    rows: list[Row] = [
+        {
+            "arm": f"the gate, at layer {found.best_layer}", "metric": "area under the curve, harmful against harmless",
+            "effect": float((scores["harmful"][:, None] > scores["harmless"][None]).mean()),
+            "opens": {label: float((some > found.gate.threshold).mean()) for label, some in scores.items()},
+            "prompts": len(scores["harmful"]) + len(scores["harmless"]), "fitted on": len(fit["harmful"]) * 2,
+        }
+    ]  # fmt: skip
+    metric = al.metrics.next_token_logprob(tasks.OPENING[1])
+    arms = {"behind the gate": list(found), "gate always open": list(found.ungated)}
+    nulls = {"behind the gate": vector_nulls(model, name, arms["behind the gate"])}
+    for label in ("harmful", "harmless"):
+        prompts = [text + tasks.OPENING[0] for text in test[label]]
+        rows += rows_of(
+            model, prompts, metric, arms, what=f"log-prob of “ sorry” after “{tasks.OPENING[0].strip()}”, {label} prompts",
+            nulls=nulls if label == "harmful" else {}, damage=test["harmless"],
+        )  # fmt: skip
+    return rows
+
+
+TASKS: dict[str, Callable[[Any, str, Path | None], list[Row]]] = {
+    "sadi": sadi,
+    "instruction": instruction,
+    "infer_aligner": infer_aligner,
+    "mean_centring": mean_centring,
+    "caa": caa,
+}
+
+
+# -- telling ---------------------------------------------------------------------------------------------------
+
+
+def told(task: str) -> str:
+    """A method's results on each model."""
+    parts = []
+    for key, result in kept().items():
+        name, _, own = key.partition("/")
+        if own == task:
+            parts.append(f"**`{name}`**, layer {LAYER[name]}.\n\n{_table(result['rows'])}")
+    return "\n\n".join(parts)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    lines = [
+        "| measured | what is done | unsteered | effect [95 %] | nulls: mean ± sd | p | KL on other prompts |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        interval = f" [{row['low']:+.2f}, {row['high']:+.2f}]" if "low" in row else ""
+        beside = f"{row['null mean']:+.2f} ± {row['null sd']:.2f} ({row['nulls']})" if "nulls" in row else ""
+        effect = f"{row['effect']:+.2f}{interval}" if "unsteered" in row else f"{row['effect']:.2f}"
+        opens = (
+            "; opens on " + ", ".join(f"{share:.0%} of {label}" for label, share in row["opens"].items())
+            if "opens" in row
+            else ""
+        )
+        cells = (
+            row["metric"], row["arm"] + opens, f"{row['unsteered']:.2f}" if "unsteered" in row else "", effect, beside,
+            f"{row['p']:.2f}" if "p" in row else "", f"{row['kl']:.3f}" if "kl" in row else "",
+        )  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def told_all() -> str:
+    """One line for each method and model: its first row that has nulls."""
+    lines = [
+        "| method | model | what is done | measured | effect [95 %] | nulls: mean ± sd | p |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for key, result in kept().items():
+        name, _, task = key.partition("/")
+        for row in result["rows"]:
+            if "nulls" not in row:
+                continue
+            lines.append(
+                f"| [{task}]({task}.md) | `{name}` | {row['arm']} | {row['metric']} | "
+                f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] | "
+                f"{row['null mean']:+.2f} ± {row['null sd']:.2f} ({row['nulls']}) | {row['p']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
