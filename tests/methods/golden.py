@@ -21,6 +21,8 @@ from tests.conftest import FAMILIES, HAS_HOOKED, SHARED
 FOLDER = SHARED / "golden" / "methods"
 RAW = {"fold_ln": False, "center_writing_weights": False, "center_unembed": False, "fold_value_biases": False}
 WAYS = ("cached", "uncached", "batched")
+QUICK = {"hooked": ("cached", "batched"), "bridge": ("batched",) if HAS_HOOKED else ("cached", "batched")}
+"""Ways of writing that every run of the tests takes; the others are marked as slow."""
 
 
 def cases(method: str) -> list[Any]:
@@ -38,6 +40,23 @@ def cases(method: str) -> list[Any]:
         )
         for case in found
         for family in FAMILIES
+    ]
+
+
+def ways(method: str) -> list[Any]:
+    """Each case and family with each way of writing."""
+    return [
+        pytest.param(
+            found.values[0],
+            way,
+            id=f"{found.id}-{way}",
+            marks=[
+                *found.marks,
+                *([] if found.values[0] is None or way in QUICK[found.values[0][1]] else [pytest.mark.slow]),
+            ],
+        )
+        for found in cases(method)
+        for way in WAYS
     ]
 
 

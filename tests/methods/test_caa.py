@@ -57,8 +57,7 @@ def test_log_probs_and_the_share_of_the_matching_answer_are_those_of_the_authors
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("way", golden.WAYS)
-@pytest.mark.parametrize("chosen", CASES)
+@pytest.mark.parametrize(("chosen", "way"), golden.ways("caa"))
 def test_greedy_text_is_that_of_the_authors(chosen: Any, way: str) -> None:
     case, family = chosen
     model = golden.raw_model(case["model"], family)

@@ -106,8 +106,7 @@ def test_log_probs_of_every_rule_are_as_calculated(chosen: Any) -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("way", golden.WAYS)
-@pytest.mark.parametrize("chosen", CASES)
+@pytest.mark.parametrize(("chosen", "way"), golden.ways("infer_aligner"))
 def test_greedy_text_of_every_rule_is_as_calculated(chosen: Any, way: str) -> None:
     case, family = chosen
     golden.check_texts(case, models_of(case, family)[0], variants(case, family), way)
