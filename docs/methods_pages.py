@@ -236,7 +236,8 @@ def _by_text(model: Any, metric: Any, what: str, text: str) -> Row:
     backend = backend_of(model)
     values = [
         measure_arms(
-            backend, encode_prompts(backend, [tasks.asked(model, question + more) for question in tasks.TEST_QUESTIONS]),
+            backend,
+            encode_prompts(backend, [tasks.asked(model, question + more) for question in tasks.TEST_QUESTIONS]),
             [()], as_metric(metric), measured=(), position="front", progress=False,
         )[0]
         for more in ("", f" {text}")
@@ -310,7 +311,8 @@ def infer_aligner(model: Any, name: str, contrast: Path | None) -> list[Row]:
     for label in ("harmful", "harmless"):
         prompts = [text + tasks.OPENING[0] for text in test[label]]
         rows += rows_of(
-            model, prompts, metric, arms, what=f"log-prob of “ sorry” after “{tasks.OPENING[0].strip()}”, {label} prompts",
+            model, prompts, metric, arms,
+            what=f"log-prob of “ sorry” after “{tasks.OPENING[0].strip()}”, {label} prompts",
             nulls=nulls if label == "harmful" else {}, damage=test["harmless"],
         )  # fmt: skip
     return rows
