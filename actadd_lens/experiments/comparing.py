@@ -23,6 +23,10 @@ TEXTS = 24
 """Texts that damage is measured on, halved."""
 
 
+HEADS, STRENGTH = 8, 5.0
+"""Heads that SADI scales, and the least factor that its authors try; its delta is then calibrated."""
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """What is to be steered towards, and everything that contenders need for it.
@@ -104,7 +108,8 @@ def log_odds(name: str, words: Sequence[str], others: Sequence[str] = ()) -> Met
 def contenders(model: LensModel, asked: Task, *, layer: int | None = None) -> Mapping[str, Callable[[LensModel], Any]]:
     """Methods that need no training, by name, each a function that makes it of a model.
 
-    All read and act at one layer, so that what is compared is the method.
+    All read and act at one layer, so that what is compared is the method; but SADI chooses among the heads of all
+    layers. InferAligner needs a second model, and is left out.
 
     Args:
         model: The model.
@@ -117,10 +122,18 @@ def contenders(model: LensModel, asked: Task, *, layer: int | None = None) -> Ma
     def everywhere(found: LensModel) -> Any:
         return methods.actadd(found, asked.pair, layer=number).row(-1).at(position="all")
 
+    wanted, other = ([pair[side] for pair in asked.pairs] for side in (0, 1))
+    asking = [(asked.words + text, text) for text in storybook.neutral_prompts()[PROMPTS : PROMPTS + PAIRS]]
     return {
         "ActAdd, rows at the front": lambda found: methods.actadd(found, asked.pair, layer=number),
         "ActAdd, last row on all tokens": everywhere,
         "CAA": lambda found: methods.caa(found, asked.pairs, layer=number, read=-1),
+        "mean-centring": lambda found: methods.mean_centring(found, wanted, other, layer=number),
+        "instruction, added": lambda found: methods.instruction(found, asking, layer=number).add(1.0),
+        "instruction, projection set": lambda found: methods.instruction(found, asking, layer=number).set(),
+        "SADI, heads in one pass": lambda found: methods.sadi(
+            found, asked.pairs, site="head", k=HEADS, strength=STRENGTH, rule="running"
+        ),
     }
 
 
