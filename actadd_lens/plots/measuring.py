@@ -1,5 +1,6 @@
 """Pictures of effects beside their nulls."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -48,9 +49,10 @@ def plot_effects(effects: dict[str, Effect], *, unit: str = "", title: str = "",
         ax.errorbar([effect.mean], [height + 0.1], xerr=error, fmt="o", color=STEERED, capsize=3,
                     label="steering vector" if row == 0 else None)  # fmt: skip
     ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_yticks(range(len(effects)), list(effects)[::-1])
+    cautions, names = _cautions(effects)
+    ax.set_yticks(range(len(effects)), [names[name] for name in effects][::-1])
     ax.set_ylim(-0.6, len(effects) - 0.4)
-    ax.set_xlabel(f"steered − unsteered{f', {unit}' if unit else ''}{_cautions(effects)}")
+    ax.set_xlabel(f"steered − unsteered{f', {unit}' if unit else ''}{cautions}")
     # The key stands above the picture, where no null or interval can be.
     ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2, fontsize="small")
     ax.set_title(title, pad=22)
@@ -59,12 +61,24 @@ def plot_effects(effects: dict[str, Effect], *, unit: str = "", title: str = "",
     return ax
 
 
-def _cautions(effects: dict[str, Effect]) -> str:
-    """What must be known of the intervals, as further lines; with their names where it is not the same for all."""
-    told = {name: effect.caution for name, effect in effects.items() if effect.caution}
-    if len(set(told.values())) == 1 and len(told) == len(effects):
-        return f"\n{next(iter(told.values()))}"
-    return "".join(f"\n{name}: {caution}" for name, caution in told.items())
+def _cautions(effects: dict[str, Effect]) -> tuple[str, dict[str, str]]:
+    """What must be known of the intervals, as further lines; and each name with the mark of its line.
+
+    A caution of all effects needs no mark.
+    """
+    kinds = list(dict.fromkeys(effect.caution for effect in effects.values() if effect.caution))
+    if len(kinds) == 1 and all(effect.caution for effect in effects.values()):
+        return "\n" + _wrapped(kinds[0]), {name: name for name in effects}
+    marks = dict(zip(kinds, _MARKS, strict=False))
+    lines = "".join("\n" + _wrapped(f"{mark} {caution}") for caution, mark in marks.items())
+    return lines, {name: f"{name} {marks.get(effect.caution, '')}".rstrip() for name, effect in effects.items()}
+
+
+_MARKS = "†‡§¶‖"  # stars would be read as significance
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, 60))
 
 
 @as_written
