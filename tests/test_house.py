@@ -61,7 +61,7 @@ UNWANTED = (
 )
 
 
-OWN_WORDS = {"methods/sadi.py": r"\bstrengths?\b"}
+OWN_WORDS = {"methods/sadi.py": r"\bstrengths?\b", "experiments/comparing.py": r"\bstrengths?\b"}
 """A paper's own word for what is none of our ideas: SADI's factor is no injection coefficient."""
 
 

@@ -23,7 +23,7 @@ TEXTS = 24
 """Texts that damage is measured on, halved."""
 
 
-HEADS, STRENGTH = 8, 5.0
+HEADS, FACTOR = 8, 5.0
 """Heads that SADI scales, and the least factor that its authors try; its delta is then calibrated."""
 
 
@@ -132,7 +132,7 @@ def contenders(model: LensModel, asked: Task, *, layer: int | None = None) -> Ma
         "instruction, added": lambda found: methods.instruction(found, asking, layer=number).add(1.0),
         "instruction, projection set": lambda found: methods.instruction(found, asking, layer=number).set(),
         "SADI, heads in one pass": lambda found: methods.sadi(
-            found, asked.pairs, site="head", k=HEADS, strength=STRENGTH, rule="running"
+            found, asked.pairs, site="head", k=HEADS, strength=FACTOR, rule="running"
         ),
     }
 
