@@ -159,6 +159,25 @@ CASES: dict[str, Callable[[Any], Any]] = {
     "trace_layers": lambda model: al.trace_layers(
         model, PROMPTS, PAIR, layers=[0, 2], metric=al.metrics.entropy()
     ).frame(),
+    "ablate_dimensions": lambda model: al.ablate_dimensions(
+        model, PROMPTS, vector(model), al.metrics.entropy(), keep=[4], nulls=2, progress=False
+    ).frame(),
+    "attention_or_value": lambda model: al.attention_or_value(
+        model, PROMPTS, vector(model), al.metrics.entropy(), progress=False
+    ).frame(),
+    "attribute_injection": lambda model: al.attribute_injection(
+        model, PROMPTS, vector(model), al.metrics.entropy(), progress=False
+    ).frame(),
+    "fit_jacobian": lambda model: al.fit_jacobian(model, PROMPTS, [1], skip_first=1, progress=False).matrices,
+    "head_reading": lambda model: al.head_reading(model, vector(model).row(-1), PROMPTS).frame(),
+    "interaction": lambda model: al.interaction(
+        model, [vector(model), -1 * vector(model)], al.metrics.entropy(), PROMPTS, progress=False
+    ).frame(),
+    "low_rank": lambda model: al.low_rank(model, [vector(model), -1 * vector(model)], 1).frame(),
+    "minimal_set": lambda model: al.minimal_set(
+        model, PROMPTS, vector(model), al.metrics.entropy(), progress=False
+    ).frame(),
+    "project": lambda model: al.project(model, PROMPTS, vector(model).row(-1)).frame(),
 }  # fmt: skip
 """Each public tool that takes a model, and numbers or texts that come of it."""
 
@@ -166,6 +185,7 @@ ELSEWHERE = {
     "plan_sweep_completions": "shown by sweep_completions",
     "model_source": "reads no tensor",
     "chat": "texts only",
+    "from_sae": "takes a row of a decoder, and reads no model",
     "compare": "calibrates, measures and writes by the tools that have cases",
     "adapter_tradeoff": "takes a trained adapter, and measures it by measure_arms, as measure does",
 }

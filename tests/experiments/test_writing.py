@@ -203,7 +203,7 @@ def test_cells_are_tried_under_every_arm_and_nulls_report_from_their_own(embedde
         nulls=2, **written,
     )  # fmt: skip
     cells = Cells.planned(plan)
-    run: Any = {"path": None, "progress": False, "written": written}
+    run: Any = {"path": None, "progress": False, "executor": None, "written": written}
     tried = try_cells(embedded, cells, [scorer], wanted=-1, prompts=PROMPTS[:2], **run)
     assert tried.gains.shape == (3, 1, 2, 2)
     null = cells.vector((0, 1, 0), 2)
@@ -516,7 +516,7 @@ def test_every_picture_has_a_title_and_named_axes(words_result: TopicWords) -> N
         (topics, {"pairs": {"horses": ("a", "b")}}, SettingError, "'horses'"),
         (sentiment, {"prompts": {"cheerful": PROMPTS}}, SettingError, "cheerful"),
         (sentiment, {"nulls": -1}, SettingError, "nulls is -1"),
-        (toxicity, {"prompts": [""] * 8, "top_p": 2.0}, SettingError, "top_p"),
+        (toxicity, {"prompts": PROMPTS[:8], "top_p": 2.0}, SettingError, "top_p"),
         (toxicity, {"relevance": lambda prompts, texts: [1.0, 2.0]}, SettingError, "relevance="),
         (dimensions, {"fractions": (0.5, 1.5)}, SettingError, "numbers from 0 to 1"),
         (dimensions, {"fractions": (0.5,)}, SettingError, "two or more"),

@@ -13,6 +13,8 @@ from tests.conftest import FAMILIES, HAS_HOOKED
 pytestmark = [
     pytest.mark.skipif(fetched_folder("smollm2") is None, reason="smollm2 is not here: run `actadd fetch smollm2`"),
     pytest.mark.smollm2,
+    # The vector of one-word prompts has massive rows, which is told once, and does not matter here.
+    pytest.mark.filterwarnings("ignore::actadd_lens.steering.massive.MassiveActivationWarning"),
 ]
 NEW_TOKENS = 12
 STARTS = (
