@@ -258,12 +258,13 @@ class _Attributor:
             for layer in range(self.backend.n_layers):
                 mixed = (kept.mixed[layer][1] - kept.mixed[layer][0]).float()
                 heads = shape_of(self.backend)[1]
-                product = (mixed * gradients["mixed", layer][0].float()).reshape(len(tokens), heads, -1)
+                product = (mixed * gradients["mixed", layer][0].to(mixed)).reshape(len(tokens), heads, -1)
                 mlp = kept.mlps.get(layer)
-                change = 0.0 if mlp is None else ((mlp[1] - mlp[0]) * gradients["mlps", layer][0]).float().sum()
-                parts = torch.cat([product.sum(dim=(0, 2)), torch.as_tensor(change).to(product).reshape(1)])
-                layers.append(parts * (layer >= self.first))
-            by_component.append(torch.stack(layers).cpu().numpy())
+                moved = torch.zeros(1) if mlp is None else (mlp[1] - mlp[0]).float()
+                change = (moved * gradients["mlps", layer][0].to(moved)).sum() if mlp is not None else moved.sum()
+                parts = torch.cat([product.sum(dim=(0, 2)), change.to(product).reshape(1)])
+                layers.append(parts.cpu() * (layer >= self.first))
+            by_component.append(torch.stack(layers).numpy())
             by_row.append(self._rows(rows, gradients))
         components, rows_found = (np.stack([found[0], np.mean(found[1:], axis=0)]) for found in (by_component, by_row))
         return components, rows_found
