@@ -164,7 +164,8 @@ def _elements(
     backend: Backend, rows: Float[Tensor, "prompts width"], site: SadiSite, is_gated: bool
 ) -> Float[Tensor, "prompts elements"]:
     if site == "head":
-        return rows.unflatten(1, (int(backend.model.cfg.n_heads), -1)).mean(dim=-1)
+        heads: Tensor = rows.unflatten(1, (int(backend.model.cfg.n_heads), -1))
+        return heads.mean(dim=-1)
     return backend.activated(rows) if is_gated else rows
 
 

@@ -33,6 +33,6 @@ class Together(ABC, Sequence[Intervention]):
     def __iter__(self) -> Iterator[Intervention]:
         return iter(self.interventions)
 
-    def at(self, *, position: Any, bos: bool | None = None) -> tuple[Intervention, ...]:
+    def at(self, *, position: Any, bos: bool | None = None) -> Sequence[Intervention]:
         """All of them, on other tokens."""
         return tuple(found.at(position=position, bos=bos) for found in self.interventions)
