@@ -964,7 +964,7 @@ def run_command(words: list[str]) -> None:
         raise al.SettingError(told.getvalue())
 
 
-@pytest.mark.parametrize("command", ["show", "fetch", "reproduce", "check", "nowhere"])
+@pytest.mark.parametrize("command", ["show", "fetch", "nowhere"])
 def test_names_that_a_command_does_not_know_are_refused(
     tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:

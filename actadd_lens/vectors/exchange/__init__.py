@@ -115,9 +115,9 @@ def _held(path: str | os.PathLike[str], layer: int | None, name: str | None) -> 
     if hub.is_address(path):
         return Held((hub.download(str(path)),))
     place = Path(path)
-    if place.is_dir():
+    if os.path.isdir(place):  # noqa: PTH112  (Path.is_dir raises for names that no file can have)
         return Held((hub.read_folder(place),))
-    if not place.is_file():
+    if not os.path.isfile(place):  # noqa: PTH113
         raise VectorFileError(f"There is no file {path}.")
     return _of_file(place, layer, name)
 
