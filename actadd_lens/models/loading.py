@@ -284,8 +284,13 @@ def _check_reachable(name: str) -> None:
     Only a host name that nobody can resolve counts, and only without a proxy, which would resolve it itself.
     """
     from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    if isinstance(try_to_load_from_cache(name, "config.json"), str) or constants.HF_HUB_OFFLINE or getproxies():
+    try:
+        is_cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError as error:  # no repository can have such a name
+        raise ModelError(_unknown(name)) from error
+    if is_cached or constants.HF_HUB_OFFLINE or getproxies():
         return
     host = urlsplit(constants.ENDPOINT).hostname or ""
     try:
