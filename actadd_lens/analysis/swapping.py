@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from actadd_lens.measuring.measure import Arm, ArmRows, check_finite
-from actadd_lens.measuring.metrics import Metric, Reading
+from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading
 from actadd_lens.models import Backend
 from actadd_lens.models.swaps import Sources, with_components_from
 from actadd_lens.progress import progress_bar
@@ -120,7 +120,7 @@ def _one_pass(
     family: Arm,
     swaps: Sequence[Swap],
     metric: Metric,
-    bound: object,
+    bound: BoundMetric,
     measured: Arm,
     position: Position,
 ) -> Float[np.ndarray, "arms prompts"]:
@@ -134,7 +134,7 @@ def _one_pass(
     check_finite(backend, logits)
     plain = logits[:count].repeat((len(steered),) + (1,) * (logits.ndim - 1))
     reading = Reading(logits, rows.tokens, rows.lengths, rows.injected, plain)
-    found: np.ndarray = bound(reading).float().cpu().numpy()  # type: ignore[operator]
+    found: np.ndarray = bound(reading).float().cpu().numpy()
     return found.reshape(len(steered), count)
 
 

@@ -228,7 +228,7 @@ class Digester:
             return (type(value), rebuilt)
         make, arguments, *rest = rebuilt
         state = [list(part) if isinstance(part, Iterator) else part for part in rest]
-        made_by = None if make in (copyreg.__newobj__, copyreg._reconstructor) else make  # type: ignore[attr-defined]
+        made_by = None if make in (copyreg.__newobj__, copyreg._reconstructor) else make  # type: ignore[attr-defined]  # pickle names it so; stubs do not
         return (type(value), made_by, arguments, state, held)
 
     _takers: ClassVar[dict[type, Callable[["Digester", Any], Iterable[Any]]]] = {}

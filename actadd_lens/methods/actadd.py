@@ -257,4 +257,4 @@ def actadd(
     """
     if (layer is None) == (paper_layer is None):
         raise LayerError("Give layer= or paper_layer=, which are the same number for activation addition.")
-    return compute_steering_vector(model, pair, layer=paper_layer if layer is None else layer)  # type: ignore[arg-type]
+    return compute_steering_vector(model, pair, layer=paper_layer if layer is None else layer)  # type: ignore[arg-type]  # one of them is given

@@ -127,7 +127,7 @@ class Adapter:
         """
         backend_of(model)
         with ExitStack() as stack:
-            for adaptation in adaptations_on(model):  # type: ignore[arg-type]
+            for adaptation in adaptations_on(model):  # type: ignore[arg-type]  # backend_of has seen that it is a module
                 if adaptation.key is self:
                     stack.enter_context(adaptation.paused())
             yield model
