@@ -25,10 +25,13 @@ _OF_TORCH = frozenset(vars(torch.nn.Module()))
 _OF_THE_PASS = frozenset(
     {
         "fwd_hooks", "bwd_hooks", "ctx", "context_level", "is_caching", "hook_dict", "mod_dict", "tokenizer",
-        "processor", "hooks_to_cache", "dataset", "generation_config",
+        "processor", "hooks_to_cache", "dataset", "generation_config", "_output_capturing_hooks_installed",
     }
 )  # fmt: skip
 """Attributes of TransformerLens's modules that say nothing of what comes out, or only what a pass left behind."""
+
+_COLLECTORS = "transformers.utils.output_capturing"
+"""Where transformers keeps the hooks with which it collects hidden states and attentions."""
 
 _NAMES = frozenset({"model_name", "tokenizer_name", "_name_or_path", "name_or_path", "device", "transformers_version"})
 """Settings that name a model or its place; the same weights may lie elsewhere."""
@@ -180,7 +183,7 @@ def _items(value: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _torch_hooks(module: torch.nn.Module) -> list[Any]:
-    """Hooks that torch runs around a module, without those of hook points, of TransformerLens and of this package."""
+    """Hooks that torch runs around a module, without those of hook points and of libraries that only watch."""
     of_points = {handle.hook.id for handle in getattr(module, "fwd_hooks", ())}
     flagged = (module._forward_hooks_with_kwargs, module._forward_pre_hooks_with_kwargs)
     found = []
@@ -200,9 +203,13 @@ def _global_hooks() -> Iterator[Any]:
 
 
 def _is_of_the_house(hook: Any) -> bool:
+    """Whether a hook is this package's, TransformerLens's, or one with which transformers collects hidden states.
+
+    Transformers leaves its own on a model for good, from the first time that it was asked for hidden states.
+    """
     bare = inspect.unwrap(getattr(hook, "__func__", hook))  # shape checks may have been put around it
     home = str(getattr(bare, "__globals__", {}).get("__name__") or type(hook).__module__)
-    return home.partition(".")[0] in ("actadd_lens", "transformer_lens")
+    return home.partition(".")[0] in ("actadd_lens", "transformer_lens") or home == _COLLECTORS
 
 
 # -- what is around a model ------------------------------------------------------------------------------------

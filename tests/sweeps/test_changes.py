@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 import actadd_lens as al
 from actadd_lens import metrics
 from actadd_lens.identity.digests import digest
-from actadd_lens.identity.model_state import model_key
+from actadd_lens.identity.model_state import model_key, module_state
 from actadd_lens.identity.tensors import tensor_digest
 from actadd_lens.models import backend_of
 from tests.support import PAIRS
@@ -273,6 +274,17 @@ def test_passes_and_open_steering_leave_the_models_key(small: Any) -> None:
         small(small.to_tokens("The girl looked at the dog", prepend_bos=True))
         assert model_key(backend_of(small)) == before
     assert model_key(backend_of(small)) == before
+
+
+def test_what_transformers_leaves_after_hidden_states_were_asked_for_is_no_change(gpt2_folder: Path) -> None:
+    """It keeps hooks that only watch on every block, and a note on the model, for good."""
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(gpt2_folder)
+    before = module_state(theirs)
+    theirs(torch.tensor([[1, 2, 3]]), output_hidden_states=True)
+    assert theirs.transformer.h[0]._forward_hooks, "otherwise there is nothing to tell apart"
+    assert module_state(theirs) == before
+    with hooked_by_torch(theirs.transformer.h[0], lambda *_: None):
+        assert module_state(theirs) != before
 
 
 def test_a_hook_of_torch_acts_once_in_every_cell(small: Any) -> None:
