@@ -362,7 +362,7 @@ class _Setup:
         """The first dimensions of the vector in place of pairs, at every layer, with nulls of their row norms."""
         whole = compute_steering_vectors(self.model, [self.pair], layers=self.layers)
         found = {
-            (part, place): whole[0, layer].keep_dimensions(slice(0, round(fraction * whole[0, layer].d_model)))
+            (part, place): _first(whole[0, layer], fraction)
             for part, fraction in enumerate(fractions)
             for place, layer in enumerate(self.layers)
         }
@@ -401,3 +401,9 @@ def _prompts(prompts: Sequence[str] | None) -> tuple[str, ...]:
 
 def _layers(model: LensModel, layers: Sequence[int] | None) -> tuple[int, ...]:
     return early_to_middle(model) if layers is None else tuple(layers)
+
+
+def _first(vector: SteeringVector, fraction: float) -> SteeringVector:
+    """The first dimensions of a vector, as a fraction of them; zero where the fraction leaves none."""
+    count = round(fraction * vector.d_model)
+    return vector.keep_dimensions(slice(0, count)) if count else vector.with_norm(0.0)
