@@ -337,8 +337,10 @@ def test_parts_that_do_not_exist(vector: Any) -> None:
     for dimensions in ([32], [-40], "ab", [1.5], 3):
         with pytest.raises(al.VectorError, match="do not exist: d_model is 32"):
             vector.keep_dimensions(dimensions)
-    for norm in (-1, NAN, INF):
-        with pytest.raises(al.VectorError, match="is no size: expected finite numbers from 0"):
+    with pytest.raises(al.VectorError, match="The norm -1 is no size: expected numbers from 0"):
+        vector.with_norm(-1)
+    for norm in (NAN, INF):
+        with pytest.raises(al.VectorError, match="expected finite numbers"):
             vector.with_norm(norm)
     with pytest.raises(al.VectorError, match=f"norms do not go with {rows} rows"):
         vector.with_norm(torch.ones(rows + 1))

@@ -108,10 +108,11 @@ def test_what_is_learnt_and_the_loss_of_each_step(name: str, family: str, golden
     expected = scaling_of(model, case, golden[f"{name}/{names(case)[1]}"])
     for spot, values in found.values.items():
         difference = (values - expected.values[spot]).abs()
-        if spot.layer == case["model"]["n_layers"] and spot.site == "resid_pre":
-            # The final norm undoes this scalar but for its eps: its gradient is rounding, which Adam makes large.
-            difference[-1] = 0.0
-        assert difference.max() < 1e-3, spot
+        # A number that the penalty holds at zero rings about it by steps of Adam: rounding decides on which side of
+        # |x| a step falls, and so its place, but not the loss.
+        at_zero = expected.values[spot].abs() < case["optimiser"]["lr"]
+        bound = torch.where(at_zero, case["optimiser"]["lr"], 1e-3)
+        assert (difference < bound).all(), spot
 
 
 @PLACES

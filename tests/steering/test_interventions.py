@@ -377,7 +377,7 @@ def test_projections_and_elements_refuse_other_coordinates(load: Any) -> None:
         (lambda: al.set_projection(torch.ones(4), 1.0), al.LayerError, "needs layer="),
         (lambda: al.set_projection(torch.zeros(4), 1.0, layer=1), al.VectorError, "is zero"),
         (lambda: al.project_out(torch.ones(2, 4), layer=1), al.VectorError, "has 2 rows"),
-        (lambda: al.set_projection(torch.ones(4), "much", layer=1), al.SettingError, "expected a number"),
+        (lambda: al.set_projection(torch.ones(4), "much", layer=1), al.SettingError, "expected finite numbers"),
         (lambda: al.gated(al.scale(1.0, layer=1), "gate"), al.VectorError, "is no gate"),
         (lambda: al.gated(al.scale(1.0, layer=1), len), al.SettingError, "names no layer"),
         (lambda: al.per_prompt([]), al.VectorError, "an entry for each prompt"),
