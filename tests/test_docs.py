@@ -6,6 +6,7 @@ block leaves it out.
 """
 
 import doctest
+import importlib
 import inspect
 import json
 import re
@@ -170,3 +171,37 @@ def test_the_page_of_the_embedded_model_was_measured_on_the_weights_that_come_wi
     measured = json.loads((DOCS / "storybook_measured.json").read_text(encoding="utf-8"))
     shipped = backend_of(al.load_model()).fingerprint_sample()
     assert shipped == pytest.approx(measured["weights"], rel=1e-3, abs=1e-4)
+
+
+# -- parts that scripts write -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A script of docs/ by its name, imported as its neighbours import it."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    return importlib.import_module
+
+
+def part(page: Path, name: str) -> str:
+    found = re.search(rf"<!-- measured: {name} -->\n(.*?)\n<!-- end -->", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None, name
+    return found[1]
+
+
+def test_the_first_screen_says_what_its_script_measures(script: Any, embedded: Any) -> None:
+    first = script("first_screen")
+    vector = al.compute_steering_vector(embedded, first.PAIR, layer=first.LAYER)
+    assert part(ROOT / "README.md", "text") == first.caption(embedded, vector)
+    assert first.landing(embedded, vector)
+    drawn = re.findall(r"<!-- (.*?) -->", (DOCS / "images" / "text.svg").read_text(encoding="utf-8"))
+    for coefficient, name in ((-4, "−4 ×"), (3, "+3 ×")):
+        tokens = first.written(embedded, vector, coefficient).tokens
+        start = drawn.index(name) + 1
+        assert tuple(drawn[start : start + len(tokens)]) == tokens
+
+
+def test_badges_are_files_of_the_repository(script: Any) -> None:
+    shown = part(ROOT / "README.md", "badges")
+    assert shown == script("first_screen").badges()
+    assert all((ROOT / file).is_file() for file in re.findall(r"!\[.*?\]\((.*?)\)", shown))
