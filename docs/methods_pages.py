@@ -318,12 +318,46 @@ def infer_aligner(model: Any, name: str, contrast: Path | None) -> list[Row]:
     return rows
 
 
+def probe(model: Any, name: str, contrast: Path | None) -> list[Row]:
+    """Sad texts told from glad ones, and taken to where glad ones lie: where the gate should open, and where not."""
+    sentences = al.storybook.sentiment_sentences()
+    some = len(sentences["negative"]) * 5 // 8
+    kinds = {
+        "openings": ((tasks.SAD_TRAINING, tasks.GLAD_TRAINING), (tasks.SAD_TEST, tasks.GLAD_TEST)),
+        "sentences": tuple((sentences["negative"][part], sentences["positive"][part])
+                           for part in (slice(some), slice(some, None))),
+    }  # fmt: skip
+    return [row for kind, (fitted, test) in kinds.items() for row in _probed(model, name, kind, fitted, test)]
+
+
+def _probed(model: Any, name: str, kind: str, fitted: Any, test: Any) -> list[Row]:
+    found = methods.probe(model, *fitted, layer=LAYER[name]).times(-2)
+    sides = dict(zip(("sad", "glad"), map(list, test), strict=True))
+    rows: list[Row] = [
+        {
+            "arm": f"the gate, fitted on {sum(map(len, fitted))}", "metric": f"share of {kind} told rightly",
+            "effect": found.accuracy(model, *sides.values()), "prompts": sum(map(len, test)),
+            "opens": {label: float(found.opens(model, texts).double().mean()) for label, texts in sides.items()},
+        }
+    ]  # fmt: skip
+    arms = {"−2, behind the gate": list(found), "−2, gate always open": [found.vector]}
+    nulls = {"−2, behind the gate": vector_nulls(model, name, arms["−2, behind the gate"])}
+    for label, prompts in sides.items():
+        answers = {text: tasks.MOODS[::-1] for text in prompts}
+        rows += rows_of(
+            model, prompts, log_odds(model, answers), arms, what=f"log-odds of “ happy” against “ sad”, {label} {kind}",
+            nulls=nulls if label == "sad" else {}, damage=sides["glad"],
+        )  # fmt: skip
+    return rows
+
+
 TASKS: dict[str, Callable[[Any, str, Path | None], list[Row]]] = {
     "sadi": sadi,
     "instruction": instruction,
     "infer_aligner": infer_aligner,
     "mean_centring": mean_centring,
     "caa": caa,
+    "probe": probe,
 }
 
 

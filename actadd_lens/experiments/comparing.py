@@ -131,6 +131,7 @@ def contenders(model: LensModel, asked: Task, *, layer: int | None = None) -> Ma
         "mean-centring": lambda found: methods.mean_centring(found, wanted, other, layer=number),
         "instruction, added": lambda found: methods.instruction(found, asking, layer=number).add(1.0),
         "instruction, projection set": lambda found: methods.instruction(found, asking, layer=number).set(),
+        "probe, behind its gate": lambda found: methods.probe(found, other, wanted, layer=number).times(-1),
         "SADI, heads in one pass": lambda found: methods.sadi(
             found, asked.pairs, site="head", k=HEADS, strength=FACTOR, rule="running"
         ),

@@ -15,6 +15,7 @@ from actadd_lens.methods.infer_aligner import InferAligner, infer_aligner
 from actadd_lens.methods.instruction import Instruction, instruction
 from actadd_lens.methods.kl_then_steer import kl_then_steer
 from actadd_lens.methods.mean_centring import mean_centring
+from actadd_lens.methods.probe import Probe, probe
 from actadd_lens.methods.sadi import Sadi, sadi
 from actadd_lens.methods.scaling import ActivationScaling
 
@@ -25,6 +26,7 @@ __all__ = [
     "Adapter",
     "InferAligner",
     "Instruction",
+    "Probe",
     "Sadi",
     "Task",
     "actadd",
@@ -36,5 +38,6 @@ __all__ = [
     "instruction",
     "kl_then_steer",
     "mean_centring",
+    "probe",
     "sadi",
 ]
