@@ -343,7 +343,7 @@ def _probed(model: Any, name: str, kind: str, fitted: Any, test: Any) -> list[Ro
     arms = {"−2, behind the gate": list(found), "−2, gate always open": [found.vector]}
     nulls = {"−2, behind the gate": vector_nulls(model, name, arms["−2, behind the gate"])}
     for label, prompts in sides.items():
-        answers = {text: tasks.MOODS[::-1] for text in prompts}
+        answers = dict.fromkeys(prompts, tasks.MOODS[::-1])
         rows += rows_of(
             model, prompts, log_odds(model, answers), arms, what=f"log-odds of “ happy” against “ sad”, {label} {kind}",
             nulls=nulls if label == "sad" else {}, damage=sides["glad"],
