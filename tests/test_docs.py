@@ -205,3 +205,18 @@ def test_badges_are_files_of_the_repository(script: Any) -> None:
     shown = part(ROOT / "README.md", "badges")
     assert shown == script("first_screen").badges()
     assert all((ROOT / file).is_file() for file in re.findall(r"!\[.*?\]\((.*?)\)", shown))
+
+
+NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?")
+
+
+def test_questions_and_failures_show_what_is_measured(script: Any, embedded: Any) -> None:
+    measure = script("faq_measured")
+    found = measure.Numbers(embedded)
+    shown = {("faq.md", name): text for name, text in measure.faq(found).items()}
+    shown["how-steering-fails.md", "failures"] = measure.failures(found)
+    for (page, name), now in shown.items():
+        kept = part(DOCS / page, name)
+        assert NUMBER.sub("#", kept) == NUMBER.sub("#", now)
+        numbers = [[float(number) for number in NUMBER.findall(text)] for text in (kept, now)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=0.02, abs=0.011), (page, name)
