@@ -293,8 +293,8 @@ def test_a_run_that_is_cut_anywhere_resumes_to_the_same_table(load: Any, tmp_pat
         with pytest.raises(KeyboardInterrupt), watched(model.blocks[-1], stop):
             al.sweep(model, PAIRS[0], **settings, path=path)
         found = al.sweep(model, PAIRS[0], **settings, path=path)
-        np.testing.assert_allclose(found.steered, expected.steered, atol=1e-6)
-        np.testing.assert_allclose(found.nulls, expected.nulls, atol=1e-6)
+        assert np.array_equal(found.steered, expected.steered, equal_nan=True)
+        assert np.array_equal(found.nulls, expected.nulls, equal_nan=True)
 
 
 def in_another_process(work: Callable[[], Any]) -> int:
@@ -326,8 +326,8 @@ def test_a_run_that_is_killed_resumes_to_the_same_table(quickest: Any, tmp_path:
         os.kill(child, signal.SIGKILL)
         killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
         found = al.sweep(quickest, PAIRS[0], **settings, path=path)
-        np.testing.assert_allclose(found.steered, expected.steered, atol=1e-6)
-        np.testing.assert_allclose(found.nulls, expected.nulls, atol=1e-6)
+        assert np.array_equal(found.steered, expected.steered, equal_nan=True)
+        assert np.array_equal(found.nulls, expected.nulls, equal_nan=True)
     assert killed
 
 
@@ -339,7 +339,7 @@ def test_processes_that_share_a_file_leave_it_sound(quickest: Any, tmp_path: Pat
     expected = al.sweep(quickest, PAIRS[0], **{**settings, "path": None})
     again = []
     assert passes_of(quickest, lambda: again.append(al.sweep(quickest, PAIRS[0], **settings))) == 0
-    np.testing.assert_allclose(again[0].nulls, expected.nulls, atol=1e-6)
+    assert np.array_equal(again[0].nulls, expected.nulls, equal_nan=True)
 
 
 def test_a_file_of_another_kind_is_refused(quickest: Any, tmp_path: Path) -> None:
