@@ -28,7 +28,7 @@ def first_sentence(page: Path) -> str:
         return ""
     for part in page.read_text(encoding="utf-8").split("\n\n"):
         text = " ".join(part.split())
-        if text and not text.startswith(("#", "<", "|", "```", "!", ":::", "-", "Goes on from")):
+        if text and not text.startswith(("#", "<", "|", "```", "!", ":::", "-", "Continues from")):
             return re.split(r"(?<=[.?!:]) ", _LINK.sub(r"\1", text))[0].rstrip(":")
     return ""
 
