@@ -8,6 +8,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,12 @@ def rows_of(
     what: str,
     nulls: dict[str, list[Any]],
     damage: Sequence[str] | None = None,
+    on_damage: dict[str, Any] | None = None,
 ) -> list[Row]:
-    """A row for each arm: its effect with interval, its nulls where it has any, and the KL on neutral text."""
+    """A row for each arm: its effect with interval, its nulls where it has any, and the KL on neutral text.
+
+    On damage, arms may be others of the same names: gates look at another token where words of an answer follow.
+    """
     backend = backend_of(model)
     named = {name: tuple(arm) for name, arm in arms.items()}
     flat = [((), None), *((arm, name) for name, arm in named.items())]
@@ -86,7 +91,7 @@ def rows_of(
     )  # fmt: skip
     neutral = list(damage if damage is not None else al.storybook.neutral_prompts()[:12])
     kl = measure_arms(
-        backend, encode_prompts(backend, neutral), [(), *named.values()],
+        backend, encode_prompts(backend, neutral), [(), *(tuple({**named, **(on_damage or {})}[name]) for name in named)],
         al.metrics.kl_divergence("unsteered || steered"), measured=(), position="front", batch_size=32, progress=False,
     )  # fmt: skip
     rows = []
@@ -305,17 +310,63 @@ def infer_aligner(model: Any, name: str, contrast: Path | None) -> list[Row]:
             "prompts": len(scores["harmful"]) + len(scores["harmless"]), "fitted on": len(fit["harmful"]) * 2,
         }
     ]  # fmt: skip
-    metric = al.metrics.next_token_logprob(tasks.OPENING[1])
-    arms = {"behind the gate": list(found), "gate always open": list(found.ungated)}
+    rows.append(_running_gates(model, found, [text for some in test.values() for text in some]))
+    metric, later = al.metrics.next_token_logprob(tasks.OPENING[1]), _gates_before(model, found)
+    arms = {
+        "behind the gate": list(later), "each layer behind its own gate": list(replace(later, rule="each")),
+        "gate always open": list(found.ungated),
+    }  # fmt: skip
     nulls = {"behind the gate": vector_nulls(model, name, arms["behind the gate"])}
     for label in ("harmful", "harmless"):
         prompts = [text + tasks.OPENING[0] for text in test[label]]
-        rows += rows_of(
-            model, prompts, metric, arms,
-            what=f"log-prob of “ sorry” after “{tasks.OPENING[0].strip()}”, {label} prompts",
-            nulls=nulls if label == "harmful" else {}, damage=test["harmless"],
+        what = f"log-prob of “ sorry” after “{tasks.OPENING[0].strip()}”, {label} prompts"
+        beside = {
+            name: list(arm) for name, arm in zip(arms, (found, replace(found, rule="each"), found.ungated), strict=True)
+        }
+        found_rows = rows_of(
+            model, prompts, metric, arms, what=what, nulls=nulls if label == "harmful" else {}, damage=test["harmless"],
+            on_damage=beside,
         )  # fmt: skip
+        rows += [
+            *found_rows[:2],
+            _by_running(model, found, test[label], metric, what, test["harmless"]),
+            *found_rows[2:],
+        ]
     return rows
+
+
+def _gates_before(model: Any, found: Any) -> Any:
+    """The same gates, read where the question ends, though words of the answer follow."""
+    words = len(backend_of(model).encode(tasks.OPENING[0], prepend_bos=False))
+    return replace(found, gates={layer: replace(gate, token=-1 - words) for layer, gate in found.gates.items()})
+
+
+def _running_gates(model: Any, found: Any, texts: list[str]) -> Row:
+    """How often a layer's gate says something else in the stream that lower layers' vectors have changed."""
+    running = [{vector.layer for vector in row} for row in found.running(model, texts).items]
+    differ = 0
+    for vector in found.vectors:
+        gate = found.gates[vector.layer]
+        clean = (gate.scores(model, texts) > gate.threshold).tolist()
+        differ += sum(is_open != (vector.layer in row) for is_open, row in zip(clean, running, strict=True))
+    return {
+        "arm": f"gates of {len(found.vectors)} layers, {len(texts)} prompts", "prompts": len(texts),
+        "metric": "share of gates that differ when they are read in the steered stream",
+        "effect": differ / len(found.vectors) / len(texts),
+    }  # fmt: skip
+
+
+def _by_running(model: Any, found: Any, texts: list[str], metric: Any, what: str, harmless: list[str]) -> Row:
+    """The effect behind gates that are read layer by layer in the steered stream."""
+    longer = [text + tasks.OPENING[0] for text in texts]
+    effect = al.measure(model, longer, found.running(model, texts), metric, progress=False)
+    damage = al.metrics.kl_divergence("unsteered || steered")
+    kl = al.measure(model, harmless, found.running(model, harmless), damage, progress=False)
+    return {
+        "arm": "gates read in the steered stream", "metric": what, "unsteered": float(effect.unsteered.mean()),
+        "effect": effect.effect.mean, "low": effect.effect.low, "high": effect.effect.high,
+        "kl": float(kl.steered.mean()), "prompts": len(texts),
+    }  # fmt: skip
 
 
 def probe(model: Any, name: str, contrast: Path | None) -> list[Row]:

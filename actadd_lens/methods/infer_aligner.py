@@ -1,6 +1,7 @@
 """InferAligner: an aligned model's direction, added where the target model itself notices harm (arXiv 2401.11206)."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,12 +12,13 @@ from torch import Tensor
 from actadd_lens.checks import require
 from actadd_lens.errors import LayerError, VectorError
 from actadd_lens.methods.layers import several_layers
-from actadd_lens.methods.reading import BATCH_SIZE, Prompt, Reading, provenance_of, read_prompts, told_read
+from actadd_lens.methods.reading import BATCH_SIZE, Prompt, Reading, provenance_of, read_prompts, token_rows, told_read
 from actadd_lens.methods.together import Together
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.protocol import Spot
-from actadd_lens.steering.interventions import Gate, check_coordinates, gated
-from actadd_lens.vectors.interventions import Intervention
+from actadd_lens.steering.interventions import Gate, PerPrompt, check_coordinates, gated
+from actadd_lens.steering.steer import steer
+from actadd_lens.vectors.interventions import CleanReads, Intervention
 from actadd_lens.vectors.vector import SteeringVector, check_coefficient
 
 Threshold = Literal["midpoint", "mean"]
@@ -68,6 +70,31 @@ class InferAligner(Together):
     def times(self, coefficient: float) -> "InferAligner":
         """So many times as much behind the same gates."""
         return replace(self, vectors=tuple(coefficient * vector for vector in self.vectors))
+
+    @torch.no_grad()
+    def running(self, model: LensModel, prompts: Sequence[Prompt], *, prepend_bos: bool = True) -> PerPrompt:
+        """A third rule, for prompts that are known: each layer's gate reads what lower layers have changed already.
+
+        Args:
+            model: The target.
+            prompts: Texts, chat prompts, or token ids; as many passes as prompts and layers.
+            prepend_bos: Whether texts start with BOS.
+
+        Returns:
+            For each prompt the vectors of the layers whose gates opened.
+        """
+        backend = backend_of(model)
+        found: list[tuple[SteeringVector, ...]] = []
+        for row in token_rows(backend, prompts, prepend_bos=prepend_bos):
+            opened: tuple[SteeringVector, ...] = ()
+            for vector in sorted(self.vectors, key=lambda vector: vector.layer):
+                gate = self.gates[vector.layer]
+                with steer(model, *opened) if opened else nullcontext():
+                    values = backend.read(torch.tensor([row], device=backend.device), [gate.direction.spot])
+                if bool(gate.weights(CleanReads(values, (len(row),))).any()):
+                    opened = (*opened, vector)
+            found.append(opened)
+        return PerPrompt(tuple(found))
 
     def with_vectors(self, vectors: Sequence[SteeringVector]) -> "InferAligner":
         """Others behind the same gates, such as null vectors.

@@ -112,6 +112,31 @@ def test_greedy_text_of_every_rule_is_as_calculated(chosen: Any, way: str) -> No
     golden.check_texts(case, models_of(case, family)[0], variants(case, family), way)
 
 
+@pytest.mark.shared
+@pytest.mark.parametrize("chosen", CASES)
+def test_gates_that_are_read_in_the_steered_stream_are_as_calculated(chosen: Any) -> None:
+    case, family = chosen
+    target, _ = models_of(case, family)
+    found = found_in(case, family, "each")
+    rows = found.running(target, [prompt["ids"] for prompt in case["prompts"]]).items
+    for number, (prompt, row) in enumerate(zip(case["prompts"], rows, strict=True)):
+        expected = [layer for layer in case["layers_shifted"] if prompt["gates_running_per_layer"][layer]]
+        assert [vector.layer - 1 for vector in row] == expected
+        told = prompt["running_per_layer_all_tokens"]
+        log_probs = golden.last_log_probs(target, prompt["ids"], row)[torch.tensor(told["top_ids"])]
+        assert (log_probs - torch.tensor(told["top_logprobs"])).abs().max() < 2e-4, number
+
+
+def test_a_lower_layers_vector_may_shut_the_gates_above_it(small: Any) -> None:
+    found = methods.infer_aligner(small, small, HARMFUL, HARMLESS, layers=[2, 3], coefficient=-50.0)
+    (row,) = found.running(small, HARMFUL[:1]).items
+    assert [vector.layer for vector in row] == [2]
+    (row,) = found.times(0).running(small, HARMFUL[:1]).items
+    assert [vector.layer for vector in row] == [2, 3]
+    with pytest.raises(al.PromptError):
+        found.running(small, [])
+
+
 def test_the_gate_opens_on_harm_and_what_it_shuts_is_left_bit_for_bit(small: Any) -> None:
     found = methods.infer_aligner(small, small, HARMFUL, HARMLESS, layers=[2, 3], coefficient=2.0)
     assert found.accuracy[found.best_layer] == max(found.accuracy.values())
