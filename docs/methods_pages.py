@@ -90,8 +90,9 @@ def rows_of(
         measured=(), position="front", batch_size=32, progress=False,
     )  # fmt: skip
     neutral = list(damage if damage is not None else al.storybook.neutral_prompts()[:12])
+    hurting = [tuple((on_damage or named)[name]) for name in named]
     kl = measure_arms(
-        backend, encode_prompts(backend, neutral), [(), *(tuple({**named, **(on_damage or {})}[name]) for name in named)],
+        backend, encode_prompts(backend, neutral), [(), *hurting],
         al.metrics.kl_divergence("unsteered || steered"), measured=(), position="front", batch_size=32, progress=False,
     )  # fmt: skip
     rows = []
