@@ -18,6 +18,7 @@ from .errors import (
     ActAddError,
     AmbiguousPositionError,
     CoefficientError,
+    ExtensionError,
     FingerprintError,
     LayerError,
     ModelDownloadError,
@@ -31,6 +32,7 @@ from .errors import (
     VectorFileError,
     WorkerError,
 )
+from .extending import Extension, extensions
 from .measuring import metrics, scorers
 from .measuring.calibrate import Calibration, calibrate
 from .measuring.compare import compare
@@ -102,6 +104,8 @@ __all__ = [
     "DimensionAblation",
     "Effect",
     "ExchangeWarning",
+    "Extension",
+    "ExtensionError",
     "FingerprintError",
     "Frontier",
     "Gate",
@@ -164,6 +168,7 @@ __all__ = [
     "cosine_similarity",
     "dictionary_reading",
     "experiments",
+    "extensions",
     "fetch",
     "first",
     "fit_jacobian",

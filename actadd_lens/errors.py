@@ -14,6 +14,7 @@ ActAddError
 ├── NonFiniteError (ArithmeticError)      numbers that overflowed, so nothing can be read from them
 ├── SettingError (ValueError)             any other setting out of its range
 ├── WorkerError (RuntimeError)            workers that die again and again, or that compute otherwise
+├── ExtensionError (ImportError)          a name of another package that is not there, is given twice, or does not load
 ├── ModelError (ValueError)               an object, name or folder that is no usable model
 │   └── ModelDownloadError (OSError)      a model that is not here and could not be fetched
 ```
@@ -77,6 +78,10 @@ class SettingError(ActAddError, ValueError):
 
 class WorkerError(ActAddError, RuntimeError):
     """Workers that die again and again, cannot be reached, or would compute other numbers than this process."""
+
+
+class ExtensionError(ActAddError, ImportError):
+    """A method, metric or scorer of another package that is not there, is given twice, or does not load."""
 
 
 class ModelError(ActAddError, ValueError):

@@ -20,7 +20,7 @@ NAMES = [str(name) for name in SOURCES]
 
 ROWS = (
     ("errors", "progress", "moved"),
-    ("checks",),
+    ("checks", "extending"),
     ("models",),
     ("statistics",),
     ("prompts",),

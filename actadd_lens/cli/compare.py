@@ -17,6 +17,8 @@ def add(commands: Any) -> None:
     )
     compare.add_argument("--task", default="sentiment", help="sentiment or weddings (default: sentiment)")
     compare.add_argument("--layer", type=int, help="layer of all methods (default: three fifths of the depth)")
+    compare.add_argument("--method", action="append", default=[], metavar="NAME",
+                         help="a method of an installed extension to compare too; may be given again")  # fmt: skip
     compare.add_argument("--at-most", type=float, default=0.3, metavar="NATS",
                          help="budget of damage: KL(unsteered || steered) on other text (default: 0.3)")  # fmt: skip
     compare.add_argument("--nulls", type=int, default=19, help="nulls of each method (default: 19)")
@@ -38,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)
     found = compare(
         model,
-        contenders(model, asked, layer=options.layer),
+        contenders(model, asked, layer=options.layer, others=options.method),
         prompts=asked.prompts,
         texts=asked.texts,
         metric=None if options.written else asked.metric,

@@ -9,6 +9,7 @@ import torch
 from actadd_lens import methods, storybook
 from actadd_lens.checks import require
 from actadd_lens.errors import SettingError
+from actadd_lens.extending import load_extension
 from actadd_lens.measuring import scorers
 from actadd_lens.measuring.metrics import Metric, Reading
 from actadd_lens.models import Backend, LensModel, backend_of
@@ -105,7 +106,9 @@ def log_odds(name: str, words: Sequence[str], others: Sequence[str] = ()) -> Met
     return Metric(name, "nats", "last", bind)
 
 
-def contenders(model: LensModel, asked: Task, *, layer: int | None = None) -> Mapping[str, Callable[[LensModel], Any]]:
+def contenders(
+    model: LensModel, asked: Task, *, layer: int | None = None, others: Sequence[str] = ()
+) -> Mapping[str, Callable[[LensModel], Any]]:
     """Methods that need no training, by name, each a function that makes it of a model.
 
     All read and act at one layer, so that what is compared is the method; but SADI chooses among the heads of all
@@ -115,6 +118,11 @@ def contenders(model: LensModel, asked: Task, *, layer: int | None = None) -> Ma
         model: The model.
         asked: The task.
         layer: The layer; by default three fifths of the model's depth.
+        others: Methods of installed extensions, each of which is called with the model, pairs of a wanted text and
+            another one, and `layer=`.
+
+    Raises:
+        ExtensionError: There is no such extension, or it does not load.
     """
     backend = backend_of(model)
     number = backend.check_layer(round(0.6 * backend.n_layers) if layer is None else layer)
@@ -124,7 +132,8 @@ def contenders(model: LensModel, asked: Task, *, layer: int | None = None) -> Ma
 
     wanted, other = ([pair[side] for pair in asked.pairs] for side in (0, 1))
     asking = [(asked.words + text, text) for text in storybook.neutral_prompts()[PROMPTS : PROMPTS + PAIRS]]
-    return {
+    added = {name: _of_extension(name, asked, number) for name in others}
+    return added | {
         "ActAdd, rows at the front": lambda found: methods.actadd(found, asked.pair, layer=number),
         "ActAdd, last row on all tokens": everywhere,
         "CAA": lambda found: methods.caa(found, asked.pairs, layer=number, read=-1),
@@ -136,6 +145,11 @@ def contenders(model: LensModel, asked: Task, *, layer: int | None = None) -> Ma
             found, asked.pairs, site="head", k=HEADS, strength=FACTOR, rule="running"
         ),
     }
+
+
+def _of_extension(name: str, asked: Task, layer: int) -> Callable[[LensModel], Any]:
+    method = load_extension("methods", name)
+    return lambda found: method(found, asked.pairs, layer=layer)
 
 
 def scorer(asked: Task) -> scorers.Scorer:

@@ -6,7 +6,7 @@ A metric is made without a model, and bound to one when it is measured, which is
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import FunctionType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from actadd_lens.checks import check_choice, is_count, many, require, takes
 from actadd_lens.errors import SettingError
+from actadd_lens.extending import finder
 from actadd_lens.models import Backend
 from actadd_lens.prompts.texts import token_id
 
@@ -299,3 +300,7 @@ def token_nll(reading: Reading) -> tuple[Float[Tensor, "rows predictions"], Bool
     columns = torch.arange(1, reading.tokens.shape[1], device=nll.device)
     counted = (columns < reading.lengths[:, None]) & ~reading.injected[:, :-1]
     return nll, counted
+
+
+if not TYPE_CHECKING:  # so that a wrong name stays wrong to type checkers
+    __getattr__ = finder("metrics", __name__)

@@ -6,10 +6,11 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actadd_lens.checks import is_count, many, require, takes
 from actadd_lens.errors import SettingError
+from actadd_lens.extending import finder
 
 Scorer = Callable[[Sequence[str]], list[float]]
 
@@ -217,3 +218,7 @@ def _count(text: str, chosen: frozenset[str]) -> int:
 
 def _shown(words: Sequence[str]) -> str:
     return ", ".join(words[:3]) + (", …" if len(words) > 3 else "")
+
+
+if not TYPE_CHECKING:  # so that a wrong name stays wrong to type checkers
+    __getattr__ = finder("scorers", __name__)

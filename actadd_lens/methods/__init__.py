@@ -7,6 +7,9 @@ vector = methods.caa(model, pairs, paper_layer=13, mark="[/INST]")
 ```
 """
 
+from typing import TYPE_CHECKING
+
+from actadd_lens.extending import finder
 from actadd_lens.methods.actadd import actadd
 from actadd_lens.methods.activation_scaling import Task, activation_scaling, evaluate_scaling
 from actadd_lens.methods.adapter import Adapter
@@ -41,3 +44,6 @@ __all__ = [
     "probe",
     "sadi",
 ]
+
+if not TYPE_CHECKING:  # so that a wrong name stays wrong to type checkers
+    __getattr__ = finder("methods", __name__)
