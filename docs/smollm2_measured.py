@@ -139,11 +139,12 @@ def page(result: dict[str, Any]) -> str:
     )  # fmt: skip
     told = (
         f"`SmolLM2-135M-Instruct`, {len(HALVES[1])} prompts; effect: log-odds of good words against bad ones as the "
-        f"next token, in nats, steered less unsteered. Layers {', '.join(map(str, LAYERS))} were tried for each way on "
-        f"{len(HALVES[0])} other prompts, and the one with the largest effect is reported here; p is against {NULLS} "
-        "nulls by Student's t of one more draw, times the number of layers. Sizes were fixed before: coefficient "
-        f"{WORDS_TIMES:g} and {ROWS_TIMES:g} at the front, {SIZE:g} of the stream on all tokens. Damage: "
-        "KL(unsteered || steered) of the next token on 12 neutral beginnings, in nats."
+        f"next token, in nats, steered minus unsteered. For each way, layers {', '.join(map(str, LAYERS))} were tried "
+        f"on {len(HALVES[0])} other prompts, and the one with the largest effect there is reported here on these "
+        f"prompts. The p-value compares with {NULLS} nulls by Student's t for one more draw, times the number of "
+        f"layers. Sizes were fixed in advance: coefficients {WORDS_TIMES:g} and {ROWS_TIMES:g} at the front, {SIZE:g} "
+        "of the stream on all tokens. Damage: KL(unsteered || steered) of the next token on 12 neutral beginnings, in "
+        "nats."
     )
     return f"{told}\n\n{table(shown)}"
 

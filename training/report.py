@@ -186,7 +186,7 @@ def verdicts(measured: dict[str, Any]) -> str:
         ["of those vectors, perplexity of other text within 5 %: all", f"{len(kept_text)} of {len(used)}"],
         ["of those vectors, cloze P@10 down by 2 points at most: all", f"{len(kept_facts)} of {len(used)}"],
     ]  # fmt: skip
-    return table(["set before measuring", "measured"], rows)
+    return table(["goal, set before measuring", "measured"], rows)
 
 
 if __name__ == "__main__":
