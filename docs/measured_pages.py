@@ -158,8 +158,8 @@ def finding(found: Any, frame: pd.DataFrame) -> str:
         f"layers that can read the injection, attention to it sums to {frame['attention steered'][best]:.2f}. An "
         f"injection at layer {last} ({effect[last]:+.2f}) is {size[last]:.2g} times as large, but only that layer is "
         f"left to read it, and it pays {attention[last, last]:.2f} of its attention to it. At layer 0 "
-        f"({effect[0]:+.2f}) every layer can read it, the injection is {size[0]:.2g} times as large as at layer {best}, and {both} add "
-        f"{by_layer[0][readers].sum():+.2f}."
+        f"({effect[0]:+.2f}) every layer can read it, the injection is {size[0]:.2g} times as large as at layer "
+        f"{best}, and {both} add {by_layer[0][readers].sum():+.2f}."
     )
 
 

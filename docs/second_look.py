@@ -80,7 +80,7 @@ def topics(model: Any, lens: al.JacobianLens) -> str:
         lines.append(line | {"words": len(words)})
     names = {"logit": "the logit lens", "J": "the J-lens", "J, others": "the J-lens without the pair's own words"}
     told = ", ".join(f"{count} of {len(TOPICS)} by {names[name]}" for name, count in beyond.items())
-    return f"Topics whose words rank beyond all of {NULLS} nulls: {told}.\n\n{table(pd.DataFrame(lines))}"
+    return f"Topics whose words rank higher than in all of {NULLS} nulls: {told}.\n\n{table(pd.DataFrame(lines))}"
 
 
 def word_tokens(model: Any, topic: Topic) -> dict[int, str]:
@@ -145,7 +145,7 @@ def lenses(model: Any, lens: al.JacobianLens, suffix: str) -> str:
         found = al.logit_lens(model, vector, through=lens, k=5, nulls=NULLS)
         stand = ", ".join(f"`{token.text}`" for token in found.standing) or "none"
         drawn = picture(found, f"jacobian-{name}{suffix}")
-        shown.append(f"{vector.label} at layer {layer}; tokens that stand: {stand}.\n\n{drawn}")
+        shown.append(f"{vector.label} at layer {layer}; significant tokens: {stand}.\n\n{drawn}")
     return "\n\n".join(shown)
 
 
@@ -173,7 +173,10 @@ def heads(model: Any) -> str:
     largest = frame.reindex(frame["look"].abs().sort_values(ascending=False).index).head(6)
     largest = largest.assign(promoted=largest["promoted"].map(lambda text: f"`{text}`"))
     looks, tokens = ((frame[f"adjusted p, {name}"] <= 0.05).sum() for name in ("look", "token"))
-    told = f"{vector.label}: {looks} of {len(frame)} heads stand by how they look, {tokens} by what they would write."
+    told = (
+        f"{vector.label}: {looks} of {len(frame)} heads are significant in how they attend, {tokens} in what they "
+        "would write."
+    )
     return f"{told}\n\n{table(largest)}\n\n{picture(found, 'heads')}"
 
 

@@ -83,7 +83,7 @@ def decoded(model: Any, vector: al.SteeringVector) -> str:
     )
     stand = ", ".join(f"`{token.text}`" for token in lens.standing) or "none"
     return (
-        f"**Decodes to.** Tokens that stand (p at most .05, adjusted over all lists; a null vector has one in 5 % of "
+        f"**Decodes to.** Significant tokens (p at most .05, corrected over all lists; a null vector has one in 5 % of "
         f"runs): {stand}.\n\n{table(frame)}"
     )
 
@@ -103,7 +103,7 @@ def carried_by(tokens: TokenAblation, subject: Subject, suffix: str) -> str:
     columns = ["kind", "side", "text", "replacement", "drop", "drop low", "drop high", "null sd", "adjusted p"]
     drawn = picture(tokens, f"ablation-{subject.name}{suffix}")
     return (
-        f"**Carried by.** Drops beyond the nulls (adjusted p at most .05): {beyond} of {len(frame)}. The largest:"
+        f"**Carried by.** Significant drops (adjusted p at most .05): {beyond} of {len(frame)}. The largest:"
         f"\n\n{table(largest[columns])}\n\n{drawn}"
     )
 
@@ -126,9 +126,9 @@ def read_by(model: Any, vector: al.SteeringVector, subject: Subject, prompts: Se
     change = np.mean([trace.change for trace in traces])
     drawn = picture(traces[0], f"trace-{subject.name}{suffix}")
     return (
-        f"**Read by.** Contributions beyond the nulls' (p at most .05, adjusted over all of them): {outside} of "
-        f"{len(frame)} heads and MLPs from layer {subject.layer} on. All parts add up to {change:+.3g}, the mean over "
-        f"the prompts; the largest direct contributions:\n\n{table(largest)}\n\n"
+        f"**Read by.** Significant contributions (p at most .05, corrected over all of them): {outside} of "
+        f"{len(frame)} heads and MLPs from layer {subject.layer} on. All parts add up to {change:+.3g} on average over "
+        f"the prompts. The largest direct contributions:\n\n{table(largest)}\n\n"
         f"On the first prompt, {traces[0].prompt!r}:\n\n{drawn}"
     )
 
