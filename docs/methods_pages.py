@@ -387,7 +387,7 @@ def _probed(model: Any, name: str, kind: str, fitted: Any, test: Any) -> list[Ro
     sides = dict(zip(("sad", "glad"), map(list, test), strict=True))
     rows: list[Row] = [
         {
-            "arm": f"the gate, fitted on {sum(map(len, fitted))}", "metric": f"share of {kind} told rightly",
+            "arm": f"the gate, fitted on {sum(map(len, fitted))}", "metric": f"share of {kind} classified correctly",
             "effect": found.accuracy(model, *sides.values()), "prompts": sum(map(len, test)),
             "opens": {label: float(found.opens(model, texts).double().mean()) for label, texts in sides.items()},
         }
