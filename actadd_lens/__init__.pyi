@@ -47,6 +47,7 @@ from .prompts.chat import ChatPrompt, chat
 from .prompts.pairs import PromptPair
 from .prompts.spans import after, first, since
 from .statistics import Effect
+from .steering.files import load_interventions, save_interventions
 from .steering.interventions import (
     Gate,
     PerPrompt,
@@ -179,6 +180,7 @@ __all__ = [
     "head_reading",
     "interaction",
     "linearity",
+    "load_interventions",
     "load_model",
     "load_vectors",
     "logit_lens",
@@ -202,6 +204,7 @@ __all__ = [
     "project_out",
     "remote_intervention",
     "replace",
+    "save_interventions",
     "scale",
     "scorers",
     "set_projection",

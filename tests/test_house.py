@@ -44,8 +44,10 @@ BESIDE = "storybook"
 LATE = ("plots", "pages", BESIDE)
 """What a function may import wherever it stands: a result draws, saves or reads itself when it is asked to."""
 
-ASKED = {("vectors/vector.py", "steering")}
-"""What else a method may import when it is called: a vector asked for its size beside a stream has the stream read."""
+ASKED = {("vectors/vector.py", "steering"), ("vectors/interventions.py", "steering")}
+"""What else a method may import when it is called: a vector asked for its size beside a stream has the stream read, and
+an intervention that is saved may be of any kind.
+"""
 
 UNWANTED = (
     r"\bstrengths?\b",

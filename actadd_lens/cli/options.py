@@ -3,10 +3,11 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from actadd_lens.vectors.vector import SteeringVector
+    from actadd_lens.vectors.interventions import Intervention
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -79,16 +80,29 @@ def floats(text: str) -> Sequence[float]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as -4,-1,1,4") from None
 
 
-def vector_json(vector: "SteeringVector") -> dict[str, Any]:
-    """A vector as plain values."""
+def loaded(path: str | Path) -> "tuple[Intervention, ...]":
+    """What a file given with `--vector` holds: a steering vector, or other interventions."""
+    from actadd_lens.steering.files import KIND, load_interventions
+    from actadd_lens.vectors.tensor_files import kind_in
+    from actadd_lens.vectors.vector import SteeringVector
+
+    return load_interventions(path) if kind_in(path) == KIND else (SteeringVector.load(path),)
+
+
+def vector_json(found: "Intervention") -> dict[str, Any]:
+    """A vector or another intervention as plain values."""
+    from actadd_lens.prompts.positions import plain_position
+    from actadd_lens.vectors.vector import SteeringVector
+
+    of_vectors: dict[str, Any] = {}
+    if isinstance(found, SteeringVector):
+        of_vectors = {"coefficient": found.coefficient, "d_model": found.d_model, "norms": found.norms.tolist()}
     return {
-        "label": vector.label,
-        "layer": vector.layer,
-        "coefficient": vector.coefficient,
-        "position": vector.position,
-        "hook_name": vector.hook_name,
-        "rows": vector.rows,
-        "d_model": vector.d_model,
-        "norms": vector.norms.tolist(),
-        "provenance": vector.provenance.to_json(),
+        "label": found.label,
+        "layer": found.layer,
+        "position": plain_position(found.position),
+        "hook_name": found.hook_name,
+        "rows": found.rows,
+        **of_vectors,
+        "provenance": found.provenance.to_json(),
     }

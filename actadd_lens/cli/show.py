@@ -1,16 +1,17 @@
-"""`actadd show`: what a steering vector's file holds."""
+"""`actadd show`: what a file of a steering vector or of other interventions holds."""
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from actadd_lens.cli.options import vector_json
+from actadd_lens.cli.options import loaded, vector_json
 
 
 def add(commands: Any) -> None:
     """Add the command and its options."""
-    show = commands.add_parser("show", help="what a steering vector's file holds, and where it comes from")
+    show = commands.add_parser("show", help="what a file of a steering vector or other interventions holds")
     show.add_argument("file", type=Path)
     show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(run=run)
@@ -18,20 +19,21 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from actadd_lens.vectors.vector import SteeringVector
-
-    vector = SteeringVector.load(options.file)
-    told = vector_json(vector)
+    told = [vector_json(found) for found in loaded(options.file)]
     if options.json:
-        print(json.dumps(told, indent=2))
+        print(json.dumps(told[0] if len(told) == 1 else told, indent=2))
         return 0
-    provenance = told.pop("provenance")
+    print("\n\n".join("\n".join(_lines(values)) for values in told))
+    return 0
+
+
+def _lines(values: dict[str, Any]) -> Iterator[str]:
+    provenance = values.pop("provenance")
     fingerprint = provenance.pop("fingerprint") or {}
     fingerprint.pop("weights", None)
-    for name, value in {**told, **provenance, **{f"model {key}": item for key, item in fingerprint.items()}}.items():
+    for name, value in {**values, **provenance, **{f"model {key}": item for key, item in fingerprint.items()}}.items():
         if value not in (None, [], ()):
-            print(_printable(f"{name.replace('_', ' '):<20} {_shown(value)}"))
-    return 0
+            yield _printable(f"{name.replace('_', ' '):<20} {_shown(value)}")
 
 
 def _printable(text: str) -> str:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actadd_lens.cli.options import add_model, place, vector_json
+from actadd_lens.cli.options import add_model, loaded, place, vector_json
 from actadd_lens.errors import SettingError
 
 if TYPE_CHECKING:
@@ -34,7 +34,12 @@ def add(commands: Any) -> None:
     source.add_argument("--coefficient", type=float, action="append", default=[],
                         help="injection coefficient, one for all pairs or one each (default: 1)")  # fmt: skip
     source.add_argument(
-        "--vector", type=Path, action="append", default=[], metavar="FILE", help="steering vector from a file"
+        "--vector",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="steering vector or other interventions from a file",
     )
     source.add_argument("--no-bos", action="store_true", help="read the pairs without BOS")
     source.add_argument("--row", type=int, metavar="INDEX", help="only this row of each pair's vector (-1: the last)")
@@ -78,10 +83,9 @@ def run(options: argparse.Namespace) -> int:
     position = place(options.position)
     from actadd_lens.models import load_model
     from actadd_lens.prompts.chat import chat
-    from actadd_lens.vectors.vector import SteeringVector
     from actadd_lens.writing.completions import complete
 
-    loaded = [SteeringVector.load(path) for path in options.vector]
+    from_files = [found for path in options.vector for found in loaded(path)]
     model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)
     computed = [
         coefficient * _computed(model, pair, layer, options)
@@ -92,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     completions = complete(
         model,
         [chat(model, text, system=options.system) for text in options.prompt] if options.chat else options.prompt,
-        [*computed, *loaded],
+        [*computed, *from_files],
         position=position,
         n=options.n,
         max_new_tokens=options.max_new_tokens,
@@ -132,10 +136,9 @@ def _per_pair(options: argparse.Namespace, name: str, default: Any) -> list[Any]
 
 
 def _completions_json(completions: "Completions") -> dict[str, Any]:
-    from actadd_lens.vectors.vector import SteeringVector
 
     return {
-        "vectors": [vector_json(vector) for vector in completions.vectors if isinstance(vector, SteeringVector)],
+        "vectors": [vector_json(vector) for vector in completions.vectors],
         "settings": completions.settings,
         "completions": completions.frame().to_dict(orient="records"),
     }

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from actadd_lens.checks import is_count, require
 from actadd_lens.errors import ActAddError, FingerprintError, ModelError, VectorError, VectorFileError
-from actadd_lens.methods.files import read_tensors, write_tensors
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.adapted import WEIGHTS, LinearMap, adaptations_on, adapted
 from actadd_lens.steering.hooks import compiled_code_off
 from actadd_lens.vectors.provenance import Fingerprint, Provenance
+from actadd_lens.vectors.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import pandas as pd

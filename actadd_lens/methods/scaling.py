@@ -14,7 +14,6 @@ from torch import Tensor
 
 from actadd_lens.checks import is_whole, require
 from actadd_lens.errors import ActAddError, CoefficientError, PromptError, VectorError, VectorFileError
-from actadd_lens.methods.files import read_tensors, write_tensors
 from actadd_lens.models import Backend
 from actadd_lens.models.protocol import Site, Spot, check_site
 from actadd_lens.prompts.positions import Position, check_position
@@ -22,6 +21,7 @@ from actadd_lens.steering.interventions import check_coordinates
 from actadd_lens.vectors.interventions import CleanReads, Intervention
 from actadd_lens.vectors.operations import Add, Multiply, Operation, Parameter
 from actadd_lens.vectors.provenance import Provenance
+from actadd_lens.vectors.tensor_files import read_tensors, write_tensors
 from actadd_lens.vectors.vector import check_coefficient
 
 if TYPE_CHECKING:

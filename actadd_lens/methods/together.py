@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
+from actadd_lens.steering.files import save_interventions
 from actadd_lens.vectors.interventions import Intervention
 
 
@@ -36,3 +37,14 @@ class Together(ABC, Sequence[Intervention]):
     def at(self, *, position: Any, bos: bool | None = None) -> Sequence[Intervention]:
         """All of them, on other tokens."""
         return tuple(found.at(position=position, bos=bos) for found in self.interventions)
+
+    def save(self, path: Any) -> None:
+        """Write what is done to one file, from which `al.load_interventions` gives the same interventions back.
+
+        Args:
+            path: The file.
+
+        Raises:
+            VectorFileError: The file cannot be written.
+        """
+        save_interventions(self.interventions, path)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from actadd_lens.checks import check_flags, is_count, require
 from actadd_lens.errors import ModelError, NonFiniteError, SettingError
-from actadd_lens.methods.files import read_tensors, write_tensors
 from actadd_lens.progress import progress_bar
+from actadd_lens.vectors.tensor_files import read_tensors, write_tensors
 
 _KIND = "checkpoint of training"
 HELD_OUT = "held out"

@@ -144,6 +144,10 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata, names = file.metadata() or {}, list(file.keys())
+            if _is_of_interventions(metadata.get(_KEY, "")):
+                raise VectorFileError(
+                    f"{path} holds other interventions than one steering vector: read it with al.load_interventions."
+                )
             if _KEY not in metadata or names != [_TENSOR]:
                 raise VectorFileError(
                     f"{path} is a safetensors file, but holds no steering vector of actadd_lens: it seems to be "
@@ -164,6 +168,10 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
     if not isinstance(header, dict):
         raise VectorFileError(f"{path} has a header that is no object.")
     return header, tensor
+
+
+def _is_of_interventions(text: str) -> bool:
+    return text.startswith('{"kind": "interventions"')
 
 
 def _check_header(header: dict[str, Any]) -> None:

@@ -142,12 +142,18 @@ class Intervention(ABC):
         return replace(self, layer=layer, provenance=told)  # type: ignore[type-var]
 
     def save(self, path: Any) -> None:
-        """Write it to a file; only steering vectors have a format so far.
+        """Write it to a safetensors file, with its position and provenance; `al.load_interventions` gives it back.
+
+        Args:
+            path: The file.
 
         Raises:
-            VectorError: It is no steering vector.
+            VectorError: It is of a kind that no file can hold, such as a gate that is a function.
+            VectorFileError: The file cannot be written.
         """
-        raise VectorError(f"{self.label} has no file format yet: save the steering vector that it is made from.")
+        from actadd_lens.steering.files import save_interventions
+
+        save_interventions(self, path)
 
 
 def distinct(found: Sequence[Sequence[Intervention]]) -> tuple[Intervention, ...]:

@@ -107,7 +107,7 @@ class Project(Operation):
     """
 
     unit: Parameter
-    value: Float[Tensor, "*batch rows 1"]
+    value: Float[Tensor, "*batch values 1"]
 
     def __call__(self, stream: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos width"]:
         """The stream with its component along u replaced."""

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,26 @@ def test_steer_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert told["settings"]["sampling"]["temperature"] == 0
     (vector,) = told["vectors"]
     assert (vector["layer"], vector["coefficient"], vector["provenance"]["positive"]) == (3, 1.0, "Love")
+
+
+def test_other_interventions_of_a_file_are_shown_and_steer(
+    embedded: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    love = al.compute_steering_vector(embedded, ("Love", "Hate"), layer=3).row(-1)
+    file, settings = tmp_path / "two.safetensors", {"max_new_tokens": 4, "progress": False}
+    some = [al.project_out(love).at(position="all"), al.gated(3 * love, al.gate(love, 0.0)).at(position=al.since(2))]
+    al.save_interventions(some, file)
+    assert main(["show", str(file)]) == 0
+    shown = capsys.readouterr().out
+    for word in (*(item.label for item in some), "since(2)", "blocks.3.hook_resid_pre"):
+        assert word in shown
+    assert main(["show", str(file), "--json"]) == 0
+    assert [told["layer"] for told in json.loads(capsys.readouterr().out)] == [3, 3]
+    assert main(["steer", PROMPT, "--vector", str(file), "--max-new-tokens", "4", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [vector["label"] for vector in told["vectors"]] == [item.label for item in some]
+    written = [value for row in told["completions"] for value in row.values()]
+    assert al.complete(embedded, PROMPT, some, **settings).steered[0][0] in written
 
 
 def test_a_saved_vector_is_shown_and_steers_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

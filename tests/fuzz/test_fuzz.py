@@ -835,6 +835,8 @@ def test_damaged_files_are_refused_or_right(quickest: Any, tmp_path: Path, tally
     quickest.blocks[0]._forward_pre_hooks.clear()  # stores tell a model with hooks apart
     vector = al.compute_steering_vector(quickest, PAIRS[0], layer=2)
     vector.save(tmp_path / "vector.safetensors")
+    others = [al.project_out(vector.row(1)), al.gated(al.scale(2.0, layer=1), al.gate(vector.row(1), 0.5))]
+    al.save_interventions(others, tmp_path / "others.safetensors")
     settings: dict[str, Any] = {
         "layers": [1, 2],
         "coefficients": [2],
@@ -849,6 +851,12 @@ def test_damaged_files_are_refused_or_right(quickest: Any, tmp_path: Path, tally
 
     def right_vector(path: Path) -> None:
         if not torch.equal(al.SteeringVector.load(path).activations, vector.activations):
+            raise WrongError
+
+    def right_others(path: Path) -> None:
+        projection, gated = al.load_interventions(path)
+        is_right = torch.equal(projection.vector.activations, others[0].vector.activations)
+        if not is_right or gated.gate.threshold != 0.5 or float(gated.inner.factor) != 2.0:  # type: ignore[attr-defined]
             raise WrongError
 
     def right_sweep(path: Path) -> None:
@@ -866,6 +874,7 @@ def test_damaged_files_are_refused_or_right(quickest: Any, tmp_path: Path, tally
 
     readers = {
         "vector.safetensors": right_vector,
+        "others.safetensors": right_others,
         "sweep.sqlite": right_sweep,
         "table.csv": tables,
         "table.jsonl": tables,

@@ -1,4 +1,7 @@
-"""What training leaves behind as safetensors files: written whole or not at all, and read with suspicion."""
+"""Named tensors with a header as safetensors files: written whole or not at all, and read with suspicion.
+
+Adapters, learnt scalings, checkpoints and interventions are kept this way.
+"""
 
 import hashlib
 import json
@@ -65,6 +68,20 @@ def read_tensors(
         raise VectorFileError(f"{path} holds no sound {kind}: {complaint}.")
     body: dict[str, Any] = header["body"]
     return body, tensors
+
+
+def kind_in(path: str | os.PathLike[str]) -> str | None:
+    """The kind that a file says it holds; None where it is no file of this package, or cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY, "null")
+        header = json.loads(text) if len(text) <= _LONGEST_HEADER else None
+    except (SafetensorError, OSError, ValueError, RecursionError):
+        return None
+    kind = header.get("kind") if isinstance(header, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def _complaint(header: Any, tensors: Mapping[str, Tensor], kind: str, version: int) -> str | None:
