@@ -10,7 +10,7 @@ BRIDGE_STAMP := $(BRIDGE_VENV)/.installed
 # Two processes: as many as a laptop has to spare, and each loads its models once.
 PARALLEL := --numprocesses 2 --dist worksteal
 
-.PHONY: demo smollm2 test test-bridge fuzz browser lint format bench notebooks notebooks-refresh docs wheel-trial clean
+.PHONY: demo smollm2 test test-bridge test-slow fuzz browser lint format bench notebooks notebooks-refresh docs wheel-trial clean
 
 demo: $(STAMP)
 	$(BIN)/actadd demo
@@ -26,6 +26,10 @@ test: $(STAMP)
 
 test-bridge: $(BRIDGE_STAMP)
 	$(BRIDGE_VENV)/bin/python -m pytest $(PARALLEL) tests actadd_lens --ignore=tests/training
+
+# What takes longer: every golden case, rates and coverage by simulation, processes that are killed.
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest $(PARALLEL) -m slow tests --ignore=tests/fuzz --ignore=tests/play --ignore=tests/pages
 
 # Thousands of bad inputs, the same ones each time.
 fuzz: $(STAMP)

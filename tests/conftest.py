@@ -16,8 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-import actadd_lens as al
-from actadd_lens.models.hooked import hooked_transformer
+PACKAGE = Path(__file__).parents[1] / "actadd_lens"
+# Shapes and types are checked at run time in every room but one: what hashes models calls itself for each small part.
+CHECKED = [f"actadd_lens.{path.stem}" for path in sorted(PACKAGE.glob("[a-z]*")) if path.stem not in ("identity", "py")]
+jaxtyping.install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+import actadd_lens as al  # noqa: E402 - the checks have to be there first
+from actadd_lens.models.hooked import hooked_transformer  # noqa: E402
 
 torch.set_num_threads(1)
 phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink]
@@ -98,9 +103,9 @@ def load(gpt2_folder: Path) -> Any:
 
 
 def _cases(*names: str) -> list[Any]:
-    shared = {"tinytalk", "stories"}
+    marks = {"tinytalk": [pytest.mark.shared, pytest.mark.slow], "stories": [pytest.mark.shared, pytest.mark.slow]}
     return [
-        pytest.param((name, family), id=f"{name}-{family}", marks=[pytest.mark.shared] if name in shared else [])
+        pytest.param((name, family), id=f"{name}-{family}", marks=marks.get(name, []))
         for name in names
         for family in FAMILIES
     ]

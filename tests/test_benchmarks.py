@@ -26,6 +26,7 @@ def quick(tmp_path_factory):
     return code, "\n".join(printed), json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_a_quick_run_prints_every_ratio_with_its_interval_and_bar(quick):
     code, printed, record = quick
     assert code == 0

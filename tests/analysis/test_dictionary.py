@@ -48,6 +48,7 @@ def test_lengths_of_directions_do_not_count_and_those_without_any_are_left_out(d
     assert np.isnan(left.largest[0].adjusted_p)
 
 
+@pytest.mark.slow
 def test_a_random_vector_stands_in_few_calls(decoder: torch.Tensor) -> None:
     stood = 0
     for seed in range(100):

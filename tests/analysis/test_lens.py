@@ -183,6 +183,7 @@ def test_shares_of_nulls_of_the_same_kind_are_spread_evenly(small: Any) -> None:
     assert 0.3 < np.mean(shares) < 0.7
 
 
+@pytest.mark.slow
 def test_a_null_vector_lists_a_token_that_stands_in_few_runs(small: Any) -> None:
     v = al.compute_steering_vector(small, ("Love", "Hate"), layer=2)
     stood = 0

@@ -66,6 +66,7 @@ def test_batches_of_any_size_give_the_same(small: Any) -> None:
     assert np.allclose(texts.frame()[["change", "z"]], one.frame()[["change", "z"]], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_null_vector_shifts_a_token_that_stands_in_few_runs(small: Any) -> None:
     stood = 0
     for null in al.null_vectors(small, vector(small), kind="gaussian", n=40, seed=5):

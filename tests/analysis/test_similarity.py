@@ -80,6 +80,7 @@ def test_unrelated_pairs_mostly_lie_within_their_own_scale(embedded: Any) -> Non
     assert not found.outside[~others].any()  # any pair is itself
 
 
+@pytest.mark.slow
 def test_a_pair_across_layers_is_judged_by_unrelated_pairs_across_layers(embedded: Any) -> None:
     phrases = [text.split() for text in al.storybook.neutral_prompts()[:24]]
     outside = []

@@ -122,6 +122,7 @@ def test_wrong_input_is_refused_before_anything_runs(quickest: Any, vector: al.S
         al.compare(quickest, {}, metric=METRIC, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_the_command_compares_on_the_embedded_model(
     tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,11 @@ RAW = {"fold_ln": False, "center_writing_weights": False, "center_unembed": Fals
 WAYS = ("cached", "uncached", "batched")
 QUICK = {"hooked": ("cached", "batched"), "bridge": ("batched",) if HAS_HOOKED else ("cached", "batched")}
 """Ways of writing that every run of the tests takes; the others are marked as slow."""
+QUICK_CASES = (
+    "caa_refusal_stories", "stories_cross", "ins_lowercase_tinytalk_raw", "mc_function_vector", "head_stories",
+    "neuron_stories", "hidden_mlp_out_stories",
+)  # fmt: skip
+"""Cases of each method that every run of the tests takes, by how their names begin; the others are slow as well."""
 
 
 def cases(method: str) -> list[Any]:
@@ -33,14 +38,16 @@ def cases(method: str) -> list[Any]:
     told = json.loads(file.read_text())
     found = told["cases"] if isinstance(told, dict) else told
     return [
-        pytest.param(
-            (case, family),
-            id=f"{case.get('name', case.get('case'))}-{family}",
-            marks=[pytest.mark.smollm2] if str(case.get("model")).startswith("smollm2") else [],
-        )
+        pytest.param((case, family), id=f"{name}-{family}", marks=_marks(name, case))
         for case in found
+        for name in [case.get("name", case.get("case"))]
         for family in FAMILIES
     ]
+
+
+def _marks(name: str, case: dict[str, Any]) -> list[Any]:
+    slow = [] if name.startswith(QUICK_CASES) else [pytest.mark.slow]
+    return slow + ([pytest.mark.smollm2] if str(case.get("model")).startswith("smollm2") else [])
 
 
 def ways(method: str) -> list[Any]:

@@ -24,7 +24,7 @@ def named_cases(method: str) -> dict[str, dict[str, Any]]:
     return {case["case"]: case for case in json.loads(path.read_text())["cases"]}
 
 
-QUICK = ("feel_attn_mlp-hooked", "dyn_attn_mlp-hooked", "stories_three_sites", "tinytalk_mid-hooked", "stories_qv")
+QUICK = ("stories_three_sites-bridge", "stories_qv")
 """Cases of each kind that always run; `-m slow` runs the others."""
 
 

@@ -23,6 +23,7 @@ def same(left: methods.ActivationScaling, right: methods.ActivationScaling) -> b
     return left.history == right.history and all(equal)
 
 
+@pytest.mark.slow
 def test_the_answers_flip_in_both_directions_and_the_model_stays_as_it_was(quickest: Any) -> None:
     before = state(quickest)
     found = learnt(quickest, steps=45, learning_rate=0.1, faithfulness=0.05, sites=("attn_out", "mlp_out", "resid_pre"))
@@ -83,6 +84,7 @@ def test_a_shorter_prompt_is_refused(quickest: Any) -> None:
         methods.evaluate_scaling(quickest, learnt(quickest), [((0, 5, 7), 20, 21)])
 
 
+@pytest.mark.slow
 def test_it_goes_on_bit_for_bit_from_a_checkpoint(quickest: Any, tmp_path: Path) -> None:
     path, settings = tmp_path / "checkpoint", {"batch_size": 2, "seed": 3}
     learnt(quickest, steps=10, checkpoint=path, **settings)

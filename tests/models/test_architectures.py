@@ -344,6 +344,7 @@ def in_cache(folder: Path, home: Path, repository: str) -> None:
         (place / "snapshots" / "0" / "config.json").write_text(json.dumps({**config, "n_ctx": config["n_positions"]}))
 
 
+@pytest.mark.slow
 def test_names_are_compared_as_folders_are(shape_folder: Any, tmp_path: Path) -> None:
     named = {"gpt2": "gpt2", "Qwen/Qwen2-0.5B": "qwen2, yarn", "google-bert/bert-base-cased": "bert",
              "google-t5/t5-small": "t5", "microsoft/phi-2": "phi", "someone/new": "granite"}  # fmt: skip

@@ -73,11 +73,13 @@ def written(model: Any, prompts: list[str]) -> list[list[int]]:
     return [list(row[0].tokens) for row in found.unsteered_continuations]
 
 
+@pytest.mark.slow
 def test_plain_prompts_go_on_as_in_transformers(model: Any) -> None:
     expected = [generated((tokenizer().bos_token_id, *tokenizer()(text).input_ids)) for text in STARTS]
     assert written(model, list(STARTS)) == expected
 
 
+@pytest.mark.slow
 def test_chat_prompts_are_answered_as_in_transformers(model: Any) -> None:
     rows = [
         tokenizer().apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)["input_ids"]

@@ -311,6 +311,7 @@ def in_another_process(work: Callable[[], Any]) -> int:
     return child
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are killed only where they can be forked")
 def test_a_run_that_is_killed_resumes_to_the_same_table(quickest: Any, tmp_path: Path) -> None:
     settings = {**GRID, "layers": range(4), "coefficients": range(1, 9), "nulls": 4, "batch_size": 16}

@@ -111,6 +111,7 @@ def len_scorer(texts: Any) -> list[float]:
     return [float(len(text)) for text in texts]
 
 
+@pytest.mark.slow
 def test_a_function_that_makes_an_executor_will_do(quickest: Any) -> None:
     assert are_equal(text_sweep(quickest, executor=Elsewhere), text_sweep(quickest))
 
@@ -122,6 +123,7 @@ def test_pieces_do_not_hang_on_what_is_stored(quickest: Any, tmp_path: Path) -> 
     assert are_equal(metric_sweep(quickest, path=tmp_path / "store.sqlite"), whole)
 
 
+@pytest.mark.slow
 def test_large_briefs_are_sent_to_those_who_lack_them(
     fresh: None, quickest: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +154,7 @@ def test_a_worker_in_another_environment_is_refused(
         text_sweep(quickest, executor=Elsewhere())
 
 
+@pytest.mark.slow
 def test_workers_of_two_kinds_are_refused(quickest: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = iter(["cpu", "cuda"] * 50)
     plain = desks.answer
@@ -184,6 +187,7 @@ def test_callers_hooks_are_refused_before_anything_runs(quickest: Any) -> None:
     assert executor.count == 0
 
 
+@pytest.mark.slow
 def test_open_steering_is_left_out_as_in_one_process(quickest: Any) -> None:
     vector = 5 * al.compute_steering_vector(quickest, ("The dog", "The cat"), layer=1)
     with al.steer(quickest, vector):
@@ -316,6 +320,7 @@ def test_a_model_tells_how_it_was_made(gpt2_folder: Path) -> None:
         assert al.model_source(source.load()) == source
 
 
+@pytest.mark.slow
 def test_a_model_made_by_hand_tells_nothing(gpt2_folder: Path) -> None:
     model = al.load_model(gpt2_folder)
     del vars(model)["_actadd_source"]
