@@ -31,7 +31,7 @@ WIDTH, LEFT, LINE, POINTS, INK = 100.0, 8.0, 3.0, 5.96, "#222222"
 
 @dataclass(frozen=True)
 class Written:
-    """What the model writes at one coefficient: tokens, and how much likelier the injection makes each, in nats."""
+    """What the model writes at one coefficient: tokens, and how much more likely the injection makes each, in nats."""
 
     coefficient: float
     tokens: tuple[str, ...]
@@ -120,7 +120,7 @@ def draw_prompt(ax: Any, model: Any, vector: al.SteeringVector) -> float:
 def draw_legend(ax: Any, down: float) -> None:
     """What the colours are."""
     left = LEFT
-    for text, change in (("likelier with the vector", 1.0), ("as likely", 0.0), ("less likely", -1.0)):
+    for text, change in (("more likely with the vector", 1.0), ("no change", 0.0), ("less likely", -1.0)):
         token(ax, left, down, text, mpl.colormaps["PuOr_r"](0.5 + 0.3 * change))
         left += len(text) + 2
     write_text(ax, left, down, f"full colour from {FULL_COLOUR:g} nats on")
@@ -152,7 +152,7 @@ def caption(model: Any, vector: al.SteeringVector) -> str:
     places = " and ".join(f"`{tokens[place]}`" for place in landing(model, vector))
     return (
         "![What the model writes after one prompt, at seven coefficients of one steering vector; tokens are coloured "
-        "by how much likelier the vector makes them](docs/images/text.svg)\n\n"
+        "by how much more likely the vector makes them](docs/images/text.svg)\n\n"
         f"One steering vector, `{PAIR[0]}` minus `{PAIR[1]}` at layer {LAYER}, added at {places} only, with seven "
         "coefficients. The text is what the embedded model writes at temperature 0. A token's colour is its "
         "log-probability with the vector minus that without it, after the same tokens."

@@ -110,12 +110,12 @@ def scaling_text(found: dict[str, Any]) -> str:
     frame = pd.DataFrame(found["rows"])
     best = found["rows"][0]
     lines = [
-        f"`{found['model']}`: {found['train']} tasks to learn from, {found['test']} of other names and things to "
-        f"measure; sites {' and '.join(TASK_SITES)} of all layers, {found['steps']} steps of Adam. Unsteered, the "
+        f"`{found['model']}`: {found['train']} training tasks, {found['test']} test tasks with other names and things; "
+        f"sites {' and '.join(TASK_SITES)} of all layers, {found['steps']} steps of Adam. Unsteered, the "
         f"right answer wins in {found['unsteered']:.2f} of the held-out tasks, with a mean margin of "
         f"{found['margin']:.2f} logits.",
         table(frame),
-        f"In sample, the first line is {found['in_sample']['right at +1']:.2f} and "
+        f"On the training tasks, the first row reaches {found['in_sample']['right at +1']:.2f} and "
         f"{found['in_sample']['wrong at -1']:.2f}. "
         f"{found['share']:.0%} of its scalars are larger than 0.05 in size.",
         nulls_text(found, best),
@@ -248,9 +248,9 @@ def trained_text(found: dict[str, Any]) -> str:
         f"{found['train']} benign sentences; {found['held_out']} others to measure. Effect: log-odds of happy over sad "
         f"after {found['prompts']} neutral prompts.",
         table(pd.DataFrame(rows)),
-        "Side effect with the adapter, less that of the model alone at the coefficient with the same effect (nats a "
-        "token, interval over benign texts; above zero the adapter costs more; the model's line is straight between "
-        "coefficients, which is to the adapter's advantage):",
+        "Side effect with the adapter, minus that of the model alone at the coefficient with the same effect (nats per "
+        "token, interval over benign texts; above zero the adapter costs more; between coefficients the model's side "
+        "effect is interpolated linearly, which favours the adapter):",
         "\n".join(differences),
         *[f"Trained on {name}:\n\n{arm['picture']}" for name, arm in found["arms"].items()],
         "Seconds of one processor for training: "
