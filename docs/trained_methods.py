@@ -165,7 +165,7 @@ class Training:
 
 
 TRAININGS = {
-    "-smollm2": Training(layer=14, steps=60, texts=4, prompts=12, held_out=12, grid=(-1.0, -0.5, 0.5, 1.0), plans=(1,))
+    "-smollm2": Training(layer=14, steps=40, texts=4, prompts=12, held_out=12, grid=(-1.0, -0.5, 0.5, 1.0), plans=(1,))
 }
 """Smaller where a pass takes seconds; the measured part says so."""
 
@@ -181,6 +181,7 @@ def trained(model: Any, work: Path, suffix: str) -> dict[str, Any]:
             model, list(zip(topic.sentences[:24], sentences["neutral"][:24], strict=True)), layer=size.layer, read=-1
         )
         for topic in topics.values()
+        if 2 in size.plans
     ]
     others = [other.with_norm(float(vector.norms[0])).at(position="all+bos") for other in others]
     benign = [*sentences["neutral"], *(text for topic in topics.values() for text in topic.sentences[24:34])]
