@@ -50,7 +50,7 @@ def plot_effects(effects: dict[str, Effect], *, unit: str = "", title: str = "",
                     label="steering vector" if row == 0 else None)  # fmt: skip
     ax.axvline(0, color="black", linewidth=0.8)
     cautions, names = _cautions(effects)
-    ax.set_yticks(range(len(effects)), [names[name] for name in effects][::-1])
+    ax.set_yticks(range(len(effects)), [_wrapped(names[name], 36) for name in effects][::-1])
     ax.set_ylim(-0.6, len(effects) - 0.4)
     ax.set_xlabel(f"steered − unsteered{f', {unit}' if unit else ''}{cautions}")
     # The key stands above the picture, where no null or interval can be.
@@ -77,8 +77,9 @@ def _cautions(effects: dict[str, Effect]) -> tuple[str, dict[str, str]]:
 _MARKS = "†‡§¶‖"  # stars would be read as significance
 
 
-def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, 60))
+def _wrapped(text: str, width: int = 60) -> str:
+    """A text in lines; one that is too long for the picture's side would leave no room for the picture."""
+    return "\n".join(textwrap.wrap(text, width))
 
 
 @as_written
