@@ -39,6 +39,7 @@ def test_a_quick_run_prints_every_ratio_with_its_interval_and_bar(quick):
         assert ("NO" in line) == (case["ratio"] > case["bar"])
 
 
+@pytest.mark.slow
 def test_the_json_holds_every_case_once_and_finite(quick):
     cases = quick[2]["cases"]
     assert [case["name"] for case in cases] == [case.name for case in CASES]
@@ -48,6 +49,7 @@ def test_the_json_holds_every_case_once_and_finite(quick):
         assert case["interval_95"][0] <= case["ratio"] <= case["interval_95"][1]
 
 
+@pytest.mark.slow
 def test_the_json_says_what_it_ran_on(quick):
     record = quick[2]
     assert record["threads"] == 1
@@ -57,6 +59,7 @@ def test_the_json_says_what_it_ran_on(quick):
     assert set(record["versions"]) >= {"python", "torch", "transformer-lens", "actadd-lens"}
 
 
+@pytest.mark.slow
 def test_the_summary_counts_the_bars_that_hold(quick):
     _, printed, record = quick
     held = sum(case["holds"] for case in record["cases"])

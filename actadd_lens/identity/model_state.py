@@ -30,7 +30,7 @@ _OF_THE_PASS = frozenset(
 )  # fmt: skip
 """Attributes of TransformerLens's modules that say nothing of what comes out, or only what a pass left behind."""
 
-_COLLECTORS = "transformers.utils.output_capturing"
+COLLECTORS = "transformers.utils.output_capturing"
 """Where transformers keeps the hooks with which it collects hidden states and attentions."""
 
 _NAMES = frozenset({"model_name", "tokenizer_name", "_name_or_path", "name_or_path", "device", "transformers_version"})
@@ -209,7 +209,7 @@ def _is_of_the_house(hook: Any) -> bool:
     """
     bare = inspect.unwrap(getattr(hook, "__func__", hook))  # shape checks may have been put around it
     home = str(getattr(bare, "__globals__", {}).get("__name__") or type(hook).__module__)
-    return home.partition(".")[0] in ("actadd_lens", "transformer_lens") or home == _COLLECTORS
+    return home.partition(".")[0] in ("actadd_lens", "transformer_lens") or home == COLLECTORS
 
 
 # -- what is around a model ------------------------------------------------------------------------------------

@@ -50,9 +50,12 @@ class Reference:
 
     @cached_property
     def rounding(self) -> float:
-        """How far log-probs of the longest pass move when every stream is rounded once more."""
+        """How far log-probs move at most when every stream is rounded once more.
+
+        Of all passes, for the few steps of a quantised layer are crossed in one and not in another.
+        """
         with torch.no_grad():
-            return _rounding(self.hf_model, self.tokens[-1])
+            return max(_rounding(self.hf_model, tokens) for tokens in self.tokens)
 
     def allows(self, gap: float) -> bool:
         """Whether log-probs may differ by so many nats; only a larger difference than usual costs a pass to tell."""

@@ -73,13 +73,18 @@ class BridgeBackend(Backend):
         return bool((gain == 1).all()) if isinstance(gain, Tensor) else self._writes_centred
 
     def linear_map(self, layer: int, weight: str) -> LinearMap | None:
-        """The linear module behind the bridge's own: those of torch, and GPT-2's, which lies the other way."""
+        """The linear module behind the bridge's own: those of torch, and GPT-2's, which lies the other way.
+
+        None for a quantised module: its packed weights have no number per input and output.
+        """
         name = map_name(layer, weight)
         part = getattr(self.model.blocks[layer], name.split(".")[2], None)
         inner = getattr(getattr(part, weight[2:].lower(), None), "original_component", None)
         if not isinstance(inner, torch.nn.Module) or not is_parameter(inner, "weight"):
             return None
         weight_here: Any = inner.weight
+        if not weight_here.is_floating_point():
+            return None
         outputs, inputs = weight_here.shape
         if isinstance(inner, torch.nn.Linear):
             return LinearMap(name, inner, "weight", outputs, inputs, lambda w: w)

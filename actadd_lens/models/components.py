@@ -37,8 +37,10 @@ def components_kept(backend: Backend) -> Iterator[Components]:
     """Keep what the components of the passes inside write; after the block the last pass's is there.
 
     Raises:
-        ModelError: The model has no hook point for its heads, or a pass did not go through it.
+        ModelError: The model has no hook point for its heads, or a pass did not go through it; or its weights are
+            quantised, so that what a head writes cannot be calculated.
     """
+    _output_weights(backend, 0)
     kept = Components()
     top = backend.n_layers - 1
     names: list[tuple[str, dict[int, Tensor], int]] = [(f"blocks.{top}.hook_resid_post", kept.last, top)]
@@ -93,11 +95,22 @@ def _written(
     backend: Backend, layer: int, mixed: Float[Tensor, "rows pos _ _"]
 ) -> Float[Tensor, "rows pos heads d_model"]:
     """By the heads of W_O: a bridge may split the same row of values otherwise (DeepSeek)."""
-    weight = backend.model.blocks[layer].attn.W_O.detach().float()
+    weight = _output_weights(backend, layer)
     heads, d_head, _ = weight.shape
     mixed = mixed.reshape(*mixed.shape[:2], heads, d_head).to(weight)
     written: Tensor = (mixed.transpose(1, 2) @ weight).transpose(1, 2)
     return written
+
+
+def _output_weights(backend: Backend, layer: int) -> Float[Tensor, "heads d_head d_model"]:
+    try:
+        weight: Tensor = backend.model.blocks[layer].attn.W_O
+    except NotImplementedError as error:
+        raise ModelError(
+            f"The weights of {backend.name} are quantised, so what each of its heads writes cannot be calculated: load "
+            "the model with plain weights for this."
+        ) from error
+    return weight.detach().float()
 
 
 def _norm_behind_attention(block: Any) -> Any:

@@ -27,6 +27,7 @@ from actadd_lens.models.layout import lie_as_wanted, loaded_at_once, uncopied
 from actadd_lens.models.origins import ModelSource, absolute_name, files_of, record_source
 from actadd_lens.models.placing import SPREADING, check_spreading, device_map_of, place_blocks, spreads
 from actadd_lens.models.protocol import Backend, LensModel
+from actadd_lens.models.quantised import check_quantised, quantisation_of
 from actadd_lens.models.source import can_be_compared, check_predicts, hf_model_of
 
 EMBEDDED = "storybook"
@@ -42,6 +43,9 @@ _PROCESSING = {
     "refactor_factored_attn_matrices": False,
 }
 """The defaults of `HookedTransformer.from_pretrained`, which a local folder gets as well."""
+
+_OF_TRANSFORMERS = ("hf_model", "tokenizer", "quantization_config")
+"""Keywords that are about the Hugging Face model; a folder's is loaded here, before TransformerLens sees it."""
 
 
 def load_model(
@@ -66,7 +70,8 @@ def load_model(
             with other strides.
         **from_pretrained: Passed on to `HookedTransformer.from_pretrained`, or to
             `TransformerBridge.boot_transformers`. `n_devices=` spreads a model over GPUs; a bridge also takes
-            `device_map=` and `max_memory=`, as accelerate has them.
+            `device_map=` and `max_memory=`, as accelerate has them, and transformers' `quantization_config=`.
+            `hf_model=` and `tokenizer=` are taken as they are, in place of those of the name or folder.
 
     Returns:
         The TransformerLens model itself, not a wrapper.
@@ -84,11 +89,13 @@ def load_model(
     with _quiet():
         if folder is not None:
             with as_folder(folder) as whole, _neutral(whole) as neutral:
+                check_quantised(family, _config(whole), settings, whole.name)
                 if family == "hooked":
                     model = _hooked_from_folder(whole, neutral, settings, fast_layout=fast_layout)
                 else:
                     model = _bridge_from_folder(whole, neutral, settings)
         else:
+            check_quantised(family, None, settings, str(name))
             model = _from_hub(str(name), family, settings)
             if family == "hooked" and fast_layout:
                 lie_as_wanted(model)
@@ -151,7 +158,7 @@ def _keywords_of(family: Family) -> set[str]:
         return set(inspect.signature(HookedTransformer.from_pretrained).parameters)
     from transformer_lens.model_bridge import TransformerBridge
 
-    return set(inspect.signature(TransformerBridge.boot_transformers).parameters)
+    return {*inspect.signature(TransformerBridge.boot_transformers).parameters, "quantization_config"}
 
 
 def _check_family(family: str | None) -> Family:
@@ -345,15 +352,21 @@ def source_model(
 
 
 def _hf_parts(folder: Path, settings: dict[str, Any], **spread: Any) -> tuple[Any, Any]:
-    """The Hugging Face model and tokenizer of a folder, without asking the network; on several devices if asked to."""
+    """The Hugging Face model and tokenizer of a folder, without asking the network; on several devices if asked to.
+
+    What the caller brings of the two is taken as it is.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    model, tokenizer = settings.get("hf_model"), settings.get("tokenizer")
     try:
         check_predicts(AutoConfig.from_pretrained(folder, local_files_only=True), folder.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=settings["dtype"], attn_implementation="eager", local_files_only=True, **spread
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if model is None:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=settings["dtype"], attn_implementation="eager", local_files_only=True, **spread
+            )
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except ModelError:
         raise
     except Exception as error:  # transformers raises anything from KeyError to SafetensorError for a bad folder
@@ -372,6 +385,7 @@ def _hooked_from_folder(folder: Path, neutral: Path, settings: dict[str, Any], *
     processing = {key: settings.pop(key, default) for key, default in _PROCESSING.items()}
     padding_side = settings.pop("default_padding_side", None)
     hf_model, tokenizer = _hf_parts(folder, settings)
+    settings = {key: value for key, value in settings.items() if key not in _OF_TRANSFORMERS}
     reference = reference_of(hf_model, folder.name)
     try:
         config = loading.get_pretrained_model_config(str(neutral), fold_ln=processing["fold_ln"], **settings)
@@ -409,12 +423,19 @@ def _processing_of(config: Any, asked: Mapping[str, bool]) -> dict[str, bool]:
 def _bridge_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
-    is_spread = spreads(settings)
-    hf_model, tokenizer = _hf_parts(folder, settings, **(device_map_of(settings) if is_spread else {}))
-    if is_spread:  # the bridge finds its devices from where the parts of the model are
+    asked = device_map_of(settings) if spreads(settings) else {}
+    if settings.get("quantization_config") is not None:
+        asked = {
+            "device_map": {"": settings["device"]},
+            **asked,
+            "quantization_config": settings["quantization_config"],
+        }
+    hf_model, tokenizer = _hf_parts(folder, settings, **asked)
+    if asked or quantisation_of(hf_model.config):  # the bridge finds its devices from where the parts of the model are
         settings = {key: value for key, value in settings.items() if key not in (*SPREADING, "device")}
     else:
         hf_model = hf_model.to(settings["device"])
+    settings = {key: value for key, value in settings.items() if key not in _OF_TRANSFORMERS}
     reference = reference_of(hf_model, folder.name)
     try:
         model = TransformerBridge.boot_transformers(str(neutral), hf_model=hf_model, tokenizer=tokenizer, **settings)

@@ -506,8 +506,13 @@ class Backend(ABC):
             attention = getattr(self.model.blocks[layer], "attn", None)
             if attention is None:
                 continue
-            with own_weights(attention):  # an adapter leaves a model the model that it is
-                weight = getattr(attention, "W_O", None)
+            try:
+                with own_weights(attention):  # an adapter leaves a model the model that it is
+                    weight = getattr(attention, "W_O", None)
+            except NotImplementedError:  # of a quantised layer only the packed numbers can be seen
+                packed = getattr(getattr(attention, "o", None), "weight", None)
+                samples += [_spread(packed.detach().float(), 8)] if isinstance(packed, Tensor) else []
+                continue
             if isinstance(weight, Tensor):
                 rows = weight.detach().reshape(-1, self.d_model)
                 samples.append(_spread(self._canonical(rows), 8))

@@ -3,6 +3,7 @@
 import inspect
 import io
 import pickle
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from actadd_lens.errors import WorkerError
+from actadd_lens.identity import COLLECTORS
 
 
 def packed(value: Any) -> bytes:
@@ -29,6 +31,8 @@ def packed(value: Any) -> bytes:
                 return plain.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
             if isinstance(item, FunctionType) and (item.__module__ or "").startswith("actadd_lens."):
                 item = inspect.unwrap(item)  # shape checks may have been put around it
+            if isinstance(item, FunctionType) and item.__module__ == COLLECTORS:
+                return _watcher, ()
             return super().reducer_override(item)
 
     buffer = io.BytesIO()
@@ -45,3 +49,12 @@ def packed(value: Any) -> bytes:
 def unpacked(content: bytes) -> Any:
     """The way back."""
     return pickle.loads(content)
+
+
+def _watcher() -> Callable[..., None]:
+    """What a worker has in place of the hooks that transformers leaves on a model, which cannot be sent."""
+    return _watch_nothing
+
+
+def _watch_nothing(module: torch.nn.Module, args: Any, output: Any) -> None:
+    """A hook that does nothing: nobody asks a worker's model for hidden states."""

@@ -166,7 +166,7 @@ CASES: dict[str, Callable[[Any], Any]] = {
         model, PROMPTS, vector(model), al.metrics.entropy(), progress=False
     ).frame(),
     "attribute_injection": lambda model: al.attribute_injection(
-        model, PROMPTS, vector(model), al.metrics.entropy(), progress=False
+        model, PROMPTS, vector(model), al.metrics.entropy(), steps=2, progress=False
     ).frame(),
     "fit_jacobian": lambda model: al.fit_jacobian(model, PROMPTS, [1], skip_first=1, progress=False).matrices,
     "head_reading": lambda model: al.head_reading(model, vector(model).row(-1), PROMPTS).frame(),

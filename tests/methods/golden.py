@@ -21,7 +21,7 @@ from tests.conftest import FAMILIES, HAS_HOOKED, SHARED
 FOLDER = SHARED / "golden" / "methods"
 RAW = {"fold_ln": False, "center_writing_weights": False, "center_unembed": False, "fold_value_biases": False}
 WAYS = ("cached", "uncached", "batched")
-QUICK = {"hooked": ("cached", "batched"), "bridge": ("batched",) if HAS_HOOKED else ("cached", "batched")}
+QUICK = {"hooked": ("cached",), "bridge": ("batched",) if HAS_HOOKED else ("cached", "batched")}
 """Ways of writing that every run of the tests takes; the others are marked as slow."""
 QUICK_CASES = (
     "caa_refusal_stories", "stories_cross", "ins_lowercase_tinytalk_raw", "mc_function_vector", "head_stories",

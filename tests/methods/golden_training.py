@@ -24,7 +24,7 @@ def named_cases(method: str) -> dict[str, dict[str, Any]]:
     return {case["case"]: case for case in json.loads(path.read_text())["cases"]}
 
 
-QUICK = ("stories_three_sites-bridge", "stories_qv")
+QUICK = ("stories_three_sites-bridge", "stories_qv-bridge")
 """Cases of each kind that always run; `-m slow` runs the others."""
 
 

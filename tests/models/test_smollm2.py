@@ -89,6 +89,7 @@ def test_chat_prompts_are_answered_as_in_transformers(model: Any) -> None:
     assert written(model, [al.chat(model, text) for text in QUESTIONS]) == expected
 
 
+@pytest.mark.slow
 def test_the_models_own_generate_writes_the_same(model: Any) -> None:
     for prompt in (STARTS[1], al.chat(model, QUESTIONS[1])):
         tokens = model.to_tokens(prompt, prepend_bos=not prompt.startswith(model.tokenizer.bos_token))

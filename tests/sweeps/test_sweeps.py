@@ -80,7 +80,7 @@ def assert_is_naive(found: al.Sweep, model: Any, pairs: Sequence[Any]) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_a_random_grid_is_the_naive_loop(model: Any, data: st.DataObject) -> None:
     top = model.cfg.n_layers
     pairs = data.draw(st.lists(st.sampled_from(PAIRS[:2]), min_size=1, max_size=2, unique=True))

@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import actadd_lens as al
 from actadd_lens.models import backend_of
 from actadd_lens.sweeps.store import ResultStore
 from actadd_lens.workers import crews, desks
 from actadd_lens.workers.crews import WorkerWarning
+from actadd_lens.workers.shipping import packed, unpacked
 from tests.support import FAMILIES_HERE
 
 PROMPTS = ["The girl looked", "The dog", "A good day", "She felt that it was"]
@@ -177,6 +179,14 @@ def test_workers_of_two_kinds_are_refused(quickest: Any, monkeypatch: pytest.Mon
 # -- what is refused -------------------------------------------------------------------------------------------
 
 
+def test_a_model_that_was_asked_for_hidden_states_can_be_sent(gpt2_folder: Path) -> None:
+    """Transformers leaves hooks on it, which hold what no process can send."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(gpt2_folder)
+    tokens = torch.tensor([[1, 2, 3]])
+    expected = model(tokens, output_hidden_states=True).logits
+    assert torch.equal(unpacked(packed(model))(tokens).logits, expected)
+
+
 def test_callers_hooks_are_refused_before_anything_runs(quickest: Any) -> None:
     executor = Elsewhere()
     with quickest.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda stream, hook: stream)]):
@@ -247,6 +257,7 @@ def test_a_worker_that_dies_costs_its_task_only(quickest: Any) -> None:
     assert are_equal(text_sweep(quickest, executor=executor), text_sweep(quickest))
 
 
+@pytest.mark.slow
 def test_a_pool_that_breaks_is_made_anew(quickest: Any) -> None:
     made: list[Elsewhere] = []
 
@@ -298,6 +309,7 @@ def test_progress_counts_finished_tasks(quickest: Any) -> None:
     assert sum(ticks) == plan.cost.rows
 
 
+@pytest.mark.slow
 def test_a_worker_that_trims_its_memory_is_warned_of(quickest: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
     with pytest.warns(WorkerWarning, match="MALLOC_TRIM_THRESHOLD_.*DASK_SETTINGS"):
