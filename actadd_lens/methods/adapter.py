@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actadd_lens.checks import is_count, require
-from actadd_lens.errors import ActAddError, FingerprintError, ModelError, VectorError, VectorFileError
+from actadd_lens.errors import FingerprintError, ModelError, VectorError
+from actadd_lens.methods.learnt import load_learnt, save_learnt
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.adapted import WEIGHTS, LinearMap, adaptations_on, adapted
 from actadd_lens.steering.hooks import compiled_code_off
 from actadd_lens.vectors.provenance import Fingerprint, Provenance
-from actadd_lens.vectors.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,14 +224,7 @@ class Adapter:
             for name, pair in self.matrices.items()
             for side, matrix in zip("AB", pair, strict=True)
         }
-        body = {
-            "scale": self.scale,
-            "folds_norms": self.folds_norms,
-            "provenance": self.provenance.to_json(),
-            "settings": dict(self.settings),
-            "history": [dict(row) for row in self.history],
-        }
-        write_tensors(path, _KIND, body, tensors)
+        save_learnt(self, path, _KIND, {"scale": self.scale, "folds_norms": self.folds_norms}, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Adapter":
@@ -243,16 +236,13 @@ class Adapter:
         Raises:
             VectorFileError: The file is missing, damaged, or holds something else.
         """
-        body, tensors = read_tensors(path, _KIND)
-        try:
-            names = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
-            matrices = {name: (tensors[f"{name}.A"], tensors[f"{name}.B"]) for name in _ordered(names)}
-            provenance = Provenance.from_json(body["provenance"])
-            return cls(
-                matrices, body["scale"], provenance, body["folds_norms"], body["settings"], tuple(body["history"])
-            )
-        except (TypeError, KeyError, ValueError, ActAddError) as error:
-            raise VectorFileError(f"{path} holds no sound {_KIND}: {error}.") from error
+
+        def made(body: Mapping[str, Any], tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> Adapter:
+            names = _ordered([name.removesuffix(".A") for name in tensors if name.endswith(".A")])
+            matrices = {name: (tensors[f"{name}.A"], tensors[f"{name}.B"]) for name in names}
+            return cls(matrices, body["scale"], folds_norms=body["folds_norms"], **told)
+
+        return load_learnt(path, _KIND, made)
 
 
 class _Sum:

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actadd_lens.checks import is_whole, require
-from actadd_lens.errors import ActAddError, CoefficientError, PromptError, VectorError, VectorFileError
+from actadd_lens.errors import CoefficientError, PromptError, VectorError
+from actadd_lens.methods.learnt import load_learnt, save_learnt
 from actadd_lens.models import Backend
 from actadd_lens.models.protocol import Site, Spot, check_site
 from actadd_lens.prompts.positions import Position, check_position
@@ -21,7 +22,6 @@ from actadd_lens.steering.interventions import check_coordinates
 from actadd_lens.vectors.interventions import CleanReads, Intervention
 from actadd_lens.vectors.operations import Add, Multiply, Operation, Parameter
 from actadd_lens.vectors.provenance import Provenance
-from actadd_lens.vectors.tensor_files import read_tensors, write_tensors
 from actadd_lens.vectors.vector import check_coefficient
 
 if TYPE_CHECKING:
@@ -247,14 +247,7 @@ class ActivationScaling:
             VectorFileError: It cannot be written.
         """
         tensors = {f"{spot.layer}.{spot.site}": values for spot, values in self.values.items()}
-        body = {
-            "kind": self.kind,
-            "places": list(tensors),
-            "provenance": self.provenance.to_json(),
-            "settings": dict(self.settings),
-            "history": [dict(row) for row in self.history],
-        }
-        write_tensors(path, _KIND, body, tensors)
+        save_learnt(self, path, _KIND, {"kind": self.kind, "places": list(tensors)}, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ActivationScaling":
@@ -266,15 +259,14 @@ class ActivationScaling:
         Raises:
             VectorFileError: The file is missing, damaged, or holds something else.
         """
-        body, tensors = read_tensors(path, _KIND)
-        try:
+
+        def made(body: Mapping[str, Any], tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> ActivationScaling:
             require(body["kind"] in get_args(Kind), "kind", body["kind"], "a kind that this version knows")
             places = [(place, *place.split(".")) for place in body["places"]]
             values = {Spot(int(layer), check_site(site)): tensors[place] for place, layer, site in places}
-            provenance = Provenance.from_json(body["provenance"])
-            return cls(body["kind"], values, provenance, body["settings"], tuple(body["history"]))
-        except (TypeError, KeyError, ValueError, ActAddError) as error:
-            raise VectorFileError(f"{path} holds no sound {_KIND}: {error}.") from error
+            return cls(body["kind"], values, **told)
+
+        return load_learnt(path, _KIND, made)
 
 
 def spots_of(

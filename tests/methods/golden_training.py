@@ -11,7 +11,7 @@ import actadd_lens as al
 from tests.conftest import SHARED
 from tests.methods.golden import raw_model, tensors
 
-__all__ = ["check_alone", "check_log_probs", "check_texts", "named_cases", "opened", "places", "raw_model", "tensors"]
+__all__ = ["check_by_own_loop", "check_variants", "named_cases", "places", "raw_model", "tensors"]
 
 SHORT, LONG = "One day", "The dog ran to the park to play with a big red ball and a blue car. It was"
 
@@ -67,6 +67,23 @@ def check_texts(model: Any, prompts: list[dict[str, Any]], variants: dict[str, A
     )
     for number, (prompt, name) in enumerate(pairs, 1):
         assert list(found.steered_continuations[number][0].tokens) == prompt[name]["greedy_ids"], (prompt["text"], name)
+
+
+def check_variants(model: Any, case: dict[str, Any], variants: dict[str, Any], found: dict[str, torch.Tensor]) -> None:
+    """Log-probs and greedy tokens of all prompts of a case in some of its variants."""
+    for number, prompt in enumerate(case["prompts"]):
+        for variant, vectors in variants.items():
+            check_log_probs(model, prompt, vectors, found, f"{case['case']}/prompt{number}/{variant}")
+    for cached in (True, False) if case["case"].startswith("stories") else (True,):
+        check_texts(model, case["prompts"], variants, cached=cached)
+
+
+def check_by_own_loop(model: Any, prompts: list[dict[str, Any]], variants: dict[str, Any]) -> None:
+    """Greedy tokens of prompts, one by one, by TransformerLens's own loop, with and without the cache."""
+    for prompt in prompts:
+        for variant, vectors in variants.items():
+            for cached in (True, False):
+                check_alone(model, prompt, variant, vectors, cached=cached)
 
 
 def check_alone(model: Any, prompt: dict[str, Any], name: str, vectors: Any, *, cached: bool) -> None:

@@ -10,15 +10,7 @@ from actadd_lens.methods.activation_scaling import _encoded, _logits, loss_of
 from actadd_lens.models import backend_of
 from actadd_lens.models.protocol import Spot
 from actadd_lens.vectors.provenance import Provenance
-from tests.methods.golden_training import (
-    check_alone,
-    check_log_probs,
-    check_texts,
-    named_cases,
-    places,
-    raw_model,
-    tensors,
-)
+from tests.methods.golden_training import check_by_own_loop, check_variants, named_cases, places, raw_model, tensors
 
 pytestmark = pytest.mark.shared
 
@@ -119,12 +111,7 @@ def test_what_is_learnt_and_the_loss_of_each_step(name: str, family: str, golden
 def test_log_probs_and_greedy_texts_of_what_was_learnt(name: str, family: str, golden: Any) -> None:
     case = CASES[name]
     model = raw_model(case["model"]["name"], family)
-    variants = variants_of(model, case, golden)
-    for number, prompt in enumerate(case["prompts"]):
-        for variant, vectors in variants.items():
-            check_log_probs(model, prompt, vectors, golden, f"{name}/prompt{number}/{variant}")
-    for cached in (True, False) if name.startswith("stories") else (True,):
-        check_texts(model, case["prompts"], variants, cached=cached)
+    check_variants(model, case, variants_of(model, case, golden), golden)
 
 
 @pytest.mark.slow
@@ -132,9 +119,7 @@ def test_log_probs_and_greedy_texts_of_what_was_learnt(name: str, family: str, g
 def test_greedy_texts_by_the_models_own_loop(name: str, family: str, golden: Any) -> None:
     case = CASES[name]
     model = raw_model(case["model"]["name"], family)
-    for variant, vectors in variants_of(model, case, golden).items():
-        for cached in (True, False):
-            check_alone(model, case["prompts"][0], variant, vectors, cached=cached)
+    check_by_own_loop(model, case["prompts"][:1], variants_of(model, case, golden))
 
 
 def variants_of(model: Any, case: dict[str, Any], golden: Any) -> dict[str, Any]:

@@ -12,15 +12,7 @@ from actadd_lens.methods.adapter import Adapter
 from actadd_lens.methods.kl_then_steer import draw_coefficients
 from actadd_lens.models import backend_of
 from actadd_lens.vectors.provenance import Provenance
-from tests.methods.golden_training import (
-    check_alone,
-    check_log_probs,
-    check_texts,
-    named_cases,
-    places,
-    raw_model,
-    tensors,
-)
+from tests.methods.golden_training import check_by_own_loop, check_variants, named_cases, places, raw_model, tensors
 
 pytestmark = pytest.mark.shared
 
@@ -156,13 +148,8 @@ def test_log_probs_and_greedy_texts_before_and_after(name: str, family: str, gol
     steering = [case["coeff"] * vector.at(position="all+bos") for vector in vectors_of(case, golden)]
     adapter = adapter_of(model, case, golden, trained=True)
     for arm, open_it in (("base", nullcontext), ("trained", lambda: adapter.on(model))):
-        variants = {f"{arm}_unsteered": (), f"{arm}_steered": steering}
         with open_it():
-            for number, prompt in enumerate(case["prompts"]):
-                for variant, vectors in variants.items():
-                    check_log_probs(model, prompt, vectors, golden, f"{name}/prompt{number}/{variant}")
-            for cached in (True, False) if name.startswith("stories") else (True,):
-                check_texts(model, case["prompts"], variants, cached=cached)
+            check_variants(model, case, {f"{arm}_unsteered": (), f"{arm}_steered": steering}, golden)
 
 
 @pytest.mark.slow
@@ -172,9 +159,7 @@ def test_greedy_texts_by_the_models_own_loop(name: str, family: str, golden: Any
     model = raw_model(case["model"]["name"], family)
     steering = [case["coeff"] * vector.at(position="all+bos") for vector in vectors_of(case, golden)]
     with adapter_of(model, case, golden, trained=True).on(model):
-        for prompt in case["prompts"]:
-            for cached in (True, False):
-                check_alone(model, prompt, "trained_steered", steering, cached=cached)
+        check_by_own_loop(model, case["prompts"], {"trained_steered": steering})
 
 
 def test_coefficients_are_drawn_in_the_authors_order(shared_folder: Any) -> None:
