@@ -10,7 +10,7 @@ BRIDGE_STAMP := $(BRIDGE_VENV)/.installed
 # Two processes: as many as a laptop has to spare, and each loads its models once.
 PARALLEL := --numprocesses 2 --dist worksteal
 
-.PHONY: demo smollm2 test test-bridge test-slow fuzz browser lint format bench notebooks notebooks-refresh docs wheel-trial clean
+.PHONY: demo smollm2 test test-bridge test-slow fuzz browser lint format bench notebooks notebooks-refresh docs wheel-trial release-check clean
 
 demo: $(STAMP)
 	$(BIN)/actadd demo
@@ -66,6 +66,10 @@ docs: $(DOCS_STAMP)
 
 wheel-trial: $(STAMP)
 	.ci/wheel-trial $(BIN)/python
+
+# Before a version is tagged: metadata, the wheel on every Python that is here, files of the version before.
+release-check: $(STAMP)
+	.ci/release-check $(BIN)/python
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
