@@ -40,7 +40,6 @@ def components_kept(backend: Backend) -> Iterator[Components]:
         ModelError: The model has no hook point for its heads, or a pass did not go through it; or its weights are
             quantised, so that what a head writes cannot be calculated.
     """
-    _output_weights(backend, 0)
     kept = Components()
     top = backend.n_layers - 1
     names: list[tuple[str, dict[int, Tensor], int]] = [(f"blocks.{top}.hook_resid_post", kept.last, top)]
@@ -58,6 +57,7 @@ def components_kept(backend: Backend) -> Iterator[Components]:
             if name not in known:
                 raise ModelError(f"{backend.name} has no hook point {name}, so its heads cannot be told apart.")
             stack.callback(backend.add_hook(name, _keeper(place, layer)).remove)
+        _output_weights(backend, 0)
         yield kept
     for name, place, layer in names:
         if layer not in place:

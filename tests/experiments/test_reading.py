@@ -74,7 +74,9 @@ def timed(embedded: Any) -> Overhead:
     return overhead(embedded, sizes=((1, 64),), rows=2, length=8, max_new_tokens=2, repeats=2, progress=False)
 
 
-@pytest.fixture(params=["perplexity", "shift", "known", "sizes", "compared", "timed"])
+@pytest.fixture(
+    params=["perplexity", "shift", "known", "sizes", "compared", pytest.param("timed", marks=pytest.mark.slow)]
+)
 def result(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 

@@ -25,7 +25,6 @@ QUICK = {"hooked": ("cached",), "bridge": ("batched",) if HAS_HOOKED else ("cach
 """Ways of writing that every run of the tests takes; the others are marked as slow."""
 QUICK_CASES = (
     "caa_refusal_stories", "stories_cross", "ins_lowercase_tinytalk_raw", "mc_function_vector", "head_stories",
-    "neuron_stories", "hidden_mlp_out_stories",
 )  # fmt: skip
 """Cases of each method that every run of the tests takes, by how their names begin; the others are slow as well."""
 
