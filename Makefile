@@ -7,10 +7,11 @@ DOCS_STAMP := $(VENV)/.docs-installed
 # The same package on the next line of TransformerLens, which has TransformerBridge only.
 BRIDGE_VENV  := .venv-bridge
 BRIDGE_STAMP := $(BRIDGE_VENV)/.installed
+LIBRARIES := .libraries
 # Two processes: as many as a laptop has to spare, and each loads its models once.
 PARALLEL := --numprocesses 2 --dist worksteal
 
-.PHONY: demo smollm2 test test-bridge test-slow fuzz browser lint format bench notebooks notebooks-refresh docs wheel-trial release-check clean
+.PHONY: demo smollm2 test test-bridge test-slow libraries fuzz browser lint format bench notebooks notebooks-refresh docs wheel-trial release-check clean
 
 demo: $(STAMP)
 	$(BIN)/actadd demo
@@ -30,6 +31,11 @@ test-bridge: $(BRIDGE_STAMP)
 # What takes longer: every golden case, rates and coverage by simulation, processes that are killed.
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest $(PARALLEL) -m slow tests --ignore=tests/fuzz --ignore=tests/play --ignore=tests/pages
+
+# Other libraries of steering vectors, beside the pinned versions and never in their place: their code reads our files
+# and ours theirs, and both steer to the same logits.
+libraries: $(STAMP) $(LIBRARIES)/.installed
+	PYTHONPATH=$(LIBRARIES) $(BIN)/python -m pytest $(PARALLEL) -m slow tests/vectors/test_real_libraries.py
 
 # Thousands of bad inputs, the same ones each time.
 fuzz: $(STAMP)
@@ -87,5 +93,10 @@ $(BRIDGE_STAMP): pyproject.toml constraints-bridge.txt
 	$(BRIDGE_VENV)/bin/python -m pip install --quiet --constraint constraints-bridge.txt --editable ".[dev]"
 	touch $(BRIDGE_STAMP)
 
+$(LIBRARIES)/.installed: libraries.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --ignore-requires-python --only-binary :all: \
+		--target $(LIBRARIES) --requirement libraries.txt
+	touch $(LIBRARIES)/.installed
+
 clean:
-	rm -rf $(VENV) $(BRIDGE_VENV) demo site dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BRIDGE_VENV) $(LIBRARIES) demo site dist build .pytest_cache .mypy_cache .ruff_cache

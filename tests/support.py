@@ -138,3 +138,9 @@ def close(left: Tensor, right: Tensor, tolerance: float = 1e-4) -> bool:
     """Whether two tensors agree, in units of the second's size."""
     left, right = left.detach(), right.detach()
     return bool((left - right).abs().max() <= tolerance * max(1.0, float(right.abs().max())))
+
+
+def apart(theirs: Tensor, ours: Tensor) -> float:
+    """Relative difference of logits or rows, each centred, as neither softmax nor LayerNorm sees their means."""
+    centred = [values - values.mean(dim=-1, keepdim=True) for values in (theirs, ours)]
+    return float((centred[0] - centred[1]).norm() / centred[1].norm())

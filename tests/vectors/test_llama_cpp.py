@@ -12,6 +12,7 @@ import torch
 
 import actadd_lens as al
 from actadd_lens.models.fetching import fetched_folder
+from tests.support import apart
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not here: pip install llama-cpp-python")
 pytestmark = [
@@ -121,12 +122,6 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Llama:
 @pytest.fixture(scope="module")
 def model() -> Any:
     return al.load_model("smollm2")
-
-
-def apart(theirs: torch.Tensor, ours: torch.Tensor) -> float:
-    """Relative difference of logits, each token's centred over the vocabulary."""
-    centred = [logits - logits.mean(dim=-1, keepdim=True) for logits in (theirs, ours)]
-    return float((centred[0] - centred[1]).norm() / centred[1].norm())
 
 
 @torch.no_grad()
