@@ -16,7 +16,7 @@ from page_parts import DOCS, picture, table, write
 
 import actadd_lens as al
 
-PAGES = ("analysis.md", "ablation-and-trace.md", "two-vectors.md", "second-look.md")
+PAGES = ("analysis.md", "ablation-and-trace.md", "two-vectors.md", "second-look.md", "elsewhere.md")
 COEFFICIENT, LAYER, NULLS = 4.0, 3, 99
 PAIR, SENTENCES = (" happy", " sad"), ("I am so happy today", "I am so sad today")
 # The examples of analysis.md, word for word, are measured with the settings that stand there.
@@ -37,7 +37,7 @@ def main() -> None:
     parts = {
         **vectors(model), "shift": shift(model), "texts": texts(model), "linearity": linearity(model),
         "ablation": ablation(model), "trace": trace(model), "layers": layers(model, "layers"),
-        **two_vectors.parts(model, ""), **second_look.parts(model, options.lens),
+        **two_vectors.parts(model, ""), **second_look.parts(model, options.lens), "dictionary": dictionary(model),
     }  # fmt: skip
     if options.tinytalk is not None:
         tinytalk = al.load_model(options.tinytalk)
@@ -165,3 +165,11 @@ def finding(found: Any, frame: pd.DataFrame) -> str:
 
 if __name__ == "__main__":
     main()
+
+
+def dictionary(model: Any) -> str:
+    """The sentiment's vector in the words of the embedded model's dictionary, as elsewhere.md reads it."""
+    words = al.storybook.dictionary()
+    happy = al.compute_steering_vector(model, PAIR, layer=LAYER)
+    nulls = al.null_vectors(model, happy, n=39)
+    return picture(al.dictionary_reading(happy, words.decoder, words.names, nulls=nulls), "dictionary")

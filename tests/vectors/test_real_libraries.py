@@ -95,7 +95,7 @@ def same(name: str, found: Tensor, *vectors: al.SteeringVector) -> None:
     assert exact <= TOLERANCE
     for step in (-1, 1):
         moved = [v.layer + step for v in vectors]
-        if 0 <= min(moved) and max(moved) <= ours(name).cfg.n_layers:
+        if min(moved) >= 0 and max(moved) <= ours(name).cfg.n_layers:
             assert apart(found, steered(name, *(v.at_layer(v.layer + step) for v in vectors))) > 10 * max(exact, 1e-6)
     assert apart(found, steered(name)) > 10 * max(exact, 1e-6)
 
@@ -136,7 +136,9 @@ def test_a_vector_that_steering_vectors_trains_is_ours_at_the_layer_above(
 ) -> None:
     model, layer = theirs(name), LAYERS[name][1]
     pairs = [PAIR, ("This was a good day", "This was a bad day")]
-    trained = steering_vectors.train_steering_vector(model, tokenizer(name), pairs, layers=[layer - 1], read_token_index=-1)
+    trained = steering_vectors.train_steering_vector(
+        model, tokenizer(name), pairs, layers=[layer - 1], read_token_index=-1
+    )
     torch.save(trained, tmp_path / "v.pt")
     read = al.SteeringVector.load(tmp_path / "v.pt")
     with_bos = tokenizer(name)(PAIR[0])["input_ids"][0] == tokenizer(name).bos_token_id
@@ -216,7 +218,9 @@ def adding(vllm_lens: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
     return found
 
 
-def in_chunks(model: Any, name: str, adding: Callable[..., None], vectors: Sequence[Any], sizes: Sequence[int]) -> Tensor:
+def in_chunks(
+    model: Any, name: str, adding: Callable[..., None], vectors: Sequence[Any], sizes: Sequence[int]
+) -> Tensor:
     """Logits where vllm-lens adds to every block's output, the prompt coming in chunks as in chunked prefill."""
     blocks = model.transformer.h if hasattr(model, "transformer") else model.model.layers
     past, found, cache_ = 0, [], None
@@ -278,14 +282,18 @@ def test_what_vllm_lens_writes_is_read_and_steers_to_its_logits(
 
 @pytest.fixture
 def sae_lens() -> Any:
-    return pytest.importorskip("sae_lens", reason="sae-lens is not here, or not for this TransformerLens: make libraries")
+    return pytest.importorskip(
+        "sae_lens", reason="sae-lens is not here, or not for this TransformerLens: make libraries"
+    )
 
 
 def sae_of(sae_lens: Any, name: str, hook: str, **settings: Any) -> Any:
     """A random SAE; its features lie in every direction."""
     width = ours(name).cfg.d_model
     metadata = sae_lens.saes.sae.SAEMetadata(hook_name=hook, model_name=name)
-    cfg = sae_lens.StandardSAEConfig(d_in=width, d_sae=2 * width, dtype="float32", device="cpu", metadata=metadata, **settings)
+    cfg = sae_lens.StandardSAEConfig(
+        d_in=width, d_sae=2 * width, dtype="float32", device="cpu", metadata=metadata, **settings
+    )
     torch.manual_seed(1)
     sae = sae_lens.StandardSAE(cfg)
     with torch.no_grad():
@@ -368,9 +376,7 @@ def test_a_model_of_sae_lens_is_read_and_steered_and_a_taken_hook_point_is_an_er
 @both
 @families
 @torch.no_grad()
-def test_a_feature_as_a_vector_does_what_raising_it_inside_the_sae_does(
-    sae_lens: Any, name: str, family: str
-) -> None:
+def test_a_feature_as_a_vector_does_what_raising_it_inside_the_sae_does(sae_lens: Any, name: str, family: str) -> None:
     model, layer = sae_model(sae_lens, name, family), LAYERS[name][1]
     for hook in (f"blocks.{layer}.hook_resid_pre", f"blocks.{layer - 1}.hook_resid_post"):
         sae = sae_of(sae_lens, name, hook)
