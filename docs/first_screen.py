@@ -1,4 +1,4 @@
-"""Writes the first screen of the README: text that changes with the coefficient, and the badges.
+"""Writes the first screen of the README and of the site: text that changes with the coefficient, and the badges.
 
 `python docs/first_screen.py` draws images/text.svg. Every text in it is what the embedded model writes at temperature
 zero, and every colour is measured. A badge that opens the first notebook in Colab needs an address of the repository,
@@ -45,7 +45,14 @@ def main() -> None:
     model = al.load_model()
     vector = al.compute_steering_vector(model, PAIR, layer=LAYER)
     draw(model, vector, [written(model, vector, coefficient) for coefficient in COEFFICIENTS])
-    write(ROOT / "README.md", {"badges": badges(), "text": caption(model, vector)})
+    shown = caption(model, vector)
+    write(ROOT / "README.md", {"badges": badges(), "text": shown})
+    write(DOCS / "index.md", {"text": in_docs(shown)})
+
+
+def in_docs(shown: str) -> str:
+    """The same part, from where the pages are."""
+    return shown.replace("](docs/", "](")
 
 
 def written(model: Any, vector: al.SteeringVector, coefficient: float) -> Written:

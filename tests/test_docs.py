@@ -192,7 +192,9 @@ def part(page: Path, name: str) -> str:
 def test_the_first_screen_says_what_its_script_measures(script: Any, embedded: Any) -> None:
     first = script("first_screen")
     vector = al.compute_steering_vector(embedded, first.PAIR, layer=first.LAYER)
-    assert part(ROOT / "README.md", "text") == first.caption(embedded, vector)
+    shown = first.caption(embedded, vector)
+    assert part(ROOT / "README.md", "text") == shown
+    assert part(DOCS / "index.md", "text") == first.in_docs(shown) != shown
     assert first.landing(embedded, vector)
     drawn = re.findall(r"<!-- (.*?) -->", (DOCS / "images" / "text.svg").read_text(encoding="utf-8"))
     for coefficient, name in ((-4, "−4 ×"), (3, "+3 ×")):
