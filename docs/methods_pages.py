@@ -152,8 +152,8 @@ def caa(model: Any, name: str, contrast: Path | None) -> list[Row]:
     rows = []
     for behaviour in ("refusal",):
         questions = json.loads((contrast / f"caa_{behaviour}.json").read_text(encoding="utf-8"))
-        questions = [question for question in questions if len(question["question"]) < 220]
-        training, test = questions[:24], questions[24:34]
+        questions = [question for question in questions if len(question["question"]) < 180]
+        training, test = questions[:24], questions[24:32]
 
         def answered(question: Row, key: str) -> str:
             return tasks.asked(model, question["question"]) + question[key].strip()
