@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 def _count(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no count: expected an integer from 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a count: expected an integer from 1")
     return value
 
 

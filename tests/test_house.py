@@ -64,7 +64,7 @@ UNWANTED = (
 
 
 OWN_WORDS = {"methods/sadi.py": r"\bstrengths?\b", "experiments/comparing.py": r"\bstrengths?\b"}
-"""A paper's own word for what is none of our ideas: SADI's factor is no injection coefficient."""
+"""A paper's own word for what is none of our ideas: SADI's factor is not an injection coefficient."""
 
 
 def family_of(module: str) -> str:

@@ -99,7 +99,7 @@ def test_the_sdist_holds_every_folder_and_file_of_the_top_level(project: dict[st
     told = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
-        pytest.skip("this is no git checkout")
+        pytest.skip("this is not a git checkout")
     tracked = {f"/{line.split('/')[0]}" for line in listed.stdout.splitlines()}
     assert tracked - {"/.gitignore", "/pyproject.toml"} <= set(told)
 

@@ -118,7 +118,7 @@ def test_both_prompts_empty(small: Any, finished: list[int], negative: Any) -> N
 )
 def test_a_pair_that_is_none(small: Any, finished: list[int], pair: Any) -> None:
     with pytest.raises(
-        al.PromptError, match=r"is no prompt pair: pass \(positive, negative\)|prompt is .*: expected a text"
+        al.PromptError, match=r"is not a prompt pair: pass \(positive, negative\)|prompt is .*: expected a text"
     ):
         al.compute_steering_vector(small, pair, layer=1)
     assert not finished
@@ -132,10 +132,10 @@ def test_a_pair_that_is_none(small: Any, finished: list[int], pair: Any) -> None
             r"The pad 'wedding cake' is \d+ tokens for small, but must be exactly one: choose another text",
         ),
         ("", "The pad '' is 0 tokens"),
-        (-1, "The pad -1 is no token id of small: ids go from 0 to 499"),
+        (-1, "The pad -1 is not a token id of small: ids go from 0 to 499"),
         (500, "ids go from 0 to 499"),
-        (1.5, "The pad 1.5 is no token id"),
-        (True, "The pad True is no token id"),
+        (1.5, "The pad 1.5 is not a token id"),
+        (True, "The pad True is not a token id"),
     ],
 )
 def test_a_pad_that_is_not_one_token(small: Any, finished: list[int], pad: Any, told: str) -> None:
@@ -168,9 +168,9 @@ def test_prompts_longer_than_the_context(small: Any, vector: Any, finished: list
     ("prompts", "told"),
     [
         ([], "No prompt was given"),
-        (3, "is no text|No prompt"),
-        ([PROMPT, 3], "The prompt 3 is no text"),
-        (None, "None is no text|No prompt"),
+        (3, "is not text|No prompt"),
+        ([PROMPT, 3], "The prompt 3 is not text"),
+        (None, "None is not text|No prompt"),
     ],
 )
 def test_prompts_that_are_none(small: Any, vector: Any, finished: list[int], prompts: Any, told: str) -> None:
@@ -233,7 +233,7 @@ def test_a_position_that_is_none(
 
 @pytest.mark.parametrize("lengths", [[], [0], [-3], [2.5], ["3"], [True], 0, "3", 2.5])
 def test_prompt_lengths_that_are_none(small: Any, vector: Any, lengths: Any) -> None:
-    with pytest.raises(al.PositionError, match="is no list of token counts: give one integer from 1 per row"):
+    with pytest.raises(al.PositionError, match="is not a list of token counts: give one integer from 1 per row"):
         al.fwd_hooks(small, vector, prompt_lengths=lengths)
 
 
@@ -257,7 +257,7 @@ def test_a_coefficient_beyond_all_floats(vector: Any) -> None:
         1e200 * (1e200 * vector)
     with pytest.raises(al.CoefficientError, match="cannot be divided by 0"):
         vector / 0
-    with pytest.raises(al.CoefficientError, match="'5' is no number"):
+    with pytest.raises(al.CoefficientError, match="'5' is not a number"):
         al.SteeringVector(vector.activations, 2, "5")
     with pytest.raises(TypeError):
         "5" * vector
@@ -286,7 +286,7 @@ def test_vectors_that_are_none(small: Any, vectors: Any, finished: list[int]) ->
         lambda: al.preview(small, PROMPT, vectors),
     ):
         with pytest.raises(
-            al.VectorError, match="is no steering vector: use compute_steering_vector|No steering vector was"
+            al.VectorError, match="is not a steering vector: use compute_steering_vector|No steering vector was"
         ):
             run()
     with pytest.raises(al.VectorError, match="No steering vector was given"):
@@ -314,7 +314,7 @@ def test_rows_that_are_no_vector(rows: Any, told: str) -> None:
 
 @pytest.mark.parametrize("layer", [-1, 1.5, "1", True, None])
 def test_a_vector_of_no_layer(layer: Any) -> None:
-    with pytest.raises(al.LayerError, match=f"Layer {layer!r} is no layer: expected an integer from 0"):
+    with pytest.raises(al.LayerError, match=f"Layer {layer!r} is not a layer: expected an integer from 0"):
         al.SteeringVector.from_tensor(torch.ones(1, 4), layer=layer, source="mine")
 
 
@@ -337,7 +337,7 @@ def test_parts_that_do_not_exist(vector: Any) -> None:
     for dimensions in ([32], [-40], "ab", [1.5], 3):
         with pytest.raises(al.VectorError, match="do not exist: d_model is 32"):
             vector.keep_dimensions(dimensions)
-    with pytest.raises(al.VectorError, match="The norm -1 is no size: expected numbers from 0"):
+    with pytest.raises(al.VectorError, match="The norm -1 is not a valid size: expected numbers from 0"):
         vector.with_norm(-1)
     for norm in (NAN, INF):
         with pytest.raises(al.VectorError, match="expected finite numbers"):
@@ -393,9 +393,7 @@ def test_an_object_that_is_no_model(vector: Any, model: Any) -> None:
         lambda: al.fwd_hooks(model, vector),
         lambda: al.PromptPair("a", "b").tokens(model),
     ):
-        with pytest.raises(
-            al.ModelError, match="is no model that can be steered: pass a HookedTransformer or a Transf"
-        ):
+        with pytest.raises(al.ModelError, match="cannot be steered: pass a HookedTransformer or a Transf"):
             run()
 
 
@@ -447,7 +445,7 @@ def test_a_device_that_is_not_there(gpt2_folder: Path) -> None:
 def test_a_folder_that_is_no_model(tmp_path: Path, gpt2_folder: Path) -> None:
     with pytest.raises(al.ModelError, match="There is no folder .*absent: give the path"):
         al.load_model(tmp_path / "absent")
-    with pytest.raises(al.ModelError, match="is no model folder: it holds no config.json"):
+    with pytest.raises(al.ModelError, match="is not a model folder: it holds no config.json"):
         al.load_model(str(tmp_path))
     file = tmp_path / "file"
     file.write_text("x")
@@ -496,7 +494,7 @@ def test_no_network_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp
 def test_one_text_where_several_are_expected(small: Any, vector: Any) -> None:
     with pytest.raises(al.SettingError, match="texts is one text: pass a list"):
         al.null_vectors(small, vector, n=1, texts="One sentence here.")
-    with pytest.raises(al.SettingError, match=r"no set of tokens: pass a list, such as \[' happy'\]"):
+    with pytest.raises(al.SettingError, match=r"not a set of tokens: pass a list, such as \[' happy'\]"):
         al.metrics.token_set_logprob(" happy")
 
 

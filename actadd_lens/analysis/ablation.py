@@ -209,7 +209,7 @@ def ablate_tokens(
     Raises:
         PromptError: The pair, a prompt or the neutral token cannot be used.
         LayerError: The model has no such layer.
-        CoefficientError: The coefficient is no finite number.
+        CoefficientError: The coefficient is not a finite number.
         PositionError: The vector does not fit onto a prompt.
         SettingError: A span or another setting is out of its range.
     """

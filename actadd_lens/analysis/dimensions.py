@@ -149,7 +149,7 @@ def ablate_dimensions(
         progress: Whether to show a bar when it takes more than a moment.
 
     Raises:
-        PromptError: A prompt is no text or outgrows the context.
+        PromptError: A prompt is not text or outgrows the context.
         PositionError: The vector does not fit onto a prompt.
         VectorError: The vector does not go with the model.
         SettingError: A setting is out of its range, or the order `jacobian` has no J-lens.

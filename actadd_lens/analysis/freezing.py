@@ -186,7 +186,7 @@ def attention_or_value(
         progress: Whether to show a bar when it takes more than a moment.
 
     Raises:
-        PromptError: A prompt is no text or outgrows the context.
+        PromptError: A prompt is not text or outgrows the context.
         PositionError: A vector does not fit onto a prompt.
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range.

@@ -147,7 +147,7 @@ def head_reading(
         batch_size: Most rows in one pass.
 
     Raises:
-        PromptError: A prompt is no text or outgrows the context.
+        PromptError: A prompt is not text or outgrows the context.
         PositionError: The vector does not fit onto a prompt, or no token stands behind it.
         VectorError: The vector does not go with the model.
         SettingError: A setting is out of its range.

@@ -164,8 +164,8 @@ def linearity(
         progress: Whether to show a bar when it takes more than a moment.
 
     Raises:
-        CoefficientError: A coefficient is no finite number.
-        PromptError: A prompt is no text or outgrows the context.
+        CoefficientError: A coefficient is not a finite number.
+        PromptError: A prompt is not text or outgrows the context.
         PositionError: A vector does not fit onto a prompt.
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range, or the metric has no gradient.

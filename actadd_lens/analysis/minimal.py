@@ -114,7 +114,7 @@ def minimal_set(
         progress: Whether to show a bar when it takes more than a moment.
 
     Raises:
-        PromptError: A prompt is no text or outgrows the context.
+        PromptError: A prompt is not text or outgrows the context.
         PositionError: A vector does not fit onto a prompt.
         VectorError: A vector does not go with the model.
         SettingError: There are fewer than two prompts, there is no effect to keep, or a setting is out of its range.

@@ -160,7 +160,7 @@ def project(
         batch_size: Most rows in one pass.
 
     Raises:
-        PromptError: A text is no text or outgrows the context.
+        PromptError: A text is not a string or outgrows the context.
         PositionError: A vector does not fit onto a text.
         VectorError: A vector does not go with the model, or has no direction.
         LayerError: There is no such layer.

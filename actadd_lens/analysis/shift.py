@@ -260,7 +260,7 @@ def next_token_shift(
         progress: Whether to show a bar when it takes more than a moment.
 
     Raises:
-        PromptError: A prompt is no text or outgrows the context, or a followed text is not one token.
+        PromptError: A prompt is not text or outgrows the context, or a followed text is not one token.
         PositionError: A vector does not fit onto a prompt.
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range.

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     for word in words[: words.index("--")] if "--" in words else words:
         if word.startswith("--") and word.endswith("=--"):  # which argparse takes for an empty list
-            parser.error(f"argument {word.removesuffix('=--')}: '--' is no value")
+            parser.error(f"argument {word.removesuffix('=--')}: '--' is not a value")
     options = parser.parse_args(words)
     try:
         return int(options.run(options))

@@ -59,7 +59,7 @@ def numbers(text: str) -> Sequence[int] | str:
     for part in text.split(","):
         bounds = part.split(":")
         if len(bounds) > 3 or not all(bound.strip().isdecimal() for bound in bounds):
-            raise argparse.ArgumentTypeError(f"{part!r} is no layer or range of layers, such as 3, 0:12 or 0:12:2")
+            raise argparse.ArgumentTypeError(f"{part!r} is not a layer or range of layers, such as 3, 0:12 or 0:12:2")
         numbers = [int(bound) for bound in bounds]
         if len(numbers) == 3 and numbers[2] == 0:
             raise argparse.ArgumentTypeError(f"{part!r} takes steps of 0")
@@ -77,7 +77,7 @@ def floats(text: str) -> Sequence[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as -4,-1,1,4") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, such as -4,-1,1,4") from None
 
 
 def loaded(path: str | Path) -> "tuple[Intervention, ...]":

@@ -94,7 +94,7 @@ def demonstrate_chat(
     """Show what one pair of sentences does to a chat model's answers, and measure it on its next token.
 
     The pair's mean row is added at every token. The layer is one of those that the page on SmolLM2 tries; the size, a
-    little below the page's, was chosen by reading answers, and is no measurement.
+    little below the page's, was chosen by reading answers, and is not a measurement.
 
     Args:
         model: A chat model.

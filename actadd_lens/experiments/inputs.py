@@ -44,7 +44,7 @@ def read_table(
 
     Raises:
         SettingError: There is no such file, it holds no row, lacks a column, has rows of more or fewer cells than its
-            head (a comma in a text needs quotes around it), or holds what is no text where a text is needed.
+            head (a comma in a text needs quotes around it), or holds what is not text where a text is needed.
     """
     import pandas as pd
 
@@ -104,7 +104,8 @@ def topic_of(pair: Any, words: Sequence[str] | None) -> Topic:
         words: Words of the topic; they win, and bring no sentences.
 
     Raises:
-        SettingError: Words are no list, or none are given and the pair is about no topic of the package, or several.
+        SettingError: The words are not a list, or none are given and the pair is about no topic of the package,
+            or about several.
 
     >>> topic_of((" wedding", ""), None).name, topic_of((" dog", ""), ["dog", "puppy"]).words
     ('weddings', ('dog', 'puppy'))

@@ -220,7 +220,7 @@ def knowledge(
 
     Raises:
         PromptError: A fact cannot be used, or is asked twice.
-        SettingError: A K is no integer from 1, or another setting is out of its range.
+        SettingError: A K is not an integer from 1, or another setting is out of its range.
         LayerError: There is no such layer.
     """
     check_run(seed=seed, batch_size=1 if batch_size is None else batch_size)
@@ -330,7 +330,7 @@ def _fact(fact: Any) -> ClozeFact:
     ):
         return ClozeFact("given", *fact)
     raise PromptError(
-        f"{fact!r} is no fact: pass a prompt and its answer, such as ('The opposite of hot is', ' cold')."
+        f"{fact!r} is not a fact: pass a prompt and its answer, such as ('The opposite of hot is', ' cold')."
     )
 
 

@@ -535,7 +535,7 @@ def _sets(
         raise SettingError(f"Sets on the topic are {list(on)}, off it {list(off)}: give one, and one or more others.")
     for name, texts in {**on, **off}.items():
         if isinstance(texts, str) or not isinstance(texts, Sequence) or not len(texts):
-            raise PromptError(f"{name!r} is no list of texts: pass sentences; `sentences_of` cuts running text.")
+            raise PromptError(f"{name!r} is not a list of texts: pass sentences; `sentences_of` cuts running text.")
     return {name: _once(texts) for name, texts in {**on, **off}.items()}
 
 

@@ -152,7 +152,7 @@ class _Settings:
         self._alive: list[Any] = []
 
     def digest(self, value: Any, depth: int = 0) -> bytes:
-        """The hash of one; what is no setting counts by its class."""
+        """The hash of one; what is not a setting counts by its class."""
         if isinstance(value, _TOLD) or not is_library(type(value).__module__):
             return digest(value, named=True, within=self.within)
         if id(value) in self._known:

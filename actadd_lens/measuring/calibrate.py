@@ -211,7 +211,7 @@ def check_budget(at_most: Any) -> None:
     """See that a budget is one.
 
     Raises:
-        SettingError: It is no finite number above 0.
+        SettingError: It is not a finite number above 0.
     """
     good = isinstance(at_most, int | float) and not isinstance(at_most, bool) and 0 < at_most < math.inf
     require(good, "at_most", at_most, "a finite number above 0, in the damage's unit")

@@ -86,7 +86,7 @@ def _contender(
     try:
         arm = check_interventions(backend, given)
     except VectorError as error:
-        raise SettingError(f"{name!r} is no intervention: {error}") from error
+        raise SettingError(f"{name!r} is not an intervention: {error}") from error
     drawn = _nulls(ruler.model, given, arm, nulls, kind, seed)
     factors = _factors(ruler, given, arm, texts)
     doses = tuple(map(dose_of, drawn)) if factors else ()
@@ -96,7 +96,7 @@ def _contender(
 
 
 def _factors(ruler: Ruler, given: Any, arm: Arm, texts: Sequence[str]) -> tuple[float, ...]:
-    """Factors to begin with: sizes beside the stream for vectors; for what is no vector, times what was given."""
+    """Factors to begin with: sizes beside the stream for vectors; for what is not a vector, times what was given."""
     try:
         dose_of(given if hasattr(given, "times") else arm)(2.0)
     except CoefficientError:

@@ -143,7 +143,7 @@ def measure(
         progress: Whether to show a bar when it takes more than a moment.
 
     Raises:
-        PromptError: A prompt is no text or outgrows the context.
+        PromptError: A prompt is not text or outgrows the context.
         PositionError: A vector does not fit onto a prompt.
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range.
@@ -245,7 +245,7 @@ def null_arms(model: LensModel, vectors: Arm, nulls: int, kind: NullKind, seed: 
     """One arm per null, with a null for every vector; none for `nulls=0`.
 
     Raises:
-        SettingError: The number is no integer from 0.
+        SettingError: The number is not an integer from 0.
     """
     check_run(seed=seed)
     check_nulls(nulls, kind)
@@ -482,7 +482,7 @@ def measure_completions(
         One result per scorer.
 
     Raises:
-        PromptError: A prompt is no text or outgrows the context.
+        PromptError: A prompt is not text or outgrows the context.
         PositionError: A vector does not fit onto a prompt.
         VectorError: A vector does not go with the model.
         SettingError: A setting is out of its range.

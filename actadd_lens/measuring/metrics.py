@@ -82,7 +82,7 @@ class Metric:
             backend: The model.
 
         Raises:
-            PromptError: A text in it is no token of the model.
+            PromptError: A text in it is not a token of the model.
         """
         measure = self.bind(backend)
         if not callable(measure):
@@ -117,7 +117,7 @@ def as_metric(metric: Any) -> Metric:
         raise SettingError(f"The scorer {name!r} reads texts, not logits: use one of actadd_lens.metrics here.")
     if not takes(metric, 1):
         raise SettingError(
-            f"{metric!r} is no metric: use one of actadd_lens.metrics, or a function of the last logits alone."
+            f"{metric!r} is not a metric: use one of actadd_lens.metrics, or a function of the last logits alone."
         )
     return Metric(name, "", "last", _Foreign(metric))
 
@@ -145,7 +145,7 @@ def named(name: str, metric: Any, *, unit: str | None = None) -> Metric:
         unit: Unit of the number; by default the metric's own.
 
     Raises:
-        SettingError: It is no metric, or the name is no text.
+        SettingError: It is not a metric, or the name is not text.
 
     >>> named("first logit", lambda logits: logits[:, 0], unit="logits").name
     'first logit'
@@ -192,7 +192,7 @@ def token_set_logprob(tokens: Sequence[str | int]) -> Metric:
     """Log of the summed probability of a set of tokens after the prompt, in nats."""
     chosen = tuple(many(tokens))
     if len(chosen) == 1 and chosen[0] is tokens:
-        raise SettingError(f"{tokens!r} is no set of tokens: pass a list, such as [{tokens!r}].")
+        raise SettingError(f"{tokens!r} is not a set of tokens: pass a list, such as [{tokens!r}].")
     if not chosen:
         raise SettingError("A token set needs a token: pass texts or ids.")
 
@@ -238,7 +238,7 @@ def precision_at(k: int, answers: Mapping[str, str]) -> Metric:
         answers: The right answer of each prompt, with the space that it starts with.
 
     Raises:
-        SettingError: k is no integer from 1, or there are no answers.
+        SettingError: k is not an integer from 1, or there are no answers.
     """
     if not is_count(k) or not answers:
         raise SettingError(f"P@{k} of {len(answers)} answers is nothing to measure: give k from 1, and answers.")

@@ -108,7 +108,7 @@ def null_table(
 
 
 def check_null_kind(kind: Any) -> None:
-    """Refuse what is no kind of null vectors.
+    """Refuse what is not a kind of null vectors.
 
     Raises:
         SettingError: It is none.
@@ -171,12 +171,12 @@ def shuffle_rows(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
         seed: Seed of the order.
 
     Raises:
-        SettingError: The seed is no integer from 0.
-        VectorError: It is no vector.
+        SettingError: The seed is not an integer from 0.
+        VectorError: It is not a vector.
     """
     check_run(seed=seed)
     if not isinstance(vector, SteeringVector):
-        raise VectorError(f"{vector!r} is no steering vector: use compute_steering_vector to make one.")
+        raise VectorError(f"{vector!r} is not a steering vector: use compute_steering_vector to make one.")
     nonzero = (vector.norms > 0).nonzero().flatten()
     order = nonzero[torch.from_numpy(np.random.default_rng(seed).permutation(len(nonzero)))]
     activations = vector.activations.clone()

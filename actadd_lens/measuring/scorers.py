@@ -141,7 +141,7 @@ def _vader() -> Any:
 
 @cache
 def _profane() -> re.Pattern[str]:
-    """The list as one pattern; an entry is no part of a longer word."""
+    """The list as one pattern; an entry is not a part of a longer word."""
     from importlib.resources import files
 
     lines = (files("better_profanity") / "profanity_wordlist.txt").read_text(encoding="utf-8").splitlines()
@@ -183,16 +183,16 @@ def _whole_words(words: Sequence[str]) -> tuple[str, ...]:
     """The words, each one that a text can be cut into.
 
     Raises:
-        SettingError: It is no list of words, or a word is none, so that no text could ever have it.
+        SettingError: It is not a list of words, or a word is none, so that no text could ever have it.
     """
     found = tuple(many(words))
     if not found or (len(found) == 1 and found[0] is words):
-        raise SettingError(f"{words!r} is no list of words: pass one or more whole words.")
+        raise SettingError(f"{words!r} is not a list of words: pass one or more whole words.")
     for word in found:
         if not isinstance(word, str) or _words(word) != [word.lower()]:
             raise SettingError(
-                f"{word!r} is no word: texts are cut into words of letters and digits, with apostrophes inside, so it "
-                "would never be found. Give whole words without spaces or other signs."
+                f"{word!r} is not a word: texts are cut into words of letters and digits, with apostrophes inside, so "
+                "it would never be found. Give whole words without spaces or other signs."
             )
     return found
 

@@ -285,7 +285,7 @@ def _encoded(backend: Backend, tasks: Sequence[Any]) -> _Tokens:
 
 def _as_task(task: Any) -> Task:
     if isinstance(task, str) or not isinstance(task, Sequence) or len(task) != 3:
-        raise PromptError(f"{task!r} is no task: expected (prompt, right, wrong).")
+        raise PromptError(f"{task!r} is not a task: expected (prompt, right, wrong).")
     prompt = task[0] if isinstance(task[0], str) else tuple(task[0])
     return Task(prompt, task[1], task[2])
 

@@ -138,7 +138,7 @@ def check_pairs(pairs: Any) -> list[Sequence[Any]]:
     for pair in pairs:
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
             raise PromptError(
-                f"{str(pair)[:60]!r} is no pair of prompts: pass two texts, chat prompts, or lists of token ids."
+                f"{str(pair)[:60]!r} is not a pair of prompts: pass two texts, chat prompts, or lists of token ids."
             )
     return list(pairs)
 
@@ -156,7 +156,7 @@ def token_rows(backend: Backend, prompts: Any, *, prepend_bos: bool = True) -> l
     """
     check_flags(prepend_bos=prepend_bos)
     if isinstance(prompts, str) or not isinstance(prompts, Sequence | Tensor) or len(prompts) == 0:
-        raise PromptError(f"{str(prompts)[:60]!r} is no list of prompts: pass texts or token ids, one or more.")
+        raise PromptError(f"{str(prompts)[:60]!r} is not a list of prompts: pass texts or token ids, one or more.")
     rows = [
         tuple(backend.encode(prompt, prepend_bos=prepend_bos)) if isinstance(prompt, str) else _ids(backend, prompt)
         for prompt in prompts

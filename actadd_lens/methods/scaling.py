@@ -108,7 +108,7 @@ class LearntChange(Intervention):
         """The same so many times as large."""
         product = self.coefficient * check_coefficient(coefficient)
         if not math.isfinite(product):
-            raise CoefficientError(f"{coefficient:g} times {self.label} is no finite number.")
+            raise CoefficientError(f"{coefficient:g} times {self.label} is not a finite number.")
         return dataclasses.replace(self, coefficient=product)
 
 

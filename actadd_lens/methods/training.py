@@ -61,7 +61,7 @@ class Course:
 
 
 def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
-    """Refuse what is no finite number above zero.
+    """Refuse what is not a finite number above zero.
 
     Raises:
         SettingError: It is not.

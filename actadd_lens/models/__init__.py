@@ -41,6 +41,6 @@ def backend_of(model: Any) -> Backend:
     if hooked is not None and isinstance(model, hooked):
         return HookedBackend(model)
     raise ModelError(
-        f"A {type(model).__name__} is no model that can be steered: pass a HookedTransformer or a TransformerBridge, "
+        f"A {type(model).__name__} cannot be steered: pass a HookedTransformer or a TransformerBridge, "
         "such as load_model() returns."
     )

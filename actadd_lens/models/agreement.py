@@ -72,7 +72,7 @@ def reference_of(hf_model: Any, name: str) -> Reference:
     """Ask a Hugging Face model for log-probs at several lengths, before anything is converted.
 
     Raises:
-        ModelError: It cannot be run, or is no model that goes on from left to right.
+        ModelError: It cannot be run, or is not a model that goes on from left to right.
     """
     config = hf_model.config
     if getattr(config, "is_encoder_decoder", False):

@@ -77,7 +77,7 @@ def load_model(
         The TransformerLens model itself, not a wrapper.
 
     Raises:
-        ModelError: The name or a keyword is not known, the folder is no model, or TransformerLens cannot convert it.
+        ModelError: The name or a keyword is not known, the folder is not a model, or TransformerLens cannot convert it.
         ModelDownloadError: The model is not on this machine and could not be fetched.
     """
     family = _check_family(family)
@@ -184,7 +184,7 @@ def _local_folder(name: str | os.PathLike[str]) -> Path | None:
     """The folder that is meant, or None for a name that TransformerLens should resolve."""
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         told = repr(name) if isinstance(name, str) else f"A {type(name).__name__}"
-        raise ModelError(f"{told} is no model's name: pass {EMBEDDED!r}, a TransformerLens name, or a folder.")
+        raise ModelError(f"{told} is not a model's name: pass {EMBEDDED!r}, a TransformerLens name, or a folder.")
     if name == EMBEDDED:
         from actadd_lens.storybook import model_folder
 
@@ -219,11 +219,13 @@ def _check_folder(path: Path) -> Path:
         )
     if not (path / "config.json").is_file():
         raise ModelError(
-            f"{path} is no model folder: it holds no config.json, as Hugging Face's save_pretrained writes."
+            f"{path} is not a model folder: it holds no config.json, as Hugging Face's save_pretrained writes."
         )
     weights = [*path.glob("*.safetensors"), *path.glob("*.bin")]
     if not weights:
-        raise ModelError(f"{path} is no model folder: it holds a config.json but no weights (*.safetensors or *.bin).")
+        raise ModelError(
+            f"{path} is not a model folder: it holds a config.json but no weights (*.safetensors or *.bin)."
+        )
     return path.resolve()
 
 

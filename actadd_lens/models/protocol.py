@@ -204,7 +204,7 @@ class Backend(ABC):
         The stream has one layer more than there are blocks: `n_layers` is what the last block leaves.
 
         Raises:
-            LayerError: It is no integer, or the model has no such layer.
+            LayerError: It is not an integer, or the model has no such layer.
         """
         most = self.n_layers - (site != "resid_pre")
         told = f"{self.name} has layers 0 to {self.n_layers - 1}"

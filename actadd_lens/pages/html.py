@@ -66,7 +66,7 @@ def _embedded(data: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Values as JSON has them: arrays as lists, and null for what is no number."""
+    """Values as JSON has them: arrays as lists, and null for what is not a number."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, dict):

@@ -168,7 +168,7 @@ async def _told(request: "Request", *, is_file: bool) -> Any:
     if origin is not None and origin != f"{request.url.scheme}://{request.headers.get('host')}":
         raise SettingError(f"This playground answers its own page only, not {origin}.")
     if int(request.headers.get("content-length") or 0) > _LARGEST:
-        raise SettingError(f"The file is larger than {_LARGEST >> 20} MiB, so it is no steering vector.")
+        raise SettingError(f"The file is larger than {_LARGEST >> 20} MiB, so it is not a steering vector.")
     body = await request.body()
     if is_file:
         return body
@@ -189,7 +189,7 @@ def _message(error: Exception) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """Plain values with None for what is no number, which JSON does not have."""
+    """Plain values with None for what is not a number, which JSON does not have."""
     from actadd_lens.pages.html import plain
 
     return plain(value)

@@ -108,7 +108,7 @@ class Session:
         """Take a steering vector from the bytes of its file; it is used by its key.
 
         Raises:
-            VectorFileError: It is no sound steering vector.
+            VectorFileError: It is not a sound steering vector.
             FingerprintError: It was read from another model.
         """
         with tempfile.TemporaryDirectory() as folder:

@@ -79,7 +79,7 @@ class Settings:
         """Settings from what the page sends; what it leaves out has its default.
 
         Raises:
-            SettingError: It is no object, holds a name that is not known, or a value of another kind.
+            SettingError: It is not an object, holds a name that is not known, or a value of another kind.
         """
         if not isinstance(told, Mapping):
             raise SettingError(f"Settings are {told!r}: expected an object with names and values.")

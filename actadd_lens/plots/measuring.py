@@ -30,7 +30,7 @@ def plot_effects(effects: dict[str, Effect], *, unit: str = "", title: str = "",
         ax: Where to draw.
 
     Raises:
-        SettingError: It is no dictionary of effects.
+        SettingError: It is not a dictionary of effects.
     """
     if not isinstance(effects, dict) or not all(isinstance(effect, Effect) for effect in effects.values()):
         raise SettingError("plot_effects takes effects by name, such as {'4 × love': measured.effect}.")

@@ -101,10 +101,12 @@ def token_spans(model: LensModel, prompt: str, *, prepend_bos: bool = True) -> d
         own turn: it starts after the last token of the prompt, and has no end.
 
     Raises:
-        PromptError: The prompt is no chat prompt, or its tokenizer does not tell which characters a token covers.
+        PromptError: The prompt is not a chat prompt, or its tokenizer does not tell which characters a token covers.
     """
     if not isinstance(prompt, ChatPrompt):
-        raise PromptError(f"The prompt {str(prompt)[:40]!r} is no chat prompt, so it has no parts: make one by chat().")
+        raise PromptError(
+            f"The prompt {str(prompt)[:40]!r} is not a chat prompt, so it has no parts: make one by chat()."
+        )
     backend = backend_of(model)
     tokens, covered = _covered(backend, prompt, prepend_bos=prepend_bos)
     by_role: dict[str, list[tuple[int, int | None]]] = {}
@@ -133,7 +135,7 @@ def read_spans(backend: Backend, tokens: Sequence[int]) -> dict[str, tuple[int, 
         tokens: The prompt's token ids.
 
     Returns:
-        As `token_spans`; None where the tokens are no chat prompt of this tokenizer.
+        As `token_spans`; None where the tokens are not a chat prompt of this tokenizer.
     """
     if backend.model.tokenizer is None or not getattr(backend.tokenizer, "chat_template", None):
         return None
@@ -200,7 +202,7 @@ def token_parts(model: LensModel, prompt: ChatPrompt, *, prepend_bos: bool = Tru
 
 def _checked(messages: Any, system: str | None) -> tuple[tuple[str, str], ...]:
     if not isinstance(messages, Iterable):
-        raise PromptError(f"{messages!r} is no conversation: pass what the user says, or a list of messages.")
+        raise PromptError(f"{messages!r} is not a conversation: pass what the user says, or a list of messages.")
     given = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
     if not given:
         raise PromptError("The conversation is empty: pass what the user says, or messages with role and content.")
@@ -208,7 +210,7 @@ def _checked(messages: Any, system: str | None) -> tuple[tuple[str, str], ...]:
         if not isinstance(message, Mapping) or not all(
             isinstance(message.get(key), str) for key in ("role", "content")
         ):
-            raise PromptError(f"{message!r} is no message: expected a mapping with the texts 'role' and 'content'.")
+            raise PromptError(f"{message!r} is not a message: expected a mapping with the texts 'role' and 'content'.")
     said = tuple((message["role"], message["content"]) for message in given)
     if system is None:
         return said

@@ -48,7 +48,7 @@ class PromptPair:
         prepend_bos: Whether both rows start with BOS.
 
     Raises:
-        PromptError: Both prompts are empty, or one is no text.
+        PromptError: Both prompts are empty, or one is not text.
 
     >>> PromptPair("Love", "Hate")
     PromptPair(positive='Love', negative='Hate', pad=None, prepend_bos=True)
@@ -110,7 +110,7 @@ def as_pair(pair: Any) -> PromptPair:
         return pair
     if isinstance(pair, tuple | list) and len(pair) == 2:
         return PromptPair(*pair)
-    raise PromptError(f"{pair!r} is no prompt pair: pass (positive, negative), or a PromptPair.")
+    raise PromptError(f"{pair!r} is not a prompt pair: pass (positive, negative), or a PromptPair.")
 
 
 def pad_token_of(backend: Backend, pad: str | int | None) -> int:
@@ -131,7 +131,7 @@ def pad_token_of(backend: Backend, pad: str | int | None) -> int:
         return tokens[0]
     size = len(backend.tokenizer)
     if isinstance(pad, bool) or not isinstance(pad, Integral) or not 0 <= pad < size:
-        raise PromptError(f"The pad {pad!r} is no token id of {backend.name}: ids go from 0 to {size - 1}.")
+        raise PromptError(f"The pad {pad!r} is not a token id of {backend.name}: ids go from 0 to {size - 1}.")
     return int(pad)
 
 

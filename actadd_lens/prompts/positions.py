@@ -29,7 +29,7 @@ def check_position(position: Any, *, rows: int, bos: bool | None = None) -> Posi
         bos: For `all` and `prompt`, whether BOS is meant; None leaves it to the name.
 
     Raises:
-        PositionError: The position is no index, no known name and no span, is negative, or is a span for a vector of
+        PositionError: The position is not an index, a known name or a span, is negative, or is a span for a vector of
             several rows.
 
     >>> check_position("mid", rows=3), check_position("all", rows=1, bos=True)

@@ -113,7 +113,9 @@ class Said(Span):
         """The role's last message in this prompt."""
         spans = _spans_of(prompt, self.name)
         if spans is None or self.name not in spans:
-            told = "is no chat prompt" if spans is None else f"is a chat in which only {', '.join(sorted(spans))} speak"
+            told = (
+                "is not a chat prompt" if spans is None else f"is a chat in which only {', '.join(sorted(spans))} speak"
+            )
             raise PositionError(
                 f"Position {self.name!r} is a part of a chat prompt, but prompt {prompt.row} {told}: make one by "
                 "actadd_lens.chat(model, ...), or name another position."
@@ -123,7 +125,7 @@ class Said(Span):
 
 
 def _spans_of(prompt: PromptFacts, name: str) -> dict[str, tuple[int, int | None]] | None:
-    """Where the roles of a chat prompt speak; None where it is no chat prompt."""
+    """Where the roles of a chat prompt speak; None where it is not a chat prompt."""
     if prompt.tokens is None or prompt.reader is None:
         raise AmbiguousPositionError(
             f"The part {name!r} of a chat is looked for among the prompt's tokens, but they were not all seen: start "
@@ -168,7 +170,7 @@ def since(index: Any) -> Since:
         index: A token index from 0, BOS counted; or one per prompt, as a list or a tensor.
 
     Raises:
-        PositionError: It is no index from 0.
+        PositionError: It is not an index from 0.
 
     >>> since(5)
     since(5)
@@ -273,7 +275,7 @@ def first(n: int) -> Window:
     """The first n tokens, BOS counted.
 
     Raises:
-        PositionError: It is no integer from 1.
+        PositionError: It is not an integer from 1.
 
     >>> first(3)
     slice(0, 3)
@@ -352,7 +354,7 @@ def span_from_json(data: Any) -> Span:
     """The way back from `span_to_json`.
 
     Raises:
-        PositionError: It is no span.
+        PositionError: It is not a span.
     """
     if isinstance(data, dict) and len(data) == 1:
         ((kind, value),) = data.items()
@@ -366,7 +368,7 @@ def span_from_json(data: Any) -> Span:
             return found
         if kind == "mask" and isinstance(value, list) and (span := as_span(value)) is not None:
             return span
-    raise PositionError(f"{str(data)[:60]} is no span.")
+    raise PositionError(f"{str(data)[:60]} is not a span.")
 
 
 def _whole(value: Any, what: str, remedy: str) -> int:
@@ -379,7 +381,7 @@ def _whole(value: Any, what: str, remedy: str) -> int:
 def _integer(value: Any, what: str = "The slice", remedy: str = "give integers") -> int:
     number = as_integer(value)
     if number is None:
-        raise PositionError(f"{what} was given {value!r}, which is no integer: {remedy}.")
+        raise PositionError(f"{what} was given {value!r}, which is not an integer: {remedy}.")
     return number
 
 

@@ -14,7 +14,7 @@ def as_texts(prompts: Any) -> tuple[str, ...]:
     """One prompt or several, as a tuple of texts.
 
     Raises:
-        PromptError: There is none, or one is no text.
+        PromptError: There is none, or one is not text.
 
     >>> as_texts("The dog")
     ('The dog',)
@@ -22,19 +22,19 @@ def as_texts(prompts: Any) -> tuple[str, ...]:
     try:
         found = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     except TypeError:
-        raise PromptError(f"The prompt {prompts!r} is no text: pass a text, or several.") from None
+        raise PromptError(f"The prompt {prompts!r} is not text: pass a text, or several.") from None
     if not found:
         raise PromptError("No prompt was given: pass a text, or several.")
     for prompt in found:
         if not isinstance(prompt, str):
-            raise PromptError(f"The prompt {prompt!r} is no text.")
+            raise PromptError(f"The prompt {prompt!r} is not text.")
     return found
 
 
 def notice_repeats(texts: Sequence[str]) -> None:
     """Warn of prompts that stand there more than once.
 
-    They are no error: the numbers of each are right. But a text that is repeated says nothing new, so intervals,
+    They are not errors: the numbers of each are right. But a text that is repeated says nothing new, so intervals,
     p-values and means count it once.
 
     Warns:
@@ -69,7 +69,7 @@ def encode_prompts(
     """Token ids of prompts, once each is known to leave room in the context.
 
     Raises:
-        PromptError: There is none, one is no text or empty, or one is too long.
+        PromptError: There is none, one is not text or empty, or one is too long.
     """
     if not prompts:
         raise PromptError("No prompt was given: pass a text, or several.")
@@ -77,7 +77,7 @@ def encode_prompts(
     rows = []
     for prompt in prompts:
         if not isinstance(prompt, str):
-            raise PromptError(f"The prompt {prompt!r} is no text.")
+            raise PromptError(f"The prompt {prompt!r} is not text.")
         row = tuple(backend.encode(prompt, prepend_bos=prepend_bos))
         if not row:
             raise PromptError("An empty prompt without BOS has no tokens: give it a text, or BOS.")
@@ -108,7 +108,7 @@ def token_id(backend: Backend, token: str | int) -> int:
         return ids[0]
     size = len(backend.tokenizer)
     if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < size:
-        raise PromptError(f"{token!r} is no token of {backend.name}: ids go from 0 to {size - 1}.")
+        raise PromptError(f"{token!r} is not a token of {backend.name}: ids go from 0 to {size - 1}.")
     return int(token)
 
 

@@ -46,7 +46,7 @@ def save_interventions(vectors: Any, path: str | os.PathLike[str]) -> None:
         path: The file.
 
     Raises:
-        VectorError: Something is no intervention, or is of a kind that no file can hold: a gate that is a function.
+        VectorError: Something is not an intervention, or is of a kind that no file can hold: a gate that is a function.
         VectorFileError: The file cannot be written.
     """
     writer = _Writer()
@@ -142,7 +142,7 @@ class _Reader:
     def _direction(self, data: Any) -> SteeringVector:
         found = self.made(data)
         if not isinstance(found, SteeringVector):
-            raise TypeError("a direction is no steering vector")
+            raise TypeError("a direction is not a steering vector")
         return found
 
     def _projection(self, data: Any) -> ProjectionSet:

@@ -358,7 +358,7 @@ def gate(direction: Any, threshold: float, *, layer: int | None = None, token: i
 
     Raises:
         VectorError: The direction has several rows, or is zero.
-        SettingError: The threshold is no finite number, or the token no integer.
+        SettingError: The threshold is not a finite number, or the token is not an integer.
     """
     number = check_coefficient(threshold)
     require(isinstance(token, numbers.Integral) and not isinstance(token, bool), "token", token, "an integer")
@@ -475,7 +475,7 @@ def gated(intervention: Intervention, gate: Any, *, reads: Sequence[tuple[int, S
     """
     (inner,) = as_interventions(intervention)
     if not isinstance(gate, Gate) and not callable(gate):
-        raise VectorError(f"A {type(gate).__name__} is no gate: use gate(direction, threshold), or a function.")
+        raise VectorError(f"A {type(gate).__name__} is not a gate: use gate(direction, threshold), or a function.")
     spots = tuple(Spot(*item) if isinstance(item, tuple) else Spot(item) for item in reads)
     if not isinstance(gate, Gate) and not spots:
         raise SettingError("The gate is a function, but reads= names no layer that it is to be given.")
@@ -566,7 +566,7 @@ def check_coordinates(backend: Backend, intervention: Intervention) -> None:
 
 def _layer(layer: Any) -> int:
     if isinstance(layer, bool) or not isinstance(layer, numbers.Integral) or layer < 0:
-        raise LayerError(f"Layer {layer!r} is no layer: expected an integer from 0.")
+        raise LayerError(f"Layer {layer!r} is not a layer: expected an integer from 0.")
     return int(layer)
 
 

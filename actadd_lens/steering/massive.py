@@ -151,7 +151,7 @@ def warn_of_rows(found: Sequence[tuple[str, Massive]], *, stacklevel: int) -> No
     if found:
         warnings.warn(
             f"{_listed([f'({label}), row {item}' for label, item in found])}. Such massive activations say nothing of "
-            "the text: added, they write over the tokens that they land on, and their norm is no measure for a "
+            "the text: added, they write over the tokens that they land on, and their norm is not a measure for a "
             "coefficient. Leave the row out (vector.without_rows(i)), read without BOS (PromptPair(..., "
             "prepend_bos=False)), or choose other words or another layer.",
             MassiveActivationWarning,

@@ -152,7 +152,7 @@ def preview(
         prepend_bos: Whether the prompt starts with BOS.
 
     Raises:
-        PromptError: The prompt is no text or outgrows the context.
+        PromptError: The prompt is not text or outgrows the context.
         PositionError: A vector does not fit onto the prompt.
         VectorError: A vector does not go with the model.
 

@@ -77,7 +77,7 @@ class Memory:
     def repeats(self, step: "Pass") -> tuple[int | None, bytes]:
         """Length of an earlier pass that this one repeats and goes on from; and the mark that this one leaves.
 
-        A pass whose cache is gone on with later is no pass that is repeated: `forget` its mark then.
+        A pass whose cache is gone on with later is not a pass that is repeated: `forget` its mark then.
         """
         with self._lock:
             return self._repeated_stream(step) if step.tokens is None else self._repeated_tokens(step.tokens)

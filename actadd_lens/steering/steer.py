@@ -343,5 +343,7 @@ def _check_lengths(lengths: Any) -> tuple[int, ...] | None:
     lengths = lengths.tolist() if hasattr(lengths, "tolist") else lengths
     found = list(lengths) if isinstance(lengths, Iterable) else [lengths]
     if not found or not all(is_count(item) for item in found):
-        raise PositionError(f"prompt_lengths {lengths!r} is no list of token counts: give one integer from 1 per row.")
+        raise PositionError(
+            f"prompt_lengths {lengths!r} is not a list of token counts: give one integer from 1 per row."
+        )
     return tuple(int(item) for item in found)

@@ -155,7 +155,7 @@ def place_grid(
     Raises:
         PromptError: A prompt or pair cannot be used.
         LayerError: A layer does not exist, or there is none.
-        CoefficientError: A coefficient is no number.
+        CoefficientError: A coefficient is not a number.
         PositionError: A vector does not fit onto a prompt at a position.
         VectorError: A vector does not go with the model.
         SettingError: Another setting is out of its range, or an axis holds a value twice.

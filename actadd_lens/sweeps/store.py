@@ -153,7 +153,7 @@ def check_store_path(path: str | os.PathLike[str]) -> Path:
     """The path of a store, once it is known to be none that cannot be one; nothing is opened or written.
 
     Raises:
-        SettingError: It is no path, a folder, a device, or lies in no folder.
+        SettingError: It is not a path, it is a folder or a device, or there is no folder for it.
     """
     try:
         found = Path(path)

@@ -87,7 +87,7 @@ def sweep(
     Raises:
         PromptError: A prompt or pair cannot be used.
         LayerError: A layer does not exist.
-        CoefficientError: A coefficient is no number.
+        CoefficientError: A coefficient is not a number.
         PositionError: A vector does not fit onto a prompt.
         VectorError: A vector does not go with the model.
         SettingError: Another setting is out of its range.

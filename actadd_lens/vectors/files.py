@@ -89,7 +89,7 @@ def vector_of(header: dict[str, Any], activations: Tensor, *, path: str | os.Pat
             Provenance.from_json(header["provenance"]),
         )
     except (TypeError, KeyError, OverflowError, RecursionError, ActAddError) as error:
-        raise VectorFileError(f"{path} is no sound steering vector: {error}.") from error
+        raise VectorFileError(f"{path} is not a sound steering vector: {error}.") from error
 
 
 def _position(header: dict[str, Any]) -> Position | None:
@@ -164,9 +164,9 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
             raise
         told = seems(path)
         said = str(error) if told is None else f"it seems to be {told}"
-        raise VectorFileError(f"{path} is truncated, damaged or no safetensors file: {said}.") from error
+        raise VectorFileError(f"{path} is truncated, damaged or not a safetensors file: {said}.") from error
     if not isinstance(header, dict):
-        raise VectorFileError(f"{path} has a header that is no object.")
+        raise VectorFileError(f"{path} has a header that is not an object.")
     return header, tensor
 
 
@@ -179,7 +179,7 @@ def _check_header(header: dict[str, Any]) -> None:
         raise TypeError(f"it is a {header.get('kind')!r}, not a {_KIND}")
     number = header.get("format")
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise TypeError(f"its format {number!r} is no number from 1")
+        raise TypeError(f"its format {number!r} is not a number from 1")
     if number > _FORMAT:
         raise TypeError(f"it has format {number}, but this version reads up to {_FORMAT}; update actadd_lens")
     for name in _FIELDS:

@@ -172,7 +172,7 @@ class Provenance:
         Raises:
             TypeError: A field is missing, unknown, or of another type.
         """
-        _expect(isinstance(data, dict) and all(isinstance(key, str) for key in data), "provenance is no object")
+        _expect(isinstance(data, dict) and all(isinstance(key, str) for key in data), "provenance is not an object")
         values = dict(data)
         for name, check in _FIELD_CHECKS.items():
             _expect(check(values.get(name)), f"provenance field {name!r} is {str(values.get(name))[:60]!r}")

@@ -22,7 +22,7 @@ _MARKS = (
 
 
 def kind_of(path: Path) -> str:
-    """`gguf`, `torch`, `npy`, `npz`, `json`, or `other`: safetensors, and what is no vector's file.
+    """`gguf`, `torch`, `npy`, `npz`, `json`, or `other`: safetensors, and what is not a vector's file.
 
     Raises:
         OSError: The file cannot be read.

@@ -62,7 +62,7 @@ def read_tensors(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping, it only has keys)
         header = json.loads(text) if len(text) <= _LONGEST_HEADER else None
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise VectorFileError(f"{path} is truncated, damaged or no safetensors file: {error}.") from error
+        raise VectorFileError(f"{path} is truncated, damaged or not a safetensors file: {error}.") from error
     complaint = _complaint(header, tensors, kind, version)
     if header is None or complaint is not None:
         raise VectorFileError(f"{path} holds no sound {kind}: {complaint}.")
@@ -71,7 +71,7 @@ def read_tensors(
 
 
 def kind_in(path: str | os.PathLike[str]) -> str | None:
-    """The kind that a file says it holds; None where it is no file of this package, or cannot be read."""
+    """The kind that a file says it holds; None where it is not a file of this package, or cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -92,7 +92,7 @@ def _complaint(header: Any, tensors: Mapping[str, Tensor], kind: str, version: i
     is_number = isinstance(number, int) and not isinstance(number, bool) and number >= 1
     looks = {
         f"it is a {str(header['kind'])[:60]}": header["kind"] == kind,
-        f"its format {number!r} is no number from 1": is_number,
+        f"its format {number!r} is not a number from 1": is_number,
         f"it has format {number}, but this version reads up to {version}; update actadd_lens": (
             not is_number or number <= version
         ),

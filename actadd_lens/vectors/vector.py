@@ -61,13 +61,15 @@ class SteeringVector(Intervention):
     def __post_init__(self) -> None:
         if not isinstance(self.activations, Tensor) or self.activations.ndim != 2 or 0 in self.activations.shape:
             shape = getattr(self.activations, "shape", type(self.activations).__name__)
-            raise VectorError(f"Activations of shape {shape} are no steering vector: expected [pos, d_model].")
+            raise VectorError(f"Activations of shape {shape} are not a steering vector: expected [pos, d_model].")
         if not self.activations.is_floating_point():
-            raise VectorError(f"Activations of type {self.activations.dtype} are no steering vector: expected floats.")
+            raise VectorError(
+                f"Activations of type {self.activations.dtype} are not a steering vector: expected floats."
+            )
         if not bool(torch.isfinite(self.activations).all()):
             raise VectorError("The activations hold NaN or infinite numbers: look at how they were made.")
         if isinstance(self.layer, bool) or not isinstance(self.layer, numbers.Integral) or self.layer < 0:
-            raise LayerError(f"Layer {self.layer!r} is no layer: expected an integer from 0.")
+            raise LayerError(f"Layer {self.layer!r} is not a layer: expected an integer from 0.")
         object.__setattr__(self, "layer", int(self.layer))
         object.__setattr__(self, "coefficient", check_coefficient(self.coefficient))
         if self.position is not None:
@@ -93,8 +95,8 @@ class SteeringVector(Intervention):
 
         Raises:
             VectorError: The tensor has another shape or type, is not finite, or does not go with the model.
-            LayerError: It is no layer, or the model has no such layer.
-            SettingError: The source is no text.
+            LayerError: It is not a layer, or the model has no such layer.
+            SettingError: The source is not text.
         """
         if not isinstance(source, str):
             raise SettingError(f"source is {source!r}: expected a text that says where the direction comes from.")
@@ -302,7 +304,7 @@ class SteeringVector(Intervention):
         if target.ndim > 1 or (target.ndim == 1 and len(target) != self.rows):
             raise VectorError(f"{tuple(target.shape)} norms do not go with {self.rows} rows: give one, or one per row.")
         if not bool((target >= 0).all()):
-            raise VectorError(f"The norm {norm!r} is no size: expected numbers from 0.")
+            raise VectorError(f"The norm {norm!r} is not a valid size: expected numbers from 0.")
         scale = torch.where(self.norms > 0, target / self.norms.clamp_min(1e-30), 0.0)
         told = f"{float(target):g}" if target.ndim == 0 else f"{self.rows} norms"
         rescaled = (self.activations.float() * scale[:, None]).to(self.activations)
@@ -325,8 +327,8 @@ class SteeringVector(Intervention):
             prepend_bos: Whether prompts start with BOS.
 
         Raises:
-            CoefficientError: The amount is no finite number, or the vector is zero or has coefficient 0.
-            PromptError: A prompt is no text or outgrows the context.
+            CoefficientError: The amount is not a finite number, or the vector is zero or has coefficient 0.
+            PromptError: A prompt is not text or outgrows the context.
             PositionError: The vector does not fit onto a prompt, or lands on none of its tokens.
         """
         from actadd_lens.steering.sizes import relative_sizes
@@ -513,10 +515,10 @@ def check_coefficient(value: Any) -> float:
     """The coefficient as a float.
 
     Raises:
-        CoefficientError: It is no number, NaN or infinite.
+        CoefficientError: It is not a number, NaN or infinite.
     """
     if not _is_number(value):
-        raise CoefficientError(f"The coefficient {value!r} is no number.")
+        raise CoefficientError(f"The coefficient {value!r} is not a number.")
     try:
         number = float(value)
     except OverflowError:  # an integer beyond all floats
@@ -544,12 +546,14 @@ def as_interventions(vectors: Any) -> tuple[Intervention, ...]:
     try:
         found = tuple(found)
     except TypeError:
-        raise VectorError(f"A {type(vectors).__name__} is no steering vector: use compute_steering_vector.") from None
+        raise VectorError(
+            f"A {type(vectors).__name__} is not a steering vector: use compute_steering_vector."
+        ) from None
     if not found:
         raise VectorError("No steering vector was given: pass one or several.")
     for vector in found:
         if not isinstance(vector, Intervention):
-            raise VectorError(f"A {type(vector).__name__} is no steering vector: use compute_steering_vector.")
+            raise VectorError(f"A {type(vector).__name__} is not a steering vector: use compute_steering_vector.")
     return found
 
 
@@ -632,7 +636,7 @@ def as_numbers(values: Any, name: str, error: type[ActAddError]) -> Tensor:
 
 
 def _as_floats(values: Any) -> Tensor | None:
-    """Numbers that are not in a tensor yet; None where they are no numbers, or too large for a float."""
+    """Numbers that are not in a tensor yet; None where they are not numbers, or too large for a float."""
     try:
         array = np.asarray(values)
         return torch.tensor(array.astype(np.float32)) if array.dtype.kind in "iuf" else None

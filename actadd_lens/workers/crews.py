@@ -202,7 +202,7 @@ def crew_of(job: Job[Task, Part], executor: Any, tick: Callable[[int], Any]) -> 
     """The crew of an executor.
 
     Raises:
-        SettingError: It is no executor; or there are hooks on the model, which workers would not have.
+        SettingError: It is not an executor; or there are hooks on the model, which workers would not have.
         WorkerError: The job cannot be sent.
     """
     backend = job.backend
@@ -229,7 +229,7 @@ def check_executor(backend: Backend, executor: Any) -> None:
         executor: As in `sweep`; None is fine.
 
     Raises:
-        SettingError: It is no executor; or there are hooks on the model, which workers would not have.
+        SettingError: It is not an executor; or there are hooks on the model, which workers would not have.
     """
     if executor is None:
         return

@@ -231,7 +231,7 @@ def worker_pool(workers: int, *, threads: int | None = None) -> Iterator[WorkerP
         threads: Threads of torch in each; by default this process's, shared out among them.
 
     Raises:
-        SettingError: A number is no integer from 1.
+        SettingError: A number is not an integer from 1.
     """
     require(is_count(workers), "workers", workers, "an integer from 1")
     require(threads is None or is_count(threads), "threads", threads, "an integer from 1, or None")

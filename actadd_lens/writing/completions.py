@@ -161,7 +161,7 @@ def complete(
         Steered and unsteered continuations, by prompt and sample.
 
     Raises:
-        PromptError: A prompt is no text, is empty without BOS, or outgrows the context.
+        PromptError: A prompt is not text, is empty without BOS, or outgrows the context.
         PositionError: A vector does not fit onto a prompt.
         VectorError: A vector does not go with the model.
         LayerError: A layer to keep does not exist.

@@ -285,9 +285,9 @@ def test_no_hook_stays_behind(small: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "match"),
     [
-        ({"vectors": "Love"}, al.VectorError, "is no steering vector"),
+        ({"vectors": "Love"}, al.VectorError, "is not a steering vector"),
         ({"vectors": []}, al.VectorError, "No steering vector"),
-        ({"metric": 3}, al.SettingError, "is no metric"),
+        ({"metric": 3}, al.SettingError, "is not a metric"),
         ({"metric": metrics.precision_at(1, {PROMPT: " dog"})}, al.SettingError, "has no gradient"),
         ({"metric": metrics.next_token_logit("two words")}, al.PromptError, "tokens for"),
         ({"position": 99}, al.PositionError, "does not fit"),
@@ -317,7 +317,7 @@ def test_a_prompt_that_cannot_be_traced_is_refused(quickest: Any, prompt: Any, e
         ({"layers": []}, al.LayerError, "No layer was given"),
         ({"layers": [99]}, al.LayerError, "does not exist"),
         ({"prompts": []}, al.PromptError, "No prompt was given"),
-        ({"coefficient": "3"}, al.CoefficientError, "is no number"),
+        ({"coefficient": "3"}, al.CoefficientError, "is not a number"),
     ],
 )
 def test_layers_that_cannot_be_traced_are_refused(quickest: Any, settings: Any, error: Any, match: str) -> None:

@@ -51,7 +51,7 @@ LENS: dict[str, Callable[..., Any]] = {
         ("text", {"position": "back"}, al.SettingError, "too long|injected position"),
         ("linearity", {"coefficients": []}, al.SettingError, "one number or more"),
         ("linearity", {"coefficients": [float("nan")]}, al.CoefficientError, "nan is not finite"),
-        ("linearity", {"metric": "entropy"}, al.SettingError, "'entropy' is no metric"),
+        ("linearity", {"metric": "entropy"}, al.SettingError, "'entropy' is not a metric"),
         ("linearity", {"metric": al.metrics.precision_at(1, {"The old dog said": " hi"})}, al.SettingError, "gradient"),
     ],
 )
@@ -80,5 +80,5 @@ def test_vectors_of_another_size_or_layer_are_refused(small: Any, tool: str, mon
         LENS[tool](small, al.SteeringVector.from_tensor(torch.ones(5), layer=0, source="other"))
     with pytest.raises(al.LayerError, match="does not exist"):
         LENS[tool](small, al.SteeringVector.from_tensor(torch.ones(small.cfg.d_model), layer=90, source="other"))
-    with pytest.raises(al.VectorError, match="no steering vector"):
+    with pytest.raises(al.VectorError, match="not a steering vector"):
         LENS[tool](small, [3])

@@ -149,7 +149,7 @@ def test_a_damaged_file_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     file = tmp_path / "damaged.safetensors"
     file.write_bytes(b"nothing of the kind")
     assert main(["show", str(file)]) == 2
-    assert "is truncated, damaged or no safetensors file" in capsys.readouterr().err
+    assert "is truncated, damaged or not a safetensors file" in capsys.readouterr().err
 
 
 def test_an_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,7 +249,7 @@ def test_running_text_is_cut_into_sentences() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "match"),
     [
-        ({"on_topic": "one text"}, PromptError, "no list of texts"),
+        ({"on_topic": "one text"}, PromptError, "not a list of texts"),
         ({"on_topic": ON[:4]}, SettingError, "has 4 sentences"),
         ({"on_topic": ["Yes"]}, PromptError, "more tokens than"),
         ({"words": "wedding"}, SettingError, "words is 'wedding'"),
@@ -382,7 +382,7 @@ def test_lama_facts_end_in_their_mask_and_are_asked_once(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"facts": [("A", "")]}, "no fact"),
+        ({"facts": [("A", "")]}, "not a fact"),
         ({"facts": [("Fire is", " hot"), ("Fire is", " red")]}, "asked twice"),
         ({"facts": []}, "holds no facts"),
         ({"ks": (0,)}, "integers from 1"),

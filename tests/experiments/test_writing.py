@@ -522,7 +522,7 @@ def test_every_picture_has_a_title_and_named_axes(words_result: TopicWords) -> N
         (dimensions, {"fractions": (0.5,)}, SettingError, "two or more"),
         (positions, {"positions": ("middle",)}, al.PositionError, "'middle' is not known"),
         (examples, {"examples": []}, SettingError, "no example"),
-        (positions, {"pair": "Love"}, PromptError, "no prompt pair"),
+        (positions, {"pair": "Love"}, PromptError, "not a prompt pair"),
         (positions, {"pair": (" dog", "")}, SettingError, "words="),
         (topic_words, {"pair": (" dog", "")}, SettingError, "words="),
         (topics, {"choose_on": 0}, SettingError, "choose_on is 0"),

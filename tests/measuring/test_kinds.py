@@ -68,8 +68,8 @@ def test_a_metric_gives_one_number_for_each_row(quickest: Any, metric: Any) -> N
         (metrics.entropy, r"metrics.entropy makes a metric: call it, metrics.entropy\(...\)"),
         (al.Metric, "metrics.Metric makes a metric"),
         (scorers.sentiment(), "reads texts, not logits"),
-        (lambda: 1, "no metric"),
-        (lambda logits, tokens: 1, "no metric"),
+        (lambda: 1, "not a metric"),
+        (lambda logits, tokens: 1, "not a metric"),
     ],
 )
 def test_what_is_no_metric_is_refused_before_anything_runs(quickest: Any, metric: Any, told: str) -> None:
@@ -87,7 +87,7 @@ def test_what_is_no_scorer_is_refused_before_anything_runs(quickest: Any, scorer
 @pytest.mark.parametrize("factory", [scorers.word_share, scorers.word_count, scorers.contains_word])
 @pytest.mark.usefixtures("unchecked")
 def test_a_word_that_no_text_can_hold_is_refused(factory: Any, word: Any) -> None:
-    with pytest.raises(al.SettingError, match="is no word: .* would never be found"):
+    with pytest.raises(al.SettingError, match="is not a word: .* would never be found"):
         factory(["bride", word])
 
 

@@ -120,9 +120,9 @@ def test_tokens_of_a_metric_must_be_one_token(small: Any) -> None:
     vector = vector_of(small, PAIRS[0], 2)
     with pytest.raises(al.PromptError, match=r"'wedding cake' is \d+ tokens for small.*Give a text that is one"):
         al.measure(small, PROMPTS, vector, al.metrics.next_token_logprob("wedding cake"))
-    with pytest.raises(al.PromptError, match="10000 is no token of small: ids go from 0 to 499"):
+    with pytest.raises(al.PromptError, match="10000 is not a token of small: ids go from 0 to 499"):
         al.measure(small, PROMPTS, vector, al.metrics.next_token_logprob(10000))
-    with pytest.raises(al.SettingError, match="3 is no metric"):
+    with pytest.raises(al.SettingError, match="3 is not a metric"):
         al.measure(small, PROMPTS, vector, 3)
 
 
@@ -230,7 +230,7 @@ def test_word_scorers_count_whole_words_whatever_their_case() -> None:
     assert al.scorers.word_share(words)(texts) == pytest.approx([1 / 5, 2 / 3, 0, 0, 1 / 3])
     assert al.scorers.contains_word(words)(texts) == [1.0, 1.0, 0.0, 0.0, 1.0]
     for wrong in ("bride", []):
-        with pytest.raises(al.SettingError, match="is no list of words"):
+        with pytest.raises(al.SettingError, match="is not a list of words"):
             al.scorers.word_count(wrong)
 
 

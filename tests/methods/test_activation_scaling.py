@@ -151,7 +151,7 @@ def test_probes_take_prompts_of_other_lengths_and_scalars_do_not(quickest: Any) 
     ("settings", "error", "told"),
     [
         ({"tasks": []}, al.PromptError, "No task"),
-        ({"tasks": ["text"]}, al.PromptError, "is no task"),
+        ({"tasks": ["text"]}, al.PromptError, "is not a task"),
         ({"tasks": [((0, 5), 7, 7)]}, al.PromptError, "same answer"),
         ({"tasks": [("A text", " wedding cake", " b")]}, al.PromptError, "tokens for"),
         ({"sites": ()}, al.SettingError, "sites"),

@@ -86,7 +86,7 @@ def test_what_is_read_inside_steer_is_unsteered(small: Any) -> None:
 @pytest.mark.parametrize(
     ("prompts", "read", "error", "told"),
     [
-        ("one text", -1, al.PromptError, "no list of prompts"),
+        ("one text", -1, al.PromptError, "not a list of prompts"),
         ([], -1, al.PromptError, "one or more"),
         ([TEXTS], -1, al.PromptError, "neither a text nor a list of token ids"),
         ([[1, 10**6]], -1, al.PromptError, "go from 0"),

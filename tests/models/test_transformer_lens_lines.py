@@ -77,7 +77,7 @@ def test_insisting_on_the_removed_family_says_what_to_do(folder: Path) -> None:
 
 
 def test_what_is_no_model_is_refused_on_either_line() -> None:
-    with pytest.raises(ModelError, match="A Linear is no model that can be steered"):
+    with pytest.raises(ModelError, match="A Linear cannot be steered"):
         al.models.backend_of(torch.nn.Linear(2, 2))
 
 

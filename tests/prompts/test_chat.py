@@ -117,9 +117,9 @@ def test_preview_tells_the_templates_tokens_from_the_users(talker: Any) -> None:
     ("messages", "system", "message"),
     [
         ([], None, "The conversation is empty"),
-        ([{"role": "user"}], None, "is no message: expected a mapping"),
-        ([{"role": "user", "content": 3}], None, "is no message: expected a mapping"),
-        (["Hi"], None, "'Hi' is no message"),
+        ([{"role": "user"}], None, "is not a message: expected a mapping"),
+        ([{"role": "user", "content": 3}], None, "is not a message: expected a mapping"),
+        (["Hi"], None, "'Hi' is not a message"),
         ([{"role": "system", "content": "A"}, *TALK], "B", "leave one out"),
         ("Hi", 3, "The system message is 3"),
     ],
@@ -142,7 +142,7 @@ def test_a_tokenizer_without_a_template_is_told(small: Any) -> None:
 
 
 def test_only_a_chat_prompt_has_parts(small: Any) -> None:
-    with pytest.raises(al.PromptError, match=r"'Hi' is no chat prompt.*make one by chat\(\)"):
+    with pytest.raises(al.PromptError, match=r"'Hi' is not a chat prompt.*make one by chat\(\)"):
         token_spans(small, "Hi")
 
 
@@ -213,7 +213,7 @@ def test_a_part_is_steered_alike_whether_the_prompt_or_only_its_tokens_are_known
 
 def test_what_is_no_chat_has_no_parts(talker: Any) -> None:
     vector = al.compute_steering_vector(talker, (" happy", " sad"), layer=2).row(-1)
-    with pytest.raises(al.PositionError, match="no chat prompt"):
+    with pytest.raises(al.PositionError, match="not a chat prompt"):
         al.preview(talker, "The girl looked", vector, position="user")
     with pytest.raises(al.PositionError, match="only assistant"):
         al.preview(talker, al.chat(talker, "Hi"), vector, position="system")

@@ -123,7 +123,7 @@ def test_gguf_files_of_other_things_are_named(tmp_path: Path) -> None:
     path = gguf_file(tmp_path / "model.gguf", {"token_embd.weight": np.ones((2, 8), np.float32)}, architecture="llama")
     refused(path, "architecture 'llama', so it seems to be a model.*load_model")
     path = gguf_file(tmp_path / "odd.gguf", {"layer.3": np.ones(8, np.float32)})
-    refused(path, "holds a tensor 'layer.3', which is no direction")
+    refused(path, "holds a tensor 'layer.3', which is not a direction")
     path = gguf_file(tmp_path / "rows.gguf", {"direction.3": np.ones((2, 8), np.float32)})
     refused(path, r"shape \(2, 8\)")
     path = gguf_file(tmp_path / "nan.gguf", {"direction.3": np.full(8, np.nan, np.float32)})
@@ -214,7 +214,7 @@ def test_rows_at_scattered_tokens_get_zero_rows_between_them(tmp_path: Path) -> 
         ({"layer_indices": [True]}, "integers"), ({"scale": "2"}, "number is expected"), ({"scale": None}, "number"),
         ({"position_indices": [-1]}, "integers from 0"), ({"scale": float("nan")}, "not finite"),
         ({"activations": {"data": "?", "dtype": "float32", "shape": [1, 4]}}, "base64"),
-        ({"activations": 3}, "no array"),
+        ({"activations": 3}, "not an array"),
         ({"activations": {"data": "AAAA", "dtype": "float32", "shape": [2**40, 4]}}, "shape"),
         ({"activations": {"data": "AAAA", "dtype": "object", "shape": [1, 4]}}, "not known"),
         ({"activations": {"dtype": "float32", "shape": [1, 4]}}, "data"), ({"actadd_lens": 3}, "header"),
@@ -261,9 +261,9 @@ def test_remote_bridge_gets_rows_under_the_name_of_the_stream_below(tmp_path: Pa
 @pytest.mark.parametrize(
     ("specification", "match"),
     [
-        ({"blocks.3.hook_in": {"op": "scale", "factor": 2.0}}, "is no addition: al.scale"),
+        ({"blocks.3.hook_in": {"op": "scale", "factor": 2.0}}, "is not an addition: al.scale"),
         ({"blocks.3.attn.hook_out": {"op": "add", "value": [1.0]}}, "stream between blocks"),
-        ({"blocks.3.hook_in": {"op": "add", "value": 2.0}}, "no row of numbers"),
+        ({"blocks.3.hook_in": {"op": "add", "value": 2.0}}, "not a row of numbers"),
         ({"blocks.3.hook_in": {"op": "add", "value": [1.0, "a"]}}, "damaged"),
         ({"blocks.3.hook_in": {"op": "add", "value": [[1.0], [2.0]]}}, "no pos"),
         ({"blocks.3.hook_in": {"op": "add", "value": [1.0], "pos": [-1]}}, "indices from 0"),
@@ -425,7 +425,7 @@ def test_the_card_tells_prompts_place_and_measured_effect_with_its_null(quickest
         assert told in card, told
     with pytest.raises(al.SettingError, match="not of this vector"):
         (2 * vector).export(tmp_path / "hate", measurements=[measured])
-    with pytest.raises(al.SettingError, match="is no measurement"):
+    with pytest.raises(al.SettingError, match="is not a measurement"):
         vector.export(tmp_path / "hate", measurements=[effect])
     with pytest.raises(al.SettingError, match="stand on a folder's card"):
         vector.row(1).export(tmp_path / "v.gguf", licence="mit")
@@ -481,7 +481,7 @@ def test_the_hub_gets_the_folder_and_gives_it_back(tmp_path: Path, monkeypatch: 
     assert torch.equal(loaded.activations, vector.activations)
     assert hub.calls == [("me/love", None, "Add a steering vector"), ("me/love", "v2", ["vector.safetensors"])]
     (tmp_path / "me/empty").mkdir()
-    with pytest.raises(al.VectorFileError, match="is no folder of a steering vector"):
+    with pytest.raises(al.VectorFileError, match="is not a folder of a steering vector"):
         al.SteeringVector.load("hf://me/empty")
 
 
@@ -492,7 +492,7 @@ def test_a_hub_out_of_reach_is_told_with_the_way_that_needs_none() -> None:
     with pytest.raises(al.VectorFileError, match=told.format("read")):
         al.SteeringVector.load("hf://me/love")
     for address in ("hf://love", "hf://me/love/file", "hf:// / ", "hf://me/../x"):
-        with pytest.raises(al.SettingError, match="is no address on the Hub"):
+        with pytest.raises(al.SettingError, match="is not an address on the Hub"):
             al.SteeringVector.load(address)
 
 

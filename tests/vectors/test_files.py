@@ -113,7 +113,7 @@ def test_a_file_cut_anywhere_is_refused(saved: Path) -> None:
     whole = saved.read_bytes()
     for length in (0, 4, 8, 100, len(whole) // 2, len(whole) - 1):
         saved.write_bytes(whole[:length])
-        refused(saved, "truncated, damaged or no safetensors file")
+        refused(saved, "truncated, damaged or not a safetensors file")
 
 
 def test_a_changed_byte_anywhere_is_refused(saved: Path) -> None:
@@ -142,7 +142,7 @@ def test_another_kind_of_file_is_refused(saved: Path, tmp_path: Path) -> None:
     refused(tmp_path / "absent.safetensors", "There is no file")
     refused(tmp_path, "There is no file")
     (tmp_path / "text.txt").write_text("hello, this is a text and no vector at all")
-    refused(tmp_path / "text.txt", "truncated, damaged or no safetensors file")
+    refused(tmp_path / "text.txt", "truncated, damaged or not a safetensors file")
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
@@ -181,7 +181,7 @@ def test_a_newer_format_is_refused_with_what_to_do(saved: Path) -> None:
     ids=str,
 )  # fmt: skip
 def test_a_hostile_header_is_refused(saved: Path, changes: dict[str, Any], unchecked: None) -> None:
-    refused(forged(saved, **changes), "is no sound steering vector")
+    refused(forged(saved, **changes), "is not a sound steering vector")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_hostile_header_is_refused(saved: Path, changes: dict[str, Any], unche
 )  # fmt: skip
 def test_a_hostile_provenance_is_refused(saved: Path, changes: dict[str, Any], unchecked: None) -> None:
     provenance = {**header_of(saved)["provenance"], **changes}
-    refused(forged(saved, provenance=provenance), "is no sound steering vector")
+    refused(forged(saved, provenance=provenance), "is not a sound steering vector")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_header_that_lacks_something_is_refused(saved: Path, name: str) -> Non
     header = header_of(saved)
     del header[name]
     save_file({"activations": rows}, saved, metadata={"actadd_lens": json.dumps(header)})
-    refused(saved, f"is no sound steering vector.*{'None' if name in ('format', 'kind') else name}")
+    refused(saved, f"is not a sound steering vector.*{'None' if name in ('format', 'kind') else name}")
 
 
 def test_deep_and_huge_headers_are_refused(saved: Path) -> None:
@@ -231,11 +231,11 @@ def test_deep_and_huge_headers_are_refused(saved: Path) -> None:
         "",
     ):
         save_file({"activations": rows}, saved, metadata={"actadd_lens": text})
-        refused(saved, "no safetensors file|header that is no object|no sound")
+        refused(saved, "not a safetensors file|header that is not an object|not a sound")
     save_file({"activations": rows}, saved, metadata={"actadd_lens": " " * (16 * 2**20 + 1)})
     refused(saved, r"has a header of 16,777,217 characters")
     saved.write_bytes(struct.pack("<Q", 2**60) + b"{}")
-    refused(saved, "truncated, damaged or no safetensors file")
+    refused(saved, "truncated, damaged or not a safetensors file")
 
 
 def header_of_plain() -> dict[str, Any]:
@@ -255,14 +255,14 @@ def test_terms_nested_beyond_reason_are_refused(saved: Path) -> None:
         header = json.dumps({**header_of(saved), "provenance": 0}).replace('"provenance": 0', f'"provenance": {nested}')
         saved_again = saved.with_name(f"deep{depth}.safetensors")
         save_file({"activations": rows}, saved_again, metadata={"actadd_lens": header})
-        refused(saved_again, "no sound steering vector|no safetensors file")
+        refused(saved_again, "not a sound steering vector|not a safetensors file")
 
 
 @pytest.mark.parametrize(
     "rows", [torch.ones(3), torch.ones(0, 4), torch.ones(2, 2, 2), torch.ones(2, 4, dtype=torch.int64)]
 )
 def test_a_tensor_of_another_shape_or_type_is_refused(saved: Path, rows: torch.Tensor, unchecked: None) -> None:
-    refused(forged(saved, rows), "is no sound steering vector: Activations")
+    refused(forged(saved, rows), "is not a sound steering vector: Activations")
 
 
 class Bomb:
@@ -277,7 +277,7 @@ class Bomb:
 def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
     path = tmp_path / "vector.safetensors"
     path.write_bytes(pickle.dumps(Bomb()))
-    refused(path, "truncated, damaged or no safetensors file")
+    refused(path, "truncated, damaged or not a safetensors file")
     torch.save(Bomb(), path)
     refused(path, "would have to run .* to be read|damaged file of torch.save")
     assert not Bomb.went_off

@@ -57,8 +57,8 @@ def logit_lens_carried(
 
     Raises:
         SettingError: A setting is out of its range.
-        PromptError: The prompt is no text or outgrows the context, or a followed text is not one token.
-        PositionError: A vector does not fit onto the prompt, or `at` is no token of it.
+        PromptError: The prompt is not text or outgrows the context, or a followed text is not one token.
+        PositionError: A vector does not fit onto the prompt, or `at` is not a token of it.
         VectorError: A vector does not go with the model.
         ModelError: What the model makes its logits of is not known.
     """
@@ -140,7 +140,7 @@ def _check_at(at: Any, length: int) -> int:
     """The column at which a stream is read.
 
     Raises:
-        PositionError: It is no token of the prompt.
+        PositionError: It is not a token of the prompt.
     """
     if at is None:
         return length - 1

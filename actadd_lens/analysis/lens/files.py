@@ -48,7 +48,7 @@ def load_lens(path: Path) -> JacobianLens:
     except VectorFileError:
         raise
     except (TypeError, KeyError, ValueError, AttributeError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise VectorFileError(f"{path} is no sound J-lens: {error}.") from error
+        raise VectorFileError(f"{path} is not a sound J-lens: {error}.") from error
 
 
 def _ours(path: Path) -> JacobianLens:
@@ -61,7 +61,7 @@ def _ours(path: Path) -> JacobianLens:
                 raise VectorFileError(f"{path} is a safetensors file, but holds no J-lens of actadd_lens.")
             matrices = file.get_tensor("matrices")
     except SafetensorError as error:
-        raise VectorFileError(f"{path} is truncated, damaged or no safetensors file: {error}.") from error
+        raise VectorFileError(f"{path} is truncated, damaged or not a safetensors file: {error}.") from error
     header = json.loads(metadata[_KEY])
     if header.get("kind") != _KIND or header.get("format") != _FORMAT:
         raise VectorFileError(

@@ -167,7 +167,7 @@ def fit_jacobian(
         progress: Whether to show a bar when it takes more than a moment.
 
     Raises:
-        PromptError: A text is no text, or too short to hold a token that counts.
+        PromptError: A text is not a string, or too short to hold a token that counts.
         LayerError: There is no such layer.
         SettingError: A setting is out of its range.
     """

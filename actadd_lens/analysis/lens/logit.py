@@ -69,7 +69,7 @@ def logit_lens(
         SettingError: A setting is out of its range, the anchored reading has no prompt or a J-lens, or the J-lens lacks
             a vector's layer.
         FingerprintError: The J-lens was fitted on another model.
-        PromptError: The prompt is no text or outgrows the context, or a followed text is not one token.
+        PromptError: The prompt is not text or outgrows the context, or a followed text is not one token.
         PositionError: A vector does not fit onto the prompt.
         VectorError: A vector does not go with the model.
         ModelError: What the model makes its logits of is not known.

@@ -59,7 +59,7 @@ def trace_injection(
         batch_size: Most rows in one pass.
 
     Raises:
-        PromptError: The prompt is no text or outgrows the context.
+        PromptError: The prompt is not text or outgrows the context.
         PositionError: A vector does not fit onto the prompt.
         VectorError: A vector does not go with the model.
         SettingError: The metric has no gradient, or a setting is out of its range.

@@ -65,7 +65,9 @@ def check_measured(vector: SteeringVector, item: Any) -> None:
     of = getattr(item, "vectors", None)
     of = of if of is not None else getattr(getattr(item, "completions", None), "vectors", None)
     if of is None or not hasattr(item, "effect"):
-        raise SettingError(f"A {type(item).__name__} is no measurement: pass what measure or measure_completions gave.")
+        raise SettingError(
+            f"A {type(item).__name__} is not a measurement: pass what measure or measure_completions gave."
+        )
     [one] = of if len(of) == 1 else [None]
     same = (
         isinstance(one, SteeringVector) and one.layer == vector.layer and one.injection.shape == vector.injection.shape

@@ -124,7 +124,7 @@ def _own(text: Any, found: dict[int, Any], path: Path) -> SteeringVector:
     try:
         header = json.loads(text)
         if not isinstance(header, dict):
-            raise TypeError("its header is no object")
+            raise TypeError("its header is not an object")
     except (ValueError, TypeError, RecursionError) as error:
         raise VectorFileError(f"{path} is damaged: {error}.") from error
     [(block, tensor)] = found.items() if len(found) == 1 else [(-1, None)]
@@ -162,7 +162,7 @@ def _block(tensor: Any, path: Path) -> int:
     match = _NAME.fullmatch(tensor.name)
     if match is None:
         raise VectorFileError(
-            f"{path} is a GGUF file for steering, but holds a tensor {tensor.name[:40]!r}, which is no direction."
+            f"{path} is a GGUF file for steering, but holds a tensor {tensor.name[:40]!r}, which is not a direction."
         )
     return int(match[1])
 

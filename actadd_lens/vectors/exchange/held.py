@@ -63,7 +63,7 @@ def direction(
     """A vector from numbers that were found in a file; one row where they have one axis.
 
     Raises:
-        VectorFileError: They are no rows of finite numbers.
+        VectorFileError: They are not rows of finite numbers.
     """
     rows = values[None] if values.ndim == 1 else values
     try:

@@ -83,7 +83,7 @@ def read_folder(folder: Path) -> SteeringVector:
         VectorFileError: There is none, or it is damaged.
     """
     if not (folder / VECTOR).is_file():
-        raise VectorFileError(f"There is no file {folder / VECTOR}: {folder} is no folder of a steering vector.")
+        raise VectorFileError(f"There is no file {folder / VECTOR}: {folder} is not a folder of a steering vector.")
     return load_vector(folder / VECTOR)
 
 
@@ -139,7 +139,7 @@ def _parts(address: str) -> tuple[str, str | None]:
     match = _ADDRESS.fullmatch(address)
     if match is None:
         raise SettingError(
-            f"{address!r} is no address on the Hub: expected hf://owner/name or hf://owner/name@revision."
+            f"{address!r} is not an address on the Hub: expected hf://owner/name or hf://owner/name@revision."
         )
     return match[1], match[2]
 

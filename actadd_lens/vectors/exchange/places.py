@@ -41,7 +41,7 @@ def places_of(vector: SteeringVector) -> list[int]:
     """The absolute token index of each row, or of each copy of one row.
 
     Raises:
-        PositionError: The position hangs on the prompt, so that it is no index.
+        PositionError: The position hangs on the prompt, so that it is not an index.
     """
     position = 0 if vector.position in (None, "front") else vector.position
     if isinstance(position, int):

@@ -109,8 +109,8 @@ def _vector(name: Any, item: dict[str, Any], path: Path) -> SteeringVector:
         )
     if item["op"] != "add":
         raise VectorFileError(
-            f"{path} asks for {str(item['op'])[:20]!r} at {name}, which is no addition: al.scale and al.replace make "
-            "such interventions."
+            f"{path} asks for {str(item['op'])[:20]!r} at {name}, which is not an addition: al.scale and al.replace "
+            "make such interventions."
         )
     if not set(item) <= {"op", "value", "pos"}:
         raise TypeError(f"the keys {sorted(map(str, item))} are not known")
@@ -118,10 +118,10 @@ def _vector(name: Any, item: dict[str, Any], path: Path) -> SteeringVector:
     layer = block if match[2] in _BEFORE else layer_above(block)
     value, places = item["value"], item.get("pos")
     if not isinstance(value, list) or not value:
-        raise TypeError(f"the value {str(value)[:40]} is no row of numbers")
+        raise TypeError(f"the value {str(value)[:40]} is not a row of numbers")
     rows = torch.tensor(value, dtype=torch.float64)
     if rows.ndim not in (1, 2) or rows.numel() == 0:
-        raise TypeError(f"a value of shape {tuple(rows.shape)} is no row")
+        raise TypeError(f"a value of shape {tuple(rows.shape)} is not a row")
     rows = rows.float()
     source = f"{name} of {path.name} (RemoteBridge)"
     if places is None:

@@ -38,8 +38,8 @@ def from_sae(sae: Any, feature: int, *, model: LensModel | None = None) -> Steer
     told = _normalisation(sae)
     if told == "covariance_whitening":
         raise VectorError(
-            "This SAE reads whitened streams, so its rows are no directions of the stream: fold the whitening into its "
-            "weights first (fold_activation_whitening)."
+            "This SAE reads whitened streams, so its rows are not directions of the stream: fold the whitening into "
+            "its weights first (fold_activation_whitening)."
         )
     model_name = _asked(sae, "model_name")
     source = f"feature {feature} of an SAE at {name} ({model_name or 'model not told'}, normalisation {told})"
@@ -111,7 +111,7 @@ def _tell(name: str | None, layer: int, normalisation: str) -> None:
     if f"blocks.{layer}." not in str(name):
         told.append(f"{name} is the input of layer {layer}")
     if normalisation in _BY_TOKEN:
-        told.append(f"the SAE rescales each token's stream ({normalisation}), so its activations are no coefficients")
+        told.append(f"the SAE rescales each token's stream ({normalisation}), so its activations are not coefficients")
     elif normalisation == _SCALED:
         told.append("the SAE's activations are in units of a scale that it does not hold")
     if told:

@@ -71,7 +71,7 @@ def _opened(path: Path) -> Any:
 def _layered(tensors: Any, path: Path, what: str) -> Held:
     found = {_number(key): value for key, value in tensors.items()} if isinstance(tensors, Mapping) else {}
     if not found or None in found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise VectorFileError(f"{path} is no sound vector ({what}): expected a tensor for each block.")
+        raise VectorFileError(f"{path} is not a sound vector ({what}): expected a tensor for each block.")
     blocks = sorted(block for block in found if block is not None)
     vectors = []
     for block in blocks:

@@ -69,7 +69,7 @@ def read(data: dict[str, Any], path: Path) -> Held:
     """Every block's vector.
 
     Raises:
-        VectorFileError: It is damaged, or asks for what is no plain addition.
+        VectorFileError: It is damaged, or asks for what is not a plain addition.
     """
     try:
         return _read(data, path)
@@ -117,7 +117,7 @@ def _own(data: dict[str, Any], array: Tensor, path: Path) -> SteeringVector:
     """A vector that was exported from here; its header tells one row that was laid on many tokens."""
     header = data[_HEADER]
     if not isinstance(header, dict):
-        raise TypeError("its header is no object")
+        raise TypeError("its header is not an object")
     rows = array if array.ndim == 2 else array[0]
     for kept in (rows, rows[:1]):
         try:
@@ -163,7 +163,7 @@ def _encoded(values: Tensor) -> dict[str, Any]:
 
 def _decoded(data: Any) -> Tensor:
     if not isinstance(data, dict):
-        raise TypeError("activations is no array")
+        raise TypeError("activations is not an array")
     shape, original = data["shape"], data.get("original_dtype", f"torch.{data['dtype']}")
     if _STORED.get(original) != data["dtype"]:
         raise TypeError(f"an array of {str(original)[:30]} stored as {str(data['dtype'])[:30]} is not known")
@@ -172,7 +172,7 @@ def _decoded(data: Any) -> Tensor:
     try:
         raw = base64.b64decode(data["data"], validate=True)
     except (binascii.Error, TypeError) as error:
-        raise TypeError(f"its numbers are no base64 ({error})") from error
+        raise TypeError(f"its numbers are not base64 ({error})") from error
     size = int(np.dtype(data["dtype"]).itemsize) * int(np.prod(shape, dtype=object))
     if size > _MOST_BYTES:
         raise TypeError(f"its shape {shape} is larger than any steering vector's")
