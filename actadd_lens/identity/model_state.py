@@ -26,6 +26,7 @@ _OF_THE_PASS = frozenset(
     {
         "fwd_hooks", "bwd_hooks", "ctx", "context_level", "is_caching", "hook_dict", "mod_dict", "tokenizer",
         "processor", "hooks_to_cache", "dataset", "generation_config", "_output_capturing_hooks_installed",
+        "_conversion_state",
     }
 )  # fmt: skip
 """Attributes of TransformerLens's modules that say nothing of what comes out, or only what a pass left behind."""

@@ -273,6 +273,7 @@ def test_passes_and_open_steering_leave_the_models_key(small: Any) -> None:
     with al.steer(small, vector):
         small(small.to_tokens("The girl looked at the dog", prepend_bos=True))
         assert model_key(backend_of(small)) == before
+    small.run_with_cache(small.to_tokens("The girl looked at the dog"))
     assert model_key(backend_of(small)) == before
 
 
