@@ -4,6 +4,9 @@ import pytest
 
 from benchmarks.coverage import ERRORS, KINDS, SIZES, coverage, error_rate
 
+TRIALS = 500
+"""A quarter of those of the tables."""
+
 
 @pytest.mark.parametrize("kind", ["normal", "exponential", "hits 20% → 20%", "hits 1% → 1%"])
 def test_intervals_of_a_few_runs_cover_and_are_never_empty(kind: str) -> None:
@@ -16,8 +19,8 @@ def test_intervals_of_a_few_runs_cover_and_are_never_empty(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_interval_covers_or_warns(kind: str) -> None:
     for size in SIZES:
-        found = coverage(kind, *size, 2000)
-        noise = 2 * (0.95 * 0.05 / 2000) ** 0.5
+        found = coverage(kind, *size, TRIALS)
+        noise = 3 * (0.95 * 0.05 / TRIALS) ** 0.5
         assert found["empty"] == 0
         if found["covered"] < 0.93 - noise:
             assert kind == "lognormal"
@@ -29,8 +32,8 @@ def test_every_interval_covers_or_warns(kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ERRORS)
 def test_every_p_value_errs_as_often_as_it_says(name: str) -> None:
-    found = error_rate(name, 2000)
-    noise = 2 * (0.05 * 0.95 / found["runs"]) ** 0.5
+    found = error_rate(name, TRIALS)
+    noise = 3 * (0.05 * 0.95 / found["runs"]) ** 0.5
     assert 0.035 - noise <= found["at most 0.05"]
     assert found["at most 0.05"] <= (0.085 if "exponential" in name else 0.065 + noise)
 
