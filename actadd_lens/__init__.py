@@ -16,7 +16,7 @@ import lazy_loader
 
 from actadd_lens.moved import tell_of_moves
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 tell_of_moves()
 
