@@ -21,6 +21,7 @@ from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.pairs import PromptPair, as_pair
 from actadd_lens.prompts.texts import as_texts
+from actadd_lens.statistics import LEVEL, verdict_p
 from actadd_lens.vectors.vector import check_coefficient
 
 if TYPE_CHECKING:
@@ -61,11 +62,14 @@ class AttentionFrozen(Experiment):
     def verdict(self, place: str) -> Verdict:
         """Whether most of the effect comes by values, as the second paper has it; told only of an effect beyond nulls.
 
+        The effect may have either sign, so its p-value is two-sided.
+
         Args:
             place: `front` or `all`.
         """
         whole = Estimate.from_effect(self.found[self.places.index(place)].effect("whole"))
-        if not (whole.beyond("greater") or whole.beyond("less")):
+        past = whole.low > 0 or whole.high < 0
+        if not past or (whole.nulls and verdict_p(whole.value, np.array(whole.nulls), "two-sided") > LEVEL):
             return "not testable here"
         return moves(self.left(place), "greater")
 
