@@ -2,12 +2,13 @@ from . import experiments, methods, plots, storybook, workers
 from .analysis.ablation import Ablation, TokenAblation, ablate_tokens
 from .analysis.attribution import Attribution, attribute_injection
 from .analysis.dictionary import DictionaryReading, dictionary_reading
-from .analysis.dimensions import DimensionAblation, LowRank, ablate_dimensions, low_rank
+from .analysis.dimensions import DimensionAblation, ablate_dimensions
 from .analysis.freezing import AttentionOrValue, attention_or_value
 from .analysis.heads import HeadReading, head_reading
 from .analysis.interaction import Interaction, interaction
 from .analysis.lens import CarriedLens, JacobianLens, LogitLens, fit_jacobian, logit_lens, logit_lens_carried
 from .analysis.linearity import Linearity, linearity
+from .analysis.low_rank import LowRank, low_rank
 from .analysis.minimal import MinimalSet, minimal_set
 from .analysis.norms import NormProfile, norm_profile
 from .analysis.projection import Projection, project

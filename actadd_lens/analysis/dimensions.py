@@ -1,4 +1,4 @@
-"""Which dimensions of a vector carry its effect, and in how few directions several vectors lie."""
+"""Which dimensions of a vector carry its effect."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from actadd_lens.analysis.lens.jacobian import JacobianLens
 from actadd_lens.checks import check_run, is_count, many, require
-from actadd_lens.errors import SettingError, VectorError
+from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import Arm, measure_arms, null_arms
 from actadd_lens.measuring.metrics import Metric, as_metric
 from actadd_lens.measuring.nulls import NullKind
@@ -21,7 +21,7 @@ from actadd_lens.models import LensModel, backend_of
 from actadd_lens.models.readout import centred_rows
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts, notice_repeats
-from actadd_lens.statistics import Effect, max_t_p, on_one_scale, paired_effect
+from actadd_lens.statistics import Effect, family_effect, max_t_p, on_one_scale
 from actadd_lens.vectors.vector import SteeringVector, as_vectors, check_vectors
 
 if TYPE_CHECKING:
@@ -65,14 +65,12 @@ class DimensionAblation:
             keep: How many.
         """
         found = self.steered[:, self.orders.index(order), self.keep.index(keep)]
-        effect = paired_effect(found[0][:, None], self.unsteered[:, None])
-        return effect.with_nulls((found[1:] - self.unsteered).mean(axis=1), found[1:] - self.unsteered)
+        return family_effect(found, self.unsteered)
 
     @property
     def whole_effect(self) -> Effect:
         """The effect of the whole vector, beside its nulls."""
-        effect = paired_effect(self.whole[0][:, None], self.unsteered[:, None])
-        return effect.with_nulls((self.whole[1:] - self.unsteered).mean(axis=1), self.whole[1:] - self.unsteered)
+        return family_effect(self.whole, self.unsteered)
 
     def frame(self) -> "pd.DataFrame":
         """One row per order and number; `share` is that of the whole effect, `adjusted p` is over the table (max-T)."""
@@ -222,104 +220,3 @@ def _kept(vector: SteeringVector, dimensions: Sequence[int]) -> SteeringVector:
     mask: Bool[Tensor, " d_model"] = torch.zeros(vector.d_model, dtype=torch.bool)
     mask[list(dimensions)] = True
     return dataclasses.replace(vector, activations=vector.activations * mask.to(vector.activations))
-
-
-# -- several vectors ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """Several vectors in the few directions that hold most of them.
-
-    Attributes:
-        vectors: The vectors as they were.
-        rank: Number of directions that are kept.
-        kept: The vectors, each row projected onto those directions.
-        shares: Share of the squared lengths of all rows that lie in the first directions, by their number.
-        null_shares: The same of each set of null vectors, in the directions that hold most of that set.
-    """
-
-    vectors: tuple[SteeringVector, ...]
-    rank: int
-    kept: tuple[SteeringVector, ...]
-    shares: Float[np.ndarray, " ranks"]
-    null_shares: Float[np.ndarray, "nulls ranks"]
-
-    def frame(self) -> "pd.DataFrame":
-        """One row per number of directions; with nulls, p-values adjusted over all numbers (max-T)."""
-        import pandas as pd
-
-        frame = pd.DataFrame({"directions": np.arange(1, len(self.shares) + 1), "share": self.shares})
-        if len(self.null_shares) > 1:
-            frame["null mean"] = self.null_shares.mean(axis=0)
-            scaled = on_one_scale(np.concatenate([self.shares[None], self.null_shares]))
-            frame["adjusted p"] = max_t_p(scaled[0], scaled[1:], "greater")
-        return frame
-
-    def __repr__(self) -> str:
-        share = self.shares[self.rank - 1]
-        return f"LowRank({len(self.vectors)} vectors, {self.rank} directions hold {share:.0%} of them)"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self))}</p>" + self.frame().to_html(index=False, float_format="{:.3g}".format)
-
-
-def low_rank(
-    model: LensModel,
-    vectors: Sequence[SteeringVector],
-    rank: int,
-    *,
-    nulls: int = 0,
-    null_kind: NullKind = "unrelated_pairs",
-    seed: int = 0,
-) -> LowRank:
-    """Project vectors of one layer onto the few directions that hold most of all their rows (SVD, not centred).
-
-    Measure `kept` beside `vectors` to see whether what they share is what works.
-
-    Args:
-        model: The model.
-        vectors: Two steering vectors or more, of one layer.
-        rank: Number of directions.
-        nulls: Number of sets of null vectors, one null for each vector in a set.
-        null_kind: As in `null_vectors`.
-        seed: Seed of the nulls.
-
-    Raises:
-        VectorError: Vectors do not go with the model, differ in layer, or are zero.
-        SettingError: There are not so many directions.
-    """
-    check_run(seed=seed)
-    backend = backend_of(model)
-    found = check_vectors(backend, vectors, what="low rank")
-    if len({vector.layer for vector in found}) > 1:
-        raise VectorError("Vectors of several layers share no directions: pass those of one layer.")
-    rows = _rows(found)
-    most = min(rows.shape)
-    require(is_count(rank) and rank <= most, "rank", rank, f"an integer from 1 to {most}")
-    if not bool(rows.norm() > 0):
-        raise VectorError("All rows are zero, so they lie in no direction.")
-    directions = torch.linalg.svd(rows, full_matrices=False).Vh[:rank]
-    kept = tuple(
-        dataclasses.replace(
-            vector,
-            activations=(vector.activations.float() @ directions.T @ directions).to(vector.activations),
-            provenance=vector.provenance.after(f"low_rank({rank} of {len(found)} vectors)"),
-        )
-        for vector in found
-    )
-    sets = [_shares(_rows(as_vectors(arm))) for arm in null_arms(model, found, nulls, null_kind, seed)]
-    shares = _shares(rows)
-    return LowRank(found, int(rank), kept, shares, np.array(sets).reshape(len(sets), len(shares)))
-
-
-def _rows(vectors: Sequence[SteeringVector]) -> Float[Tensor, "rows d_model"]:
-    """Rows of all vectors that are not zero, in the sizes that are added."""
-    rows = torch.cat([vector.injection.float() for vector in vectors])
-    return rows[rows.norm(dim=-1) > 0] if bool((rows != 0).any()) else rows
-
-
-def _shares(rows: Float[Tensor, "rows d_model"]) -> Float[np.ndarray, " ranks"]:
-    squares = torch.linalg.svdvals(rows).square()
-    found: np.ndarray = (squares.cumsum(dim=0) / squares.sum()).cpu().numpy()
-    return found

@@ -16,7 +16,7 @@ from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts, notice_repeats
-from actadd_lens.statistics import Effect, max_t_p, on_one_scale, paired_effect, statistic_interval
+from actadd_lens.statistics import Effect, effect_columns, family_effect, max_t_p, on_one_scale, statistic_interval
 from actadd_lens.steering.clean import check_fits, prompts_of
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
@@ -59,10 +59,7 @@ class AttentionOrValue:
         Args:
             part: `whole`, `by values`, `by attention` or `together`.
         """
-        found = self._parts(part)
-        return paired_effect(found[0][:, None], np.zeros_like(found[0][:, None])).with_nulls(
-            found[1:].mean(axis=1), found[1:]
-        )
+        return family_effect(self._parts(part))
 
     def _parts(self, part: str) -> Float[np.ndarray, "families prompts"]:
         plain, steered, frozen, patterns = (self.values[:, arm] for arm in range(4))
@@ -85,12 +82,9 @@ class AttentionOrValue:
         lines = []
         for part in PARTS:
             effect, (share, low, high) = self.effect(part), self.share(part)
-            line = {"part": part, "effect": effect.mean, "low": effect.low, "high": effect.high, "share": share,
-                    "share low": low, "share high": high}  # fmt: skip
-            if len(effect.nulls) > 1:
-                line |= {"null mean": float(effect.nulls.mean()), "null sd": float(effect.nulls.std(ddof=1)),
-                         "p": effect.p_value("two-sided")}  # fmt: skip
-            lines.append(line)
+            columns = effect_columns(effect)
+            shown = {name: columns.pop(name) for name in ("effect", "low", "high")}
+            lines.append({"part": part, **shown, "share": share, "share low": low, "share high": high, **columns})
         return pd.DataFrame(lines)
 
     def head_frame(self) -> "pd.DataFrame":

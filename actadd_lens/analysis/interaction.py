@@ -15,7 +15,7 @@ from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts, notice_repeats
-from actadd_lens.statistics import Effect, paired_effect
+from actadd_lens.statistics import Effect, effect_columns, family_effect
 from actadd_lens.vectors.naming import vector_names
 from actadd_lens.vectors.vector import SteeringVector, check_vectors
 
@@ -45,23 +45,17 @@ class Interaction:
     def effect(self) -> Effect:
         """The joint effect minus the sum of the effects alone, beside the same of null vectors."""
         changes = self.values[:, 1:] - self.values[:, :1]
-        return self._beside_nulls(changes[:, 0] - changes[:, 1:].sum(axis=1))
+        return family_effect(changes[:, 0] - changes[:, 1:].sum(axis=1))
 
     @property
     def joint(self) -> Effect:
         """The effect of all vectors together."""
-        return self._beside_nulls(self.values[:, 1] - self.values[:, 0])
+        return family_effect(self.values[:, 1] - self.values[:, 0])
 
     @property
     def alone(self) -> tuple[Effect, ...]:
         """The effect of each vector alone."""
-        return tuple(
-            self._beside_nulls(self.values[:, 2 + place] - self.values[:, 0]) for place in range(len(self.vectors))
-        )
-
-    def _beside_nulls(self, changes: Float[np.ndarray, "families prompts"]) -> Effect:
-        effect = paired_effect(changes[0][:, None], np.zeros_like(changes[0][:, None]))
-        return effect.with_nulls(changes[1:].mean(axis=1), changes[1:])
+        return tuple(family_effect(self.values[:, 2 + place] - self.values[:, 0]) for place in range(len(self.vectors)))
 
     def _named(self) -> dict[str, Effect]:
         alone = dict(zip(vector_names(self.vectors), self.alone, strict=True))
@@ -71,14 +65,7 @@ class Interaction:
         """One row per vector, then their joint effect, then what that is beside the sum."""
         import pandas as pd
 
-        lines = []
-        for name, effect in self._named().items():
-            line = {"added": name, "effect": effect.mean, "low": effect.low, "high": effect.high}
-            if len(effect.nulls) > 1:
-                line |= {"null mean": float(effect.nulls.mean()), "null sd": float(effect.nulls.std(ddof=1)),
-                         "p": effect.p_value("two-sided")}  # fmt: skip
-            lines.append(line)
-        return pd.DataFrame(lines)
+        return pd.DataFrame([{"added": name, **effect_columns(effect)} for name, effect in self._named().items()])
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Each effect with its interval, above those of the nulls."""

@@ -2,7 +2,7 @@
 
 from actadd_lens.statistics.choices import FEWEST_TO_SPLIT, split_prompts
 from actadd_lens.statistics.concepts import ConceptEffect, concept_effect
-from actadd_lens.statistics.effects import Difference, Effect, paired_effect
+from actadd_lens.statistics.effects import Difference, Effect, effect_columns, family_effect, paired_effect
 from actadd_lens.statistics.intervals import (
     FEWEST_PROMPTS,
     Interval,
@@ -52,7 +52,9 @@ __all__ = [
     "cell_cautions",
     "cell_intervals",
     "concept_effect",
+    "effect_columns",
     "effect_power",
+    "family_effect",
     "first_places",
     "kind_of",
     "max_t_p",

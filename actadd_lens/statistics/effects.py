@@ -216,6 +216,35 @@ class Effect:
     __repr__ = __str__
 
 
+def family_effect(
+    steered: Float[np.ndarray, "families prompts"], unsteered: Float[np.ndarray, " prompts"] | float = 0.0
+) -> Effect:
+    """The effect of the first family of vectors on each prompt, beside those of the others, which are its nulls.
+
+    Args:
+        steered: One number per family and prompt.
+        unsteered: One number per prompt; 0 where changes are given.
+
+    >>> family_effect(np.array([[3.0, 2.0], [1.0, 0.0]]), np.ones(2)).nulls.tolist()
+    [-0.5]
+    """
+    plain = np.broadcast_to(np.asarray(unsteered, dtype=float), steered.shape[1:])
+    nulls = steered[1:] - plain
+    return paired_effect(steered[0][:, None], plain[:, None]).with_nulls(nulls.mean(axis=1), nulls)
+
+
+def effect_columns(effect: Effect) -> dict[str, float]:
+    """An effect as columns of a table: with its interval and, from two nulls on, what they are; p is two-sided."""
+    columns = {"effect": effect.mean, "low": effect.low, "high": effect.high}
+    if len(effect.nulls) > 1:
+        columns |= {
+            "null mean": float(effect.nulls.mean()),
+            "null sd": float(effect.nulls.std(ddof=1)),
+            "p": effect.p_value("two-sided"),
+        }
+    return columns
+
+
 def paired_effect(
     steered: Float[np.ndarray, "prompts samples"],
     unsteered: Float[np.ndarray, "prompts samples"],
