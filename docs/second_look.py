@@ -11,7 +11,10 @@ import two_vectors
 from page_parts import picture, table
 
 import actadd_lens as al
+from actadd_lens.experiments import attention_frozen
+from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import backend_of
+from actadd_lens.statistics import one_share_interval
 from actadd_lens.storybook import Topic
 
 NULLS = 60
@@ -115,12 +118,17 @@ EVERYWHERE = 0.3
 """Coefficient of a vector's last row where it is added to every token."""
 
 
+CALLS = 200
+"""Null vectors that are read as if they were one's own."""
+
+
 def parts(model: Any, kept: Path | None = None) -> dict[str, str]:
     """The measured parts of the page."""
     lens = lens_of(model, kept)
     return {
         "jacobian": topics(model, lens),
         "jacobian-lens": lenses(model, lens, ""),
+        "jacobian-rate": rate(model),
         "freezing": freezing(model),
         "heads": heads(model),
         "project": projected(model),
@@ -149,6 +157,22 @@ def lenses(model: Any, lens: al.JacobianLens, suffix: str) -> str:
     return "\n\n".join(shown)
 
 
+def rate(model: Any) -> str:
+    """How often a vector that is a null itself has a token that stands, by a J-lens of a few texts."""
+    _, pair, layer, _, _ = SUBJECTS[0]
+    lens = al.fit_jacobian(model, fitting_texts()[:4], [layer])
+    vector, told = al.compute_steering_vector(model, pair, layer=layer).row(-1), []
+    kinds: tuple[NullKind, ...] = ("unrelated_pairs", "gaussian")
+    for kind in kinds:
+        stand = [
+            bool(al.logit_lens(model, null, through=lens, k=5, nulls=19, null_kind=kind, seed=number).standing)
+            for number, null in enumerate(al.null_vectors(model, vector, kind=kind, n=CALLS, seed=1), 100_000)
+        ]
+        low, high = one_share_interval(np.array(stand, dtype=float)[:, None])
+        told.append(f"{np.mean(stand):.1%} of {CALLS} calls, 95 % interval {low:.1%} to {high:.1%} (`{kind}`)")
+    return f"A null vector has a token that stands, beside 19 nulls of its kind, in {' and in '.join(told)}."
+
+
 def freezing(model: Any) -> str:
     """Both vectors by attention and by value, at the front and on every token."""
     prompts, shown = al.storybook.neutral_prompts()[:PROMPTS], []
@@ -162,6 +186,29 @@ def freezing(model: Any) -> str:
             told += f", {len(prompts)} prompts:\n\n{table(found.frame())}"
             shown.append(told + (f"\n\n{picture(found, f'freezing-{name}')}" if place == "front" else ""))
     return "\n\n".join(shown)
+
+
+PAIRS_ON_MODELS = ((" wedding", ""), (" happy", " sad"))
+"""Pairs of the experiment on every model, at its defaults: a third of the way up, 3 in front and 0.3 everywhere."""
+
+
+def attention_rows(model: Any, *, prompts: int = PROMPTS, nulls: int = WITH_NULLS) -> pd.DataFrame:
+    """The `attention` experiment on one model: a row per pair and place."""
+    lines = []
+    for pair in PAIRS_ON_MODELS:
+        found = attention_frozen(
+            model, pair, prompts=al.storybook.neutral_prompts()[:prompts], nulls=nulls, progress=False
+        )
+        for place, parts in zip(found.places, found.found, strict=True):
+            whole, left = parts.effect("whole"), found.left(place)
+            lines.append({
+                "model": backend_of(model).name, "pair": found.settings["pair"], "layer": found.settings["layer"],
+                "position": place, "effect": whole.mean, "low": whole.low, "high": whole.high,
+                "null sd": parts.frame()["null sd"].iloc[0], "p": parts.frame()["p"].iloc[0],
+                "share left": left.value, "share low": left.low, "share high": left.high,
+                "prompts": prompts, "most of it by values": found.verdict(place),
+            })  # fmt: skip
+    return pd.DataFrame(lines)
 
 
 def heads(model: Any) -> str:
