@@ -297,6 +297,7 @@ def test_a_vector_is_learnt_through_steer(small: Any) -> None:
         small(tokens)[0, -1, 7].backward()
     assert factor.grad is not None
     assert factor.grad.abs().max() > 0
+    small.zero_grad()  # other tests share the model
 
 
 def test_numpy_rows_make_a_vector(small: Any) -> None:
