@@ -74,8 +74,11 @@ class LensModel(Protocol):
     def add_hook(self, name: str, hook: Callable[..., Any]) -> None:
         """Add a hook function to a hook point."""
 
-    def to_tokens(self, text: str | list[str], *, prepend_bos: bool, truncate: bool) -> Any:
+    def to_tokens(self, text: str | list[str], *, prepend_bos: bool = ..., truncate: bool = ...) -> Any:
         """Token ids of a text."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else TransformerLens and torch give a model, such as `generate` and `parameters`."""
 
 
 @dataclass(frozen=True, eq=False)
