@@ -30,6 +30,9 @@ def main() -> None:
     parser.add_argument(
         "--lens", type=Path, help="file of the embedded model's J-lens: read, or written where there is none"
     )
+    parser.add_argument(
+        "--beside", nargs="*", default=(), help="models for the table on frozen attention, beside the embedded one"
+    )
     options = parser.parse_args()
     mpl.use("Agg")
     (DOCS / "images").mkdir(exist_ok=True)
@@ -46,6 +49,9 @@ def main() -> None:
             **two_vectors.parts(tinytalk, "-tinytalk"),
             **second_look.beside(tinytalk),
         }
+    if options.beside:
+        rows = [second_look.attention_rows(each) for each in (model, *map(al.load_model, options.beside))]
+        parts["attention-models"] = second_look.attention(rows)
     for page in PAGES:
         write(DOCS / page, parts)
 

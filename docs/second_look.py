@@ -14,7 +14,7 @@ import actadd_lens as al
 from actadd_lens.experiments import attention_frozen
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import backend_of
-from actadd_lens.statistics import one_share_interval
+from actadd_lens.statistics import effect_columns, one_share_interval
 from actadd_lens.storybook import Topic
 
 NULLS = 60
@@ -192,23 +192,27 @@ PAIRS_ON_MODELS = ((" wedding", ""), (" happy", " sad"))
 """Pairs of the experiment on every model, at its defaults: a third of the way up, 3 in front and 0.3 everywhere."""
 
 
-def attention_rows(model: Any, *, prompts: int = PROMPTS, nulls: int = WITH_NULLS) -> pd.DataFrame:
-    """The `attention` experiment on one model: a row per pair and place."""
+def attention_rows(model: Any) -> pd.DataFrame:
+    """The `attention` experiment on one model: a row per pair and place; no share of an effect that is not there."""
     lines = []
     for pair in PAIRS_ON_MODELS:
         found = attention_frozen(
-            model, pair, prompts=al.storybook.neutral_prompts()[:prompts], nulls=nulls, progress=False
+            model, pair, prompts=al.storybook.neutral_prompts()[:PROMPTS], nulls=WITH_NULLS, progress=False
         )
         for place, parts in zip(found.places, found.found, strict=True):
-            whole, left = parts.effect("whole"), found.left(place)
+            columns, left, verdict = effect_columns(parts.effect("whole")), found.left(place), found.verdict(place)
+            there = verdict != "not testable here"
             lines.append({
-                "model": backend_of(model).name, "pair": found.settings["pair"], "layer": found.settings["layer"],
-                "position": place, "effect": whole.mean, "low": whole.low, "high": whole.high,
-                "null sd": parts.frame()["null sd"].iloc[0], "p": parts.frame()["p"].iloc[0],
-                "share left": left.value, "share low": left.low, "share high": left.high,
-                "prompts": prompts, "most of it by values": found.verdict(place),
+                "model": backend_of(model).name, "pair": f"`{found.settings['pair']}`",
+                "layer": found.settings["layer"], "position": place, **columns, "left": f"{left}" if there else "", "most by values": verdict,
             })  # fmt: skip
     return pd.DataFrame(lines)
+
+
+def attention(rows: Sequence[pd.DataFrame]) -> str:
+    """The experiment on several models."""
+    told = f"{PROMPTS} prompts, {WITH_NULLS} nulls; *left* is the share of the effect with attention frozen:"
+    return f"{told}\n\n{table(pd.concat(rows, ignore_index=True))}"
 
 
 def heads(model: Any) -> str:
