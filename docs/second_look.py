@@ -201,11 +201,12 @@ def attention_rows(model: Any) -> pd.DataFrame:
         )
         for place, parts in zip(found.places, found.found, strict=True):
             columns, left, verdict = effect_columns(parts.effect("whole")), found.left(place), found.verdict(place)
+            columns.pop("null mean", None)
             there = verdict != "not testable here"
-            lines.append({
-                "model": backend_of(model).name, "pair": f"`{found.settings['pair']}`",
-                "layer": found.settings["layer"], "position": place, **columns, "left": f"{left}" if there else "", "most by values": verdict,
-            })  # fmt: skip
+            where = {"layer": found.settings["layer"], "position": place}
+            told = {"left": f"{left}" if there else "", "most by values": verdict}
+            pair_told = f"`{found.settings['pair']}`"
+            lines.append({"model": backend_of(model).name, "pair": pair_told, **where, **columns, **told})
     return pd.DataFrame(lines)
 
 
