@@ -573,8 +573,8 @@ def _layer(layer: Any) -> int:
 def _checked(rows: Tensor, what: Literal["factor", "values"]) -> Tensor:
     if rows.ndim != 2 or 0 in rows.shape or not rows.is_floating_point():
         raise VectorError(
-            f"A tensor of shape {tuple(rows.shape)} and type {rows.dtype} is no {what}: expected floats, [width] or "
-            "[rows, width]."
+            f"A tensor of shape {tuple(rows.shape)} and type {rows.dtype} cannot be {'a ' * (what == 'factor')}{what}: "
+            "expected floats, [width] or [rows, width]."
         )
     if not bool(torch.isfinite(rows).all()):
         raise CoefficientError(f"The {what} hold NaN or infinite numbers: look at how they were made.")

@@ -369,7 +369,7 @@ def test_projections_and_elements_refuse_other_coordinates(load: Any) -> None:
     ("make", "error", "match"),
     [
         (lambda: al.scale(float("nan"), layer=1), al.CoefficientError, "not finite"),
-        (lambda: al.scale(torch.ones(2, 3, 4), layer=1), al.VectorError, "is not a factor"),
+        (lambda: al.scale(torch.ones(2, 3, 4), layer=1), al.VectorError, "cannot be a factor"),
         (lambda: al.scale(2.0, layer=-1), al.LayerError, "is not a layer"),
         (lambda: al.scale(2.0, layer=1, site="resid_mid"), al.SettingError, "expected one of resid_pre"),
         (lambda: al.replace("dirty", layer=1), al.SettingError, "or 'clean'"),
