@@ -91,7 +91,7 @@ def module_state(module: torch.nn.Module, *, refuse: bool = False, within: froze
     settings = _Settings(within | {id(inner) for _, inner in modules})
     for path, inner in modules:
         kind = class_of(inner)
-        found.update(digest((path, kind.__module__, kind.__qualname__)))
+        found.update(digest((path, kind.__module__, kind.__name__)))
         for name, tensor in (*inner._parameters.items(), *inner._buffers.items(), *stand_ins(inner).items()):
             found.update(digest((name, tensor), named=True))
         if _is_patched(kind):
@@ -158,7 +158,7 @@ class _Settings:
             return digest(value, named=True, within=self.within)
         if id(value) in self._known:
             return self._known[id(value)]
-        found = hashlib.sha256(type(value).__qualname__.encode())
+        found = hashlib.sha256(type(value).__name__.encode())  # a local class that was sent has another long name
         if depth > _DEEPEST or isinstance(value, torch.nn.Module):
             return found.digest()
         self._known[id(value)] = found.digest()  # for what leads back to it

@@ -23,6 +23,7 @@ import torch
 import transformers
 
 import actadd_lens as al
+from actadd_lens.identity import model_key
 from actadd_lens.models import backend_of
 from actadd_lens.sweeps.store import ResultStore
 from actadd_lens.workers import crews, desks
@@ -142,6 +143,25 @@ def test_a_model_that_was_changed_is_sent_as_it_is(gpt2_folder: Path, family: An
     model = al.load_model(gpt2_folder, family=family)
     next(iter(model.embed.parameters())).data[5:].mul_(1.5)  # which torch does not count
     assert are_equal(text_sweep(model, executor=Elsewhere()), text_sweep(model))
+
+
+@pytest.mark.slow
+def test_a_bridge_that_was_sent_to_another_process_is_the_same_model(gpt2_folder: Path, tmp_path: Path) -> None:
+    """Its parts are of classes that TransformerLens makes inside functions, which have other long names there."""
+    model = al.load_model(gpt2_folder, family="bridge")
+    next(iter(model.embed.parameters())).data[5:].mul_(1.5)
+    (tmp_path / "model").write_bytes(packed(model))
+    code = """
+import sys
+from pathlib import Path
+from actadd_lens.identity import model_key
+from actadd_lens.models import backend_of
+from actadd_lens.workers.shipping import unpacked
+print(model_key(backend_of(unpacked(Path(sys.argv[1]).read_bytes()))).hex())
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "model")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.split()[-1] == model_key(backend_of(model)).hex()
 
 
 def test_a_worker_in_another_environment_is_refused(
