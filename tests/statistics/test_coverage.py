@@ -4,8 +4,8 @@ import pytest
 
 from benchmarks.coverage import ERRORS, KINDS, SIZES, coverage, error_rate
 
-TRIALS = 500
-"""A quarter of those of the tables."""
+TRIALS = 200
+"""A tenth of those of the tables."""
 
 
 @pytest.mark.parametrize("kind", ["normal", "exponential", "hits 20% → 20%", "hits 1% → 1%"])
