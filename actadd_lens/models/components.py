@@ -105,7 +105,7 @@ def _written(
 def _output_weights(backend: Backend, layer: int) -> Float[Tensor, "heads d_head d_model"]:
     try:
         weight: Tensor = backend.model.blocks[layer].attn.W_O
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # what TransformerLens raises for packed weights
         raise ModelError(
             f"The weights of {backend.name} are quantised, so what each of its heads writes cannot be calculated: load "
             "the model with plain weights for this."
