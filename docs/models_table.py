@@ -120,9 +120,9 @@ def loading() -> list[dict[str, Any]]:
 
 
 def _one_load(folder: str, family: Any) -> tuple[float, float]:
-    from actadd_lens.models import load_model
-    from actadd_lens.models import loading as module
+    from actadd_lens.models import load_model, loading
 
+    module: Any = loading
     spent = 0.0
     kept = module.reference_of, module.check_agreement
 

@@ -17,7 +17,7 @@ def write(page: Path, parts: Mapping[str, str]) -> None:
     text = page.read_text(encoding="utf-8")
     for name, part in parts.items():
         block = f"<!-- measured: {name} -->\n{part.strip()}\n<!-- end -->"
-        text = re.sub(rf"<!-- measured: {name} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.DOTALL)
+        text = re.sub(rf"<!-- measured: {name} -->.*?<!-- end -->", block.replace("\\", r"\\"), text, flags=re.DOTALL)
     page.write_text(text, encoding="utf-8")
 
 

@@ -28,6 +28,7 @@ jaxtyping.install_import_hook(CHECKED, "beartype.beartype(conf=beartype.Beartype
 
 import actadd_lens as al  # noqa: E402 - the checks have to be there first
 from actadd_lens.models.hooked import hooked_transformer  # noqa: E402
+from actadd_lens.models.loading import Family  # noqa: E402
 
 torch.set_num_threads(1)
 phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink]
@@ -35,7 +36,7 @@ hypothesis.settings.register_profile("house", max_examples=6, deadline=None, der
 hypothesis.settings.load_profile("house")
 
 SHARED = Path(__file__).parents[2] / "shared"
-FAMILIES = ("hooked", "bridge")
+FAMILIES: tuple[Family, ...] = ("hooked", "bridge")
 HAS_HOOKED = hooked_transformer() is not None
 _loaded: dict[tuple[str, str], Any] = {}
 
@@ -87,14 +88,14 @@ def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def load(gpt2_folder: Path) -> Any:
     """Loads a model by a short name and family, once a session."""
-    folders = {
+    folders: dict[str, str | Path] = {
         "storybook": "storybook",
         "gpt2": gpt2_folder,
         "tinytalk": SHARED / "models" / "tinytalk-3m",
         "stories": SHARED / "models" / "stories-260k",
     }
 
-    def get(name: str, family: str) -> Any:
+    def get(name: str, family: Family) -> Any:
         if family == "hooked" and not HAS_HOOKED:
             pytest.skip("this TransformerLens has no HookedTransformer")
         if (name, family) not in _loaded:

@@ -13,8 +13,9 @@ from torch import Tensor
 import actadd_lens as al
 from actadd_lens.models import backend_of
 from actadd_lens.models.hooked import hooked_transformer
+from actadd_lens.models.loading import Family
 
-FAMILIES_HERE = ("bridge",) if hooked_transformer() is None else ("hooked", "bridge")
+FAMILIES_HERE: tuple[Family, ...] = ("bridge",) if hooked_transformer() is None else ("hooked", "bridge")
 """The families of models that the installed TransformerLens has."""
 
 WORDS = "The girl looked at the old dog. She felt that it was a good day and then she said".split()
@@ -42,7 +43,7 @@ def placed_vector(data: st.DataObject, model: Any, length: int) -> tuple[al.Stee
     vector = draw(coefficients) * vector_of(model, draw(st.sampled_from(PAIRS)), draw(layers(model)))
     if vector.rows > length:
         vector = vector.row(draw(st.integers(1, vector.rows - 1)))
-    position = draw(st.sampled_from(["front", "mid", "back", "index"]))
+    position: Any = draw(st.sampled_from(["front", "mid", "back", "index"]))
     if position == "index":
         position = draw(st.integers(0, length - vector.rows))
     column = {"front": 0, "mid": length // 2 - vector.rows // 2, "back": length - vector.rows}.get(position, position)
@@ -87,7 +88,7 @@ def generate(model: Any, tokens: Any, count: int, **options: Any) -> Tensor:
 
 def cached(model: Any, tokens: Tensor, cache: Any, mask: Tensor | None = None) -> tuple[Tensor, Any]:
     """One pass with the model's own cache."""
-    backend = backend_of(model)
+    backend: Any = backend_of(model)
     if cache is None and backend.family == "hooked":
         cache = backend._new_cache(tokens.shape[0])
     if backend.family == "hooked":

@@ -22,6 +22,7 @@ TEMPLATE = DOCS / "extension-template"
 PAIRS = [("The dog ran home", "The dog ran away"), ("She was glad", "She was sad"), ("He won", "He lost it all")]
 
 Install = Callable[..., None]
+extended: Any = al  # with names that are known once they are asked for
 
 
 @pytest.fixture
@@ -72,21 +73,21 @@ def test_installed_names_are_listed_without_being_loaded() -> None:
 
 @pytest.mark.usefixtures("template")
 def test_a_method_of_an_extension_is_used_as_if_it_were_built_in(small: Any) -> None:
-    vector = methods.median_difference(small, PAIRS, layer=2)
+    vector = extended.methods.median_difference(small, PAIRS, layer=2)
     rows = [methods.caa(small, [pair], layer=2, read=-1).activations[0] for pair in PAIRS]
     assert torch.equal(vector.activations[0], torch.stack(rows).median(dim=0).values)
     with pytest.raises(al.LayerError):
-        methods.median_difference(small, PAIRS, layer=99)
+        extended.methods.median_difference(small, PAIRS, layer=99)
 
 
 @pytest.mark.usefixtures("template")
 def test_a_metric_and_a_scorer_of_an_extension_measure(small: Any) -> None:
     vector = methods.caa(small, PAIRS, layer=2, read=-1)
-    measured = al.measure(small, ["The dog", "She was"], 0 * vector, al.metrics.margin(), progress=False)
+    measured = al.measure(small, ["The dog", "She was"], 0 * vector, extended.metrics.margin(), progress=False)
     by_hand = [small(small.to_tokens(text))[0, -1].topk(2).values for text in ("The dog", "She was")]
     assert measured.unsteered.tolist() == pytest.approx([(top[0] - top[1]).item() for top in by_hand], abs=1e-4)
-    assert al.scorers.questions()(["Who?", "Me."]) == [1.0, 0.0]
-    assert al.scorers.questions().__name__ == "asks something"
+    assert extended.scorers.questions()(["Who?", "Me."]) == [1.0, 0.0]
+    assert extended.scorers.questions().__name__ == "asks something"
 
 
 @pytest.mark.usefixtures("template")
@@ -114,7 +115,7 @@ def test_a_name_that_two_packages_give_is_refused(template: None, install: Insta
     both = "actadd-lens-example 0.1 and other-example 2.0 both give it"
     assert [item.problem for item in al.extensions() if item.kind == "methods"] == [both, both]
     with pytest.raises(al.ExtensionError, match=both):
-        _ = methods.median_difference
+        _ = extended.methods.median_difference
 
 
 def test_our_own_names_stay_ours(install: Install) -> None:
@@ -140,4 +141,4 @@ def test_a_broken_package_is_told_by_its_name(install: Install, value: str, told
     install("broken-example", "0.3", {"actadd_lens.scorers": {"broken": value}})
     assert [str(item) for item in al.extensions()] == ["scorers.broken from broken-example 0.3"]
     with pytest.raises(al.ExtensionError, match=rf"scorers\.broken of broken-example 0\.3 .*{told}"):
-        _ = al.scorers.broken
+        _ = extended.scorers.broken

@@ -51,8 +51,11 @@ def skip_where_not_comparable(model: Any, case: dict[str, Any]) -> None:
 def test_vectors_are_those_of_the_authors(tinytalk: Any, golden: Any, name: str) -> None:
     case = CASES[name]
     for pair in case["pairs"]:
-        rows = al.PromptPair(pair["positive"], pair["negative"]).tokens(tinytalk)
-        assert (list(rows.positive), list(rows.negative or ())) == (pair["positive_tokens"], pair["negative_tokens"])
+        tokens = al.PromptPair(pair["positive"], pair["negative"]).tokens(tinytalk)
+        assert (list(tokens.positive), list(tokens.negative or ())) == (
+            pair["positive_tokens"],
+            pair["negative_tokens"],
+        )
     summed: dict[str, torch.Tensor] = {}
     for vector in vectors_of(tinytalk, {**case, "residual_slice": None}):  # theirs cut when they add, not before
         summed[vector.hook_name] = summed.get(vector.hook_name, 0) + vector.injection

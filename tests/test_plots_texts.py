@@ -29,7 +29,7 @@ def test_dollars_in_names_and_prompts_are_no_formulas(quickest: Any, tmp_path: P
         metric=metric,
     )
     vector = al.compute_steering_vector(quickest, pair, layer=1)
-    pictures = [
+    pictures: list[Any] = [
         found.plot(), found.plot_lines(), found.frontier(found).plot(), vector.plot(),
         al.preview(quickest, "$a $_{b and more of it", vector).plot(),
         al.measure(quickest, ["$a $_{b and more", "She felt that it was"], vector, metric).plot(),

@@ -81,7 +81,8 @@ def test_a_layer_that_is_no_integer(small: Any, finished: list[int], layer: Any)
 
 
 def test_numpy_integers_are_layers(small: Any, vector: al.SteeringVector) -> None:
-    for layer in (np.int64(2), np.int32(2), np.uint8(2), torch.tensor(2)):
+    numbers: tuple[Any, ...] = (np.int64(2), np.int32(2), np.uint8(2), torch.tensor(2))
+    for layer in numbers:
         found = al.compute_steering_vector(small, PAIRS[0], layer=layer)
         assert torch.equal(found.activations, vector.activations)
         assert type(found.layer) is int
@@ -146,8 +147,10 @@ def test_a_pad_that_is_not_one_token(small: Any, finished: list[int], pad: Any, 
 
 
 def test_numpy_integers_are_pads(small: Any) -> None:
-    pair = al.PromptPair("Love and peace", "Hate", pad=np.int64(7))
-    assert pair.tokens(small).negative[-1] == 7
+    number: Any = np.int64(7)
+    negative = al.PromptPair("Love and peace", "Hate", pad=number).tokens(small).negative
+    assert negative is not None
+    assert negative[-1] == 7
 
 
 def test_prompts_longer_than_the_context(small: Any, vector: Any, finished: list[int]) -> None:
@@ -258,7 +261,7 @@ def test_a_coefficient_beyond_all_floats(vector: Any) -> None:
     with pytest.raises(al.CoefficientError, match="cannot be divided by 0"):
         vector / 0
     with pytest.raises(al.CoefficientError, match="'5' is not a number"):
-        al.SteeringVector(vector.activations, 2, "5")
+        al.SteeringVector(vector.activations, 2, "5")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(TypeError):
         "5" * vector
 
@@ -377,7 +380,9 @@ def test_settings_out_of_range(
 
 
 def test_numpy_integers_are_settings(small: Any, vector: Any) -> None:
-    found = al.complete(small, PROMPT, vector, n=np.int64(2), max_new_tokens=np.int64(2), seed=np.int64(1))
+    one: Any = np.int64(1)
+    two: Any = np.int64(2)
+    found = al.complete(small, PROMPT, vector, n=two, max_new_tokens=two, seed=one)
     expected = al.complete(small, PROMPT, vector, n=2, max_new_tokens=2, seed=1)
     assert found.steered == expected.steered
 
@@ -427,7 +432,7 @@ def test_a_name_like_none(name: Any) -> None:
 
 def test_an_unknown_family(gpt2_folder: Path) -> None:
     with pytest.raises(al.ModelError, match="Family 'lens' is not known: use 'hooked', 'bridge'"):
-        al.load_model(gpt2_folder, family="lens")
+        al.load_model(gpt2_folder, family="lens")  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize("device", ["warp", "", 3.5, ["cpu"]])
@@ -519,8 +524,9 @@ def test_a_scorer_that_was_not_called(small: Any, vector: Any, finished: list[in
 
 @pytest.mark.parametrize(("keyword", "meant"), [("max_new_token", "max_new_tokens"), ("batchsize", "batch_size")])
 def test_a_misspelt_keyword_of_complete(small: Any, vector: Any, keyword: str, meant: str) -> None:
+    misspelt: dict[str, Any] = {keyword: 3}
     with pytest.raises(al.SettingError, match=f"Did you mean '{meant}'"):
-        al.complete(small, PROMPT, vector, **{keyword: 3})
+        al.complete(small, PROMPT, vector, **misspelt)
 
 
 @pytest.mark.parametrize("family", FAMILIES_HERE)

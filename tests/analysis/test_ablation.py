@@ -17,7 +17,13 @@ METRIC = metrics.logit_difference(5, 9)
 
 def ablate(model: Any, pair: Any = PAIR, **settings: Any) -> TokenAblation:
     """Settings that most tests share."""
-    told = {"layer": 1, "prompts": PROMPTS, "metric": METRIC, "coefficient": 2.0, "progress": False} | settings
+    told: dict[str, Any] = {
+        "layer": 1,
+        "prompts": PROMPTS,
+        "metric": METRIC,
+        "coefficient": 2.0,
+        "progress": False,
+    } | settings
     return ablate_tokens(model, pair, **told)
 
 
@@ -57,28 +63,31 @@ def metric_by_hand(model: Any, prompt: str, vector: al.SteeringVector | None) ->
 def test_a_removed_token_leaves_the_vector_of_the_tokens_that_are_left(model: Any) -> None:
     plus, minus = (row_of(model, text) for text in PAIR)
     pad = al.PromptPair(*PAIR).tokens(model).pad_token
+    assert pad is not None
     assert len(plus) > len(minus)
     for item in ablate(model).of_kind("token"):
+        assert item.side is not None
         left = {"positive": list(plus), "negative": list(minus)}
         del left[item.side][item.start]
         length = max(map(len, left.values()))
         filled = [row + [pad] * (length - len(row)) for row in left.values()]
-        expected = difference_by_hand(model, *filled, layer=1)
+        expected = difference_by_hand(model, filled[0], filled[1], layer=1)
         assert close(item.vector.activations[:length], expected)
         assert not item.vector.activations[length:].any()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("replacement", ["pad", 7])
-def test_a_replaced_token_leaves_all_others_in_their_places(small: Any, replacement: str | int) -> None:
+def test_a_replaced_token_leaves_all_others_in_their_places(small: Any, replacement: Any) -> None:
     tokens = al.PromptPair(*PAIR).tokens(small)
-    neutral = tokens.pad_token if replacement == "pad" else replacement
+    assert tokens.negative is not None
+    neutral: Any = tokens.pad_token if replacement == "pad" else replacement
     for item in ablate(small, replacement=replacement, spans=[("positive", 1, 3)]).ablations:
         if item.side is None:
             continue
         rows = {"positive": list(tokens.positive), "negative": list(tokens.negative)}
         rows[item.side][item.start : item.stop] = [neutral] * (item.stop - item.start)
-        assert close(item.vector.activations, difference_by_hand(small, *rows.values(), layer=1))
+        assert close(item.vector.activations, difference_by_hand(small, rows["positive"], rows["negative"], layer=1))
 
 
 @torch.no_grad()
@@ -133,7 +142,8 @@ def test_at_layer_0_the_row_of_the_differing_token_is_the_whole_vector(small: An
     dropped, alone = (result.of_kind(kind)[place] for kind in ("row dropped", "row alone"))
     assert dropped.drop.mean == result.effect.mean
     assert alone.drop.mean == 0.0
-    assert (dropped.cosine, alone.cosine) == (0.0, pytest.approx(1.0))
+    assert dropped.cosine == 0.0
+    assert alone.cosine == pytest.approx(1.0)
 
 
 def test_a_row_of_zeros_carries_exactly_nothing(small: Any) -> None:
@@ -199,6 +209,7 @@ def test_nulls_take_off_parts_of_the_size_that_the_ablation_takes_off(quickest: 
     for index, vector in enumerate(vectors):
         lost = (result.whole.activations - vector.activations).norm(dim=-1)
         for arm in arms[2 * (1 + index) : 2 * (2 + index)]:
+            assert isinstance(arm[0], al.SteeringVector)
             taken = (result.whole.activations - arm[0].activations).norm(dim=-1)
             assert close(taken, lost, 1e-5)
 

@@ -9,6 +9,7 @@ import torch
 
 import actadd_lens as al
 from actadd_lens import metrics
+from actadd_lens.analysis.dimensions import DimensionOrder
 from actadd_lens.models import backend_of
 from actadd_lens.statistics import max_t_p, on_one_scale
 from tests.plain_gpt2 import plain_run
@@ -44,7 +45,7 @@ def test_what_is_kept_is_what_the_order_says(small: Any, gpt2_folder: Path) -> N
     lens = al.fit_jacobian(small, PROMPTS, [2], skip_first=1, max_tokens=8, progress=False)
     found = ablate(small, vector, orders=["largest", "random", "jacobian"], through=lens)
     rows = vector.activations - vector.activations.mean(dim=-1, keepdim=True)
-    orders = {
+    orders: dict[DimensionOrder, list[int]] = {
         "largest": rows.norm(dim=0).argsort(descending=True).tolist(),
         "random": np.random.default_rng(0).permutation(32).tolist(),
         "jacobian": (rows.norm(dim=0) * lens.at(2).norm(dim=0)).argsort(descending=True).tolist(),

@@ -53,6 +53,7 @@ def test_the_four_arms_are_those_of_patching_by_hand(small: Any, gpt2_folder: Pa
 def test_heads_frozen_one_by_one_are_those_of_patching_by_hand(small: Any, gpt2_folder: Path) -> None:
     vector = 3.0 * vector_of(small, PAIR, 1)
     found = al.attention_or_value(small, PROMPTS[:1], vector, METRIC, by_head=True, batch_size=7, progress=False)
+    assert found.heads is not None
     tokens = rows(small)[0]
     plain, steered = plain_run(gpt2_folder, tokens), plain_run(gpt2_folder, tokens, vector)
     for layer, head in ((1, 0), (2, 3), (3, 1)):
@@ -118,6 +119,8 @@ def test_each_null_goes_through_the_same(small: Any) -> None:
     (null, *_) = al.null_vectors(small, vector, n=3)
     alone = al.attention_or_value(small, PROMPTS[:2], null, METRIC, by_head=True, progress=False)
     np.testing.assert_allclose(found.values[1], alone.values[0], atol=1e-4)
+    assert found.heads is not None
+    assert alone.heads is not None
     np.testing.assert_allclose(found.heads[1], alone.heads[0], atol=1e-4)
     frame = found.head_frame()
     assert frame["layer"].min() == 1
@@ -133,6 +136,7 @@ def test_a_null_vectors_heads_stand_in_at_most_one_of_twenty_runs(quickest: Any)
     found = al.attention_or_value(
         quickest, PROMPTS[1], vector, METRIC, nulls=40, null_kind="gaussian", by_head=True, progress=False
     )
+    assert found.heads is not None
     table = found.heads[1:].mean(axis=-1)[:, :, 2:].reshape(40, -1)
     stood = []
     for index in range(40):
@@ -153,7 +157,7 @@ def test_nothing_of_a_vector_of_zeros_and_no_hook_stays(small: Any) -> None:
 def test_what_cannot_be_frozen_is_refused(quickest: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     vector = vector_of(quickest, PAIR, 1)
     with pytest.raises(al.SettingError, match="expected 'attention' or None"):
-        al.trace_injection(quickest, PROMPTS[0], vector, metric=METRIC, freeze="values")
+        al.trace_injection(quickest, PROMPTS[0], vector, metric=METRIC, freeze="values")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(al.SettingError, match="by_head=True"):
         al.attention_or_value(quickest, PROMPTS[0], vector, METRIC, progress=False).head_frame()
     with pytest.raises(al.PositionError, match="does not fit"):

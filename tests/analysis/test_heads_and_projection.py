@@ -90,7 +90,7 @@ def test_projections_are_those_of_plain_streams(small: Any, gpt2_folder: Path) -
     found = al.project(small, PROMPTS, vector, steered_by=vector, others=PROMPTS)
     direction = vector.activations.sum(dim=0)
     direction = (direction - direction.mean()) / (direction - direction.mean()).norm()
-    rest = []
+    rest: list[float] = []
     for number, text in enumerate(PROMPTS):
         tokens = encode(small, text)
         for added, shown in ((None, found.texts[number].unsteered), (vector, found.texts[number].steered)):
@@ -98,6 +98,7 @@ def test_projections_are_those_of_plain_streams(small: Any, gpt2_folder: Path) -
             if added is not None:  # what is kept by hand is the stream behind the addition
                 assert found.texts[number].injected == tuple(vector.norms.nonzero().flatten().tolist())
             along = stream @ direction
+            assert shown is not None
             np.testing.assert_allclose(shown, along.numpy(), atol=2e-4)
             rest += along[1:].tolist() if added is None else []
     assert found.mean == pytest.approx(np.mean(rest), abs=1e-3)
@@ -110,7 +111,12 @@ def test_projections_are_those_of_plain_streams(small: Any, gpt2_folder: Path) -
 
 def test_streams_are_kept_as_texts_are_written(model: Any) -> None:
     vector = 2.0 * vector_of(model, PAIR, 1)
-    settings = {"n": 2, "max_new_tokens": 5, "progress": False, "keep_streams": [1, 2, model.cfg.n_layers]}
+    settings: dict[str, Any] = {
+        "n": 2,
+        "max_new_tokens": 5,
+        "progress": False,
+        "keep_streams": [1, 2, model.cfg.n_layers],
+    }
     found = al.complete(model, PROMPTS, vector, position="back", **settings)
     plain = al.complete(model, PROMPTS, vector, position="back", use_past_kv_cache=False, **settings)
     backend = backend_of(model)

@@ -97,8 +97,8 @@ def test_transformer_lenss_own_fit_agrees_and_its_files_can_be_read(
     assert read.skipped == SKIPPED
     assert torch.equal(read.at(2), found.jacobians[1])
     v = al.compute_steering_vector(model, ("Love", "Hate"), layer=2)
-    ours, theirs_read = (al.logit_lens(model, v, through=lens).rows[1] for lens in (fitted["bridge"], read))
-    assert torch.allclose(ours.values, theirs_read.values, atol=1e-3)
+    our_row, their_row = (al.logit_lens(model, v, through=lens).rows[1] for lens in (fitted["bridge"], read))
+    assert torch.allclose(our_row.values, their_row.values, atol=1e-3)
 
 
 def test_the_stream_after_the_last_block_has_the_identity(fitted: dict[str, al.JacobianLens]) -> None:
@@ -206,7 +206,7 @@ def test_what_cannot_be_read_through_a_lens_is_refused(load: Any, quickest: Any)
     with pytest.raises(al.LayerError, match="fitted at layers 2, not at 1"):
         al.logit_lens(quickest, v, through=lens)
     with pytest.raises(al.SettingError, match="expected a J-lens"):
-        al.logit_lens(quickest, v, through=lens.matrices)
+        al.logit_lens(quickest, v, through=lens.matrices)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(al.SettingError, match="reads directions"):
         al.logit_lens(quickest, v, through=lens, reading="anchored", prompt=TEXTS[0])
     other = load("storybook", "bridge")

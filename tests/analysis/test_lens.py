@@ -54,7 +54,12 @@ def test_direction_reading_is_the_same_on_folded_raw_and_bridged_weights(
     name: str, gpt2_folder: Path, request: pytest.FixtureRequest
 ) -> None:
     folder = gpt2_folder if name == "gpt2" else request.getfixturevalue("shared_folder") / "models" / "stories-260k"
-    raw = {"fold_ln": False, "center_writing_weights": False, "center_unembed": False, "fold_value_biases": False}
+    raw: dict[str, Any] = {
+        "fold_ln": False,
+        "center_writing_weights": False,
+        "center_unembed": False,
+        "fold_value_biases": False,
+    }
     compatible: Any = al.load_model(folder, family="bridge")
     compatible.enable_compatibility_mode()
     models = [compatible, al.load_model(folder, family="bridge")]

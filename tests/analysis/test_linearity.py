@@ -100,6 +100,8 @@ def test_both_families_agree(load: Any) -> None:
 def test_results_show_themselves(small: Any) -> None:
     found = al.linearity(small, PROMPTS, vector(small), METRICS[1], nulls=3)
     assert {"effect", "first-order estimate", "null sd"} <= set(found.frame().columns)
-    labels = [text.get_text() for text in found.plot().get_legend().get_texts()]
+    legend = found.plot().get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
     assert "c × first-order estimate" in labels
     assert "first-order" in found._repr_html_()

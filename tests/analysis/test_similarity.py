@@ -37,7 +37,7 @@ def test_aligned_compares_flat_matrices_and_pooled_compares_means(small: Any) ->
     assert aligned.cosines[0, 1] == pytest.approx(float(torch_cosine(left.activations.ravel(), flat.ravel(), dim=0)))
     pooled = al.cosine_similarity(small, [left, right], by="pooled", centred=False, nulls=0)
     means = [vector.activations[vector.norms > 0].mean(dim=0) for vector in (left, right)]
-    assert pooled.cosines[0, 1] == pytest.approx(float(torch_cosine(*means, dim=0)), abs=1e-6)
+    assert pooled.cosines[0, 1] == pytest.approx(float(torch_cosine(means[0], means[1], dim=0)), abs=1e-6)
     assert np.allclose(np.diag(pooled.cosines), 1)
     assert np.allclose(al.cosine_similarity(small, left, -left, by="aligned", nulls=0).cosines, -1)
 

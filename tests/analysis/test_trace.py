@@ -154,7 +154,9 @@ def test_both_families_agree(load: Any, name: str) -> None:
 
 def test_folded_and_raw_weights_agree(gpt2_folder: Any, load: Any) -> None:
     folded = load("gpt2", "hooked")
-    kept = dict.fromkeys(("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"), False)
+    kept: dict[str, Any] = dict.fromkeys(
+        ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"), False
+    )
     raw = al.load_model(gpt2_folder, family="hooked", **kept)
     vector = 3.0 * vector_of(folded, PAIR, 1)
     found = [trace(model, vector).contributions for model in (raw, folded)]

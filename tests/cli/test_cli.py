@@ -18,7 +18,7 @@ PROMPT = "The girl looked at the dog. She felt"
 QUICK = ["--max-new-tokens", "4", "--layer", "3"]
 
 
-def test_steer_prints_both_arms(capsys: pytest.CaptureFixture[str], embedded: object) -> None:
+def test_steer_prints_both_arms(capsys: pytest.CaptureFixture[str], embedded: Any) -> None:
     assert main(["steer", PROMPT, "--pair", " happy", " sad", "--coefficient", "4", "--n", "2", *QUICK]) == 0
     lines = capsys.readouterr().out.splitlines()
     vector = 4 * al.compute_steering_vector(embedded, (" happy", " sad"), layer=3)
@@ -43,7 +43,7 @@ def test_other_interventions_of_a_file_are_shown_and_steer(
     embedded: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     love = al.compute_steering_vector(embedded, ("Love", "Hate"), layer=3).row(-1)
-    file, settings = tmp_path / "two.safetensors", {"max_new_tokens": 4, "progress": False}
+    file = tmp_path / "two.safetensors"
     some = [al.project_out(love).at(position="all"), al.gated(3 * love, al.gate(love, 0.0)).at(position=al.since(2))]
     al.save_interventions(some, file)
     assert main(["show", str(file)]) == 0
@@ -56,7 +56,7 @@ def test_other_interventions_of_a_file_are_shown_and_steer(
     told = json.loads(capsys.readouterr().out)
     assert [vector["label"] for vector in told["vectors"]] == [item.label for item in some]
     written = [value for row in told["completions"] for value in row.values()]
-    assert al.complete(embedded, PROMPT, some, **settings).steered[0][0] in written
+    assert al.complete(embedded, PROMPT, some, max_new_tokens=4, progress=False).steered[0][0] in written
 
 
 def test_a_saved_vector_is_shown_and_steers_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from actadd_lens.errors import SettingError
-from actadd_lens.experiments.evidence import Estimate, Finding, moves, resampled, stays
+from actadd_lens.experiments.evidence import Estimate, Finding, Side, moves, resampled, stays
 from actadd_lens.experiments.storing import as_json
 from actadd_lens.statistics import mean_interval
 
@@ -72,7 +72,7 @@ def test_one_unit_has_no_interval_and_none_is_an_error() -> None:
         (estimate(2.0, 0.5, nulls=tuple(range(-19, 5))), "greater", "undecided"),
     ],
 )
-def test_a_number_moves_when_interval_and_nulls_say_so(found: Estimate, side: str, verdict: str) -> None:
+def test_a_number_moves_when_interval_and_nulls_say_so(found: Estimate, side: Side, verdict: str) -> None:
     assert moves(found, side) == verdict
 
 

@@ -52,7 +52,7 @@ def test_ratios_are_those_of_passes_by_hand_over_the_same_predictions(embedded: 
                      nll(embedded, behind, vector.rows + said.shape[1] - 1)[0])  # fmt: skip
             total += count
         ratios = [found.injection[name].value, found.prompt[name].value, found.against[name].value]
-        by_hand = np.exp([sums[1] - sums[0], sums[2] - sums[0], sums[1] - sums[2]] / np.float64(total))
+        by_hand = np.exp(np.array([sums[1] - sums[0], sums[2] - sums[0], sums[1] - sums[2]]) / total)
         assert ratios == pytest.approx(by_hand, rel=1e-4)
         assert found.injection[name].n == 5
 

@@ -238,7 +238,7 @@ def test_documents_of_sentences_are_the_units_and_sentences_too_short_are_left_o
     assert found.of == "documents"
     assert (found.set_of == 0).sum() == 2
     assert found.notes[0].startswith("1 sentence was")
-    cell = {"layer": 2, "coefficient": 1.0}
+    cell: dict[str, Any] = {"layer": 2, "coefficient": 1.0}
     assert found.ratio("on topic", **cell).value == pytest.approx(whole.ratio("on topic", **cell).value, rel=1e-5)
 
 

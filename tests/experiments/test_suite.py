@@ -130,7 +130,7 @@ def test_an_interrupted_run_leaves_what_is_done(embedded: Any, tmp_path: Path, m
     def interrupted(model: Any, *, layer: int = 0) -> Told:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(suite, "REGISTRY", suite.REGISTRY[::-1])
+    monkeypatch.setattr(suite, "REGISTRY", registry.REGISTRY[::-1])
     monkeypatch.setattr(sys.modules[__name__], "fails", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(embedded, tmp_path)

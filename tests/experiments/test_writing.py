@@ -40,7 +40,7 @@ from actadd_lens.models import backend_of
 from actadd_lens.sweeps.texts import plan_sweep_completions, sweep_completions
 
 PROMPTS = al.storybook.neutral_prompts()[:8]
-SHORT = {"max_new_tokens": 8, "nulls": 1, "progress": False}
+SHORT: dict[str, Any] = {"max_new_tokens": 8, "nulls": 1, "progress": False}
 WEDDING = al.storybook.topics()["weddings"].words
 
 
@@ -130,7 +130,7 @@ def test_missing_sentence_embeddings_are_told_with_the_remedy(monkeypatch: pytes
 def test_the_arms_are_those_of_complete_and_the_lead_stands_before_the_prompt(embedded: Any) -> None:
     vector = 4 * al.compute_steering_vector(embedded, (" wedding", ""), layer=2)
     null = 2 * al.compute_steering_vector(embedded, ("Love", "Hate"), layer=5)
-    options = {"n": 2, "max_new_tokens": 5, "top_p": 0.9}
+    options: dict[str, Any] = {"n": 2, "max_new_tokens": 5, "top_p": 0.9}
     arms = write_arms(embedded, PROMPTS[:2], vector, lead=" Love", nulls=[null], progress=False, **options)
     expected = al.complete(embedded, PROMPTS[:2], vector, progress=False, **options)
     led = al.complete(embedded, [f"Love {prompt}" for prompt in PROMPTS[:2]], vector, progress=False, **options)
@@ -173,6 +173,7 @@ def test_a_judge_is_asked_once_and_its_numbers_go_to_their_arms() -> None:
     found = measured("place", judge, arms)
     assert asked == [("P", "Q") * 4]
     for arm, letter in ((found.unsteered, "u"), (found.steered, "s"), (found.nulls[0], "n"), (found.prompted, "p")):
+        assert arm is not None
         assert arm[:, 0].tolist() == [ord(letter), ord(letter) + 0.1]
 
 
@@ -196,7 +197,7 @@ def test_every_null_chooses_for_itself_by_the_same_rule() -> None:
 
 
 def test_cells_are_tried_under_every_arm_and_nulls_report_from_their_own(embedded: Any) -> None:
-    written = {"n": 2, "max_new_tokens": 6, "seed": 0, "top_p": 0.9, "temperature": 1.0}
+    written: dict[str, Any] = {"n": 2, "max_new_tokens": 6, "seed": 0, "top_p": 0.9, "temperature": 1.0}
     scorer: Any = lambda texts: [float(len(text)) for text in texts]  # noqa: E731
     plan = plan_sweep_completions(
         embedded, [(" wedding", "")], layers=[2, 5], coefficients=[2.0, 4.0], prompts=PROMPTS[:2], scorers=scorer,
@@ -450,7 +451,7 @@ def test_toxicity_scores_the_continuations_alone(embedded: Any) -> None:
 
 
 def test_no_dimension_has_no_effect_and_all_of_them_the_whole(embedded: Any) -> None:
-    options = {"layers": [2], "coefficients": [4.0], "prompts": PROMPTS, "n": 1, **SHORT}
+    options: dict[str, Any] = {"layers": [2], "coefficients": [4.0], "prompts": PROMPTS, "n": 1, **SHORT}
     result = dimensions(embedded, fractions=(0.0, 1.0), **options)
     sweep = result.sweep
     assert (sweep.texts[0, 0, 0, 0] == sweep.unsteered_texts).all()
@@ -461,7 +462,7 @@ def test_no_dimension_has_no_effect_and_all_of_them_the_whole(embedded: Any) -> 
 
 
 def test_the_slope_is_that_of_the_line_through_all_fractions(embedded: Any) -> None:
-    options = {"layers": [2], "coefficients": [4.0], "prompts": PROMPTS, "n": 1, **SHORT}
+    options: dict[str, Any] = {"layers": [2], "coefficients": [4.0], "prompts": PROMPTS, "n": 1, **SHORT}
     result = dimensions(embedded, fractions=(0.0, 0.5, 1.0), **options)
     steered = np.zeros_like(result.sweep.steered)
     steered[0] = np.array([0.0, 0.3, 0.9])[:, None, None, None, None, None]

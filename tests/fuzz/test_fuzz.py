@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,12 @@ class Odd:
         return "<odd>"
 
 
+def always(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
 JUNK: tuple[Callable[[], Any], ...] = tuple(
-    (lambda value=value: value)
+    always(value)
     for value in (
         None,
         True,
@@ -225,7 +230,7 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "positions": several(is_position),
     "prompt": is_text,
     "prompts": lambda value: (
-        is_text(value) or (isinstance(value, list | tuple | set | dict) and value and all(map(is_text, value)))
+        is_text(value) or (isinstance(value, list | tuple | set | dict) and bool(value) and all(map(is_text, value)))
     ),
     "pair": is_pair,
     "metric": is_metric,
@@ -236,7 +241,7 @@ RULES: dict[str, Callable[[Any], bool]] = {
     ),
     "flag": lambda value: isinstance(value, bool | np.bool_),
     "stop": lambda value: (
-        (isinstance(value, str) and value)
+        (isinstance(value, str) and bool(value))
         or (
             isinstance(value, list | tuple | set | dict | range)
             and all(isinstance(text, str) and text for text in value)
@@ -750,7 +755,7 @@ def with_junk(calls: list[Call], count: int, seed: int, folder: Path, tally: Tal
         arguments = {**call.sound, name: value}
         told = f"{call.name}({name}={shown(value)})"
         is_sound = bool(RULES[call.kinds[name]](value)) or value is call.sound.get(name, Odd)
-        tally.note(told, lambda call=call, arguments=arguments: call.run(**arguments), is_sound=is_sound)
+        tally.note(told, partial(call.run, **arguments), is_sound=is_sound)
         for left in folder.iterdir():
             left.unlink()
     tally.check(count)
@@ -883,7 +888,7 @@ def test_damaged_files_are_refused_or_right(quickest: Any, tmp_path: Path, tally
         name = list(readers)[number % len(readers)]
         path = tmp_path / f"{number}{Path(name).suffix}"
         path.write_bytes(damaged(whole[name], random))
-        tally.note(f"{number} {name}", lambda name=name, path=path: readers[name](path), is_sound=True)
+        tally.note(f"{number} {name}", partial(readers[name], path), is_sound=True)
         for left in tmp_path.glob(f"{number}.*"):
             left.unlink()
     quickest.blocks[0]._forward_pre_hooks.update(handles)
@@ -979,7 +984,7 @@ def test_names_that_a_command_does_not_know_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for word in WORDS:
-        tally.note(f"{command} {word!r}", lambda word=word: run_command([command, word]), is_sound=word in {"-", "--"})
+        tally.note(f"{command} {word!r}", partial(run_command, [command, word]), is_sound=word in {"-", "--"})
     tally.check(len(WORDS))
 
 
@@ -999,7 +1004,7 @@ def test_bad_words_on_the_command_line_are_refused(
 
         is_sound = COMMAND_RULES[name](word.replace("١", "1"))  # Python reads the digits of every script
         words = [command, *words, "--", PROMPT]
-        tally.note(f"{command} {name} {word!r}", lambda words=words: run_command(words), is_sound=is_sound)
+        tally.note(f"{command} {name} {word!r}", partial(run_command, words), is_sound=is_sound)
     tally.check(COMMANDS)
 
 

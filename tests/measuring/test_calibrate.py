@@ -84,6 +84,8 @@ def test_several_vectors_grow_together(quickest: Any, vector: al.SteeringVector)
     pair = [vector, 2 * vector.at_layer(2)]
     found = al.calibrate(quickest, pair, TEXTS, **SETTINGS)
     first, second = found.interventions
+    assert isinstance(first, al.SteeringVector)
+    assert isinstance(second, al.SteeringVector)
     assert second.coefficient == pytest.approx(2 * first.coefficient)
     with pytest.raises(al.SettingError, match="interventions"):
         _ = found.vector

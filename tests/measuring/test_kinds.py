@@ -132,4 +132,4 @@ def test_show_prints_no_control_characters(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.usefixtures("unchecked")
 def test_a_source_is_a_text() -> None:
     with pytest.raises(al.SettingError, match="source is 3: expected a text"):
-        al.SteeringVector.from_tensor(torch.ones(1, 4), layer=1, source=3)
+        al.SteeringVector.from_tensor(torch.ones(1, 4), layer=1, source=3)  # type: ignore[arg-type]  # wrong on purpose

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import actadd_lens as al
+from actadd_lens.measuring.metrics import KLDirection
 from tests.support import PAIRS, plain_hooks, tokens_of, vector_of
 
 PROMPTS = ["The girl looked at the dog. She felt", "It was a good day and she", "The old dog said that it was good"]
@@ -54,7 +55,8 @@ def test_a_function_of_the_last_logits_is_a_metric(small: Any) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_kl_divergence_both_ways(model: Any) -> None:
     vector = 5 * vector_of(model, PAIRS[0], 2)
-    for direction, order in (("steered || unsteered", (0, 1)), ("unsteered || steered", (1, 0))):
+    orders: dict[KLDirection, tuple[int, int]] = {"steered || unsteered": (0, 1), "unsteered || steered": (1, 0)}
+    for direction, order in orders.items():
         metric = al.metrics.kl_divergence(direction)
         assert direction in metric.name
         measured = al.measure(model, PROMPTS, vector, metric)
@@ -213,7 +215,7 @@ def test_wrong_null_settings_are_refused(small: Any, unchecked: None) -> None:
         al.null_vectors(small, vector, kind="uniform")  # type: ignore[arg-type]  # the wrong input
     for n in (0, 2.5, True):
         with pytest.raises(al.SettingError, match=f"n is {n!r}: expected an integer from 1"):
-            al.null_vectors(small, vector, n=n)
+            al.null_vectors(small, vector, n=n)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(al.SettingError, match="nulls is -1: expected an integer from 0"):
         al.measure(small, PROMPTS, vector, al.metrics.entropy(), nulls=-1)
 
@@ -229,7 +231,8 @@ def test_word_scorers_count_whole_words_whatever_their_case() -> None:
     assert al.scorers.word_count(words)(texts) == [1.0, 2.0, 0.0, 0.0, 1.0]
     assert al.scorers.word_share(words)(texts) == pytest.approx([1 / 5, 2 / 3, 0, 0, 1 / 3])
     assert al.scorers.contains_word(words)(texts) == [1.0, 1.0, 0.0, 0.0, 1.0]
-    for wrong in ("bride", []):
+    nothing: list[str] = []
+    for wrong in ("bride", nothing):
         with pytest.raises(al.SettingError, match="is not a list of words"):
             al.scorers.word_count(wrong)
 
@@ -287,7 +290,7 @@ def test_a_measurement_draws_its_effect_above_its_nulls(small: Any) -> None:
         assert unit in ax.get_xlabel()
         dots = np.asarray(ax.collections[0].get_offsets())
         assert np.sort(dots[:, 0]) == pytest.approx(np.sort(result.effect.nulls))
-        assert result.effect.mean in ax.lines[0].get_xdata()
+        assert result.effect.mean in np.asarray(ax.lines[0].get_xdata())
         assert result.plot(ax) is ax
     plt.close("all")
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,19 @@ from safetensors.torch import load_file
 import actadd_lens as al
 from actadd_lens.models import backend_of
 from actadd_lens.models.fetching import fetched_folder
+from actadd_lens.models.loading import Family
 from actadd_lens.vectors.interventions import Intervention
 from actadd_lens.writing.decoding import Cell, DecodeSettings, decode_cells
 from actadd_lens.writing.sampling import Sampling
 from tests.conftest import FAMILIES, HAS_HOOKED, SHARED
 
 FOLDER = SHARED / "golden" / "methods"
-RAW = {"fold_ln": False, "center_writing_weights": False, "center_unembed": False, "fold_value_biases": False}
+RAW: dict[str, Any] = {
+    "fold_ln": False,
+    "center_writing_weights": False,
+    "center_unembed": False,
+    "fold_value_biases": False,
+}
 WAYS = ("cached", "uncached", "batched")
 QUICK = {"hooked": ("cached",), "bridge": ("batched",) if HAS_HOOKED else ("cached", "batched")}
 """Ways of writing that every run of the tests takes; the others are marked as slow."""
@@ -73,13 +80,13 @@ def tensors(method: str) -> dict[str, torch.Tensor]:
 
 
 @cache
-def raw_model(name: str, family: str, *, processed: bool = False, sha256: str | None = None) -> Any:
+def raw_model(name: str, family: Family, *, processed: bool = False, sha256: str | None = None) -> Any:
     """A model with its weights as they are; HookedTransformer's defaults where a case says so."""
     if family == "hooked" and not HAS_HOOKED:
         pytest.skip("this TransformerLens has no HookedTransformer")
     if processed and family == "bridge":
         pytest.skip("a bridge's weights are raw")
-    options = {} if processed or family == "bridge" else RAW
+    options: dict[str, Any] = {} if processed or family == "bridge" else RAW
     if name.startswith("smollm2"):
         if fetched_folder("smollm2") is None:
             pytest.skip("smollm2 is not here: run `actadd fetch smollm2`")
@@ -95,7 +102,7 @@ def raw_model(name: str, family: str, *, processed: bool = False, sha256: str | 
     return al.load_model(folder, family=family, **options)
 
 
-def written(model: Any, runs: list[tuple[list[int], tuple[Intervention, ...], int]], way: str) -> list[list[int]]:
+def written(model: Any, runs: Sequence[tuple[list[int], tuple[Intervention, ...], int]], way: str) -> list[list[int]]:
     """Greedy tokens of prompts of ids, each with its interventions and number of new tokens.
 
     Batched, all stand in one batch of other lengths, with as many tokens for each as the longest asks for.

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import actadd_lens as al
-from tests.conftest import SHARED
+from tests.conftest import FAMILIES, SHARED
 from tests.methods.golden import raw_model, tensors
 
 __all__ = ["check_by_own_loop", "check_variants", "named_cases", "places", "raw_model", "tensors"]
@@ -28,7 +28,7 @@ QUICK = ("stories_three_sites-bridge", "stories_qv-bridge")
 """Cases of each kind that always run; `-m slow` runs the others."""
 
 
-def places(names: Any) -> Any:
+def places(names: Any) -> pytest.MarkDecorator:
     """Each case in both families."""
     found = [
         pytest.param(
@@ -36,7 +36,7 @@ def places(names: Any) -> Any:
             marks=[] if f"{name}-{family}".startswith(QUICK) or name == "absent" else [pytest.mark.slow],
         )
         for name in names
-        for family in ("hooked", "bridge")
+        for family in FAMILIES
     ]  # fmt: skip
     return pytest.mark.parametrize(("name", "family"), found)
 

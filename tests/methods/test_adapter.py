@@ -17,7 +17,12 @@ from tests.conftest import HAS_HOOKED
 from tests.support import hook_state
 
 TOKENS = torch.tensor([[0, 5, 7, 3, 9]])
-RAW = {"fold_ln": False, "center_writing_weights": False, "center_unembed": False, "fold_value_biases": False}
+RAW: dict[str, Any] = {
+    "fold_ln": False,
+    "center_writing_weights": False,
+    "center_unembed": False,
+    "fold_value_biases": False,
+}
 
 
 def adapter_of(model: Any, *, seed: int = 0, size: float = 0.1, **settings: Any) -> Adapter:
@@ -63,6 +68,7 @@ def test_it_adds_the_scaled_product_to_each_weight(small: Any) -> None:
     backend = backend_of(merged)
     for name, (reads, writes) in adapter.matrices.items():
         linear = backend.linear_map(int(name.split(".")[1]), name.split(".")[-1])
+        assert linear is not None
         linear.weight.data += linear.lay(adapter.scale * writes @ reads)
     with adapter.on(small):
         found = logits(small)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.shared
 
 CASES = named_cases("activation_scaling")
 PLACES = places(CASES)
-KINDS = {"ActivScalar": "scalars", "SteerVec": "vectors", "DynScalar": "probes"}
+KINDS: dict[str, Any] = {"ActivScalar": "scalars", "SteerVec": "vectors", "DynScalar": "probes"}
 
 
 @pytest.fixture(scope="module")

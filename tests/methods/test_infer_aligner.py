@@ -8,6 +8,7 @@ import torch
 
 import actadd_lens as al
 from actadd_lens import methods
+from actadd_lens.methods.infer_aligner import GateRule, Threshold
 from actadd_lens.methods.reading import read_prompts
 from actadd_lens.models import backend_of
 from actadd_lens.models.protocol import Spot
@@ -39,8 +40,9 @@ def models_of(case: dict[str, Any], family: str) -> tuple[Any, Any]:
     return target_of(name, family, case["model_target"]["mlp_output_projection_factor"]), aligned
 
 
-def found_in(case: dict[str, Any], family: str, rule: str = "best") -> methods.InferAligner:
+def found_in(case: dict[str, Any], family: str, rule: GateRule = "best") -> methods.InferAligner:
     target, aligned = models_of(case, family)
+    thresholds: dict[str, Threshold] = {"midpoint": "midpoint", "mean_all": "mean"}
     return methods.infer_aligner(
         target,
         aligned,
@@ -50,7 +52,7 @@ def found_in(case: dict[str, Any], family: str, rule: str = "best") -> methods.I
         coefficient=case["alpha"],
         unit=case["ssv"].endswith("unit"),
         gate=rule,
-        threshold={"midpoint": "midpoint", "mean_all": "mean"}[case["threshold_rule"]],
+        threshold=thresholds[case["threshold_rule"]],
     )
 
 

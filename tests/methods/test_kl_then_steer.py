@@ -159,7 +159,8 @@ def test_the_tradeoff_is_measured_from_the_model_as_it_is(quickest: Any) -> None
     assert frame.loc[("adapter", 2.0), "effect"] == pytest.approx(
         float((ours.steered - steered.unsteered).mean()), abs=1e-4
     )
-    assert frame.loc[("adapter", 2.0), "side effect"] < frame.loc[("model", 2.0), "side effect"]
+    side_effects = frame["side effect"]
+    assert side_effects["adapter", 2.0] < side_effects["model", 2.0]
     assert found.plot().get_xlabel().startswith("effect")
 
 
@@ -172,7 +173,9 @@ def test_what_the_model_alone_pays_for_an_effect_is_read_between_coefficients() 
     frame = found.frame().set_index(["arm", "coefficient"])
     assert frame.loc[("adapter", 1.0), "model's coefficient for it"] == 0.5
     assert frame.loc[("adapter", 1.0), "model's side effect for it"] == 1.0
-    assert found.beside_smaller(1.0).mean == pytest.approx(0.5)
+    beside = found.beside_smaller(1.0)
+    assert beside is not None
+    assert beside.mean == pytest.approx(0.5)
     assert found.beside_smaller(2.0) is None
     with pytest.raises(al.SettingError):
         found.beside_smaller(7.0)

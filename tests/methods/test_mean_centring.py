@@ -15,7 +15,7 @@ TRAINING = ["The dog ran home and then it slept.", "She said that it was a day."
 
 
 def vectors_of(case: dict[str, Any], model: Any) -> dict[str, al.SteeringVector]:
-    read = -1 if case["aggregation"]["target"].startswith("last") else "all"
+    read: Any = -1 if case["aggregation"]["target"].startswith("last") else "all"
     layer = case["layer"]
     return {
         "vector": methods.mean_centring(

@@ -7,10 +7,11 @@ import torch
 
 import actadd_lens as al
 from actadd_lens import methods
+from actadd_lens.methods.sadi import SadiSite
 from tests.methods import golden
 
 CASES = golden.cases("sadi")
-SITES = {"z": "head", "act": "neuron", "mlp_out": "mlp_out", "resid_post": "resid_pre"}
+SITES: dict[str, SadiSite] = {"z": "head", "act": "neuron", "mlp_out": "mlp_out", "resid_post": "resid_pre"}
 PAIRS = [("Tom lost his toy. Tom felt sad", "Tom lost his toy. Tom felt happy"), ("It was hot", "It was cold")]
 
 
@@ -109,6 +110,7 @@ def test_times_scales_the_delta_and_nulls_draw_as_many_elements(small: Any) -> N
 
 @pytest.mark.usefixtures("unchecked")
 def test_settings_out_of_range_are_refused(quickest: Any) -> None:
+    sound: dict[str, Any] = {"site": "head", "k": 2, "strength": 3.0}
     for wrong, told in (
         ({"site": "attn"}, "site is 'attn'"),
         ({"rule": "onward"}, "rule is 'onward'"),
@@ -116,7 +118,7 @@ def test_settings_out_of_range_are_refused(quickest: Any) -> None:
         ({"k": 17}, "the elements of all layers"),
     ):
         with pytest.raises(al.SettingError, match=told):
-            methods.sadi(quickest, PAIRS, **{"site": "head", "k": 2, "strength": 3.0, **wrong})
+            methods.sadi(quickest, PAIRS, **{**sound, **wrong})
     with pytest.raises(al.CoefficientError):
         methods.sadi(quickest, PAIRS, site="head", k=2, strength=float("nan"))
 

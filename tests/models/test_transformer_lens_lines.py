@@ -196,7 +196,8 @@ def test_a_hook_sees_the_bridges_own_name_for_its_hook_point(model: Any) -> None
 
 
 def test_line_4_refuses_hook_names_that_do_not_exist(bridge: Any) -> None:
-    tokens, seen = bridge.to_tokens(PROMPT), []
+    tokens = bridge.to_tokens(PROMPT)
+    seen: list[str] = []
     hooks = [("blocks.1.nothing", caller(seen))]
     if IS_LINE_3:
         bridge.run_with_hooks(tokens, fwd_hooks=hooks)

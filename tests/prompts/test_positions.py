@@ -1,5 +1,7 @@
 """Pure arithmetic, against brute force over every small case."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,7 +36,7 @@ def test_each_row_lands_exactly_once_however_the_tokens_are_cut_into_passes(
 
 @settings(max_examples=200)
 @given(length=st.integers(1, 12), rows=st.integers(1, 12), position=st.sampled_from(["front", "mid", "back", 0, 1, 5]))
-def test_a_start_is_the_authors_formula_or_an_error(length: int, rows: int, position: object) -> None:
+def test_a_start_is_the_authors_formula_or_an_error(length: int, rows: int, position: Any) -> None:
     wanted = {"front": 0, "mid": length // 2 - rows // 2, "back": length - rows}.get(position, position)
     if wanted >= 0 and wanted + rows <= length:
         assert start_of(position, length=length, rows=rows) == wanted

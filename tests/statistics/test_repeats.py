@@ -37,7 +37,7 @@ def test_a_measurement_learns_nothing_from_a_prompt_that_is_given_again(quickest
 def test_written_texts_of_a_prompt_that_is_given_again_count_once(quickest: Any) -> None:
     vector = 4 * al.compute_steering_vector(quickest, ("Love", "Hate"), layer=1)
     scorer = al.scorers.word_count(["the", "a", "and"])
-    options = {"n": 2, "nulls": 2, "max_new_tokens": 6}
+    options: dict[str, Any] = {"n": 2, "nulls": 2, "max_new_tokens": 6}
     once, twice = (al.measure_completions(quickest, texts, vector, scorer, **options)[0] for texts in (PROMPTS, TWICE))
     same(twice.effect, once.effect)
     same(twice.completions.score(scorer), once.completions.score(scorer))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import actadd_lens as al
 from actadd_lens.statistics import max_t_p, monte_carlo_p, paired_effect, split_prompts, standardised_effect
+from actadd_lens.statistics.pvalues import Alternative
 
 
 def test_an_effect_is_the_mean_difference_by_prompt() -> None:
@@ -62,16 +63,16 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
 
 def test_intervals_have_nothing_random_in_them() -> None:
     data = np.random.default_rng(3).normal(size=(12, 2))
-    state = np.random.get_state()[1].copy()  # noqa: NPY002  (the global state is what is looked at)
+    state = np.random.get_state(legacy=False)["state"]["key"].copy()  # noqa: NPY002  (the global state is looked at)
     first, other = (paired_effect(data, data * 0, seed=seed) for seed in (0, 1))
     assert (first.low, first.high) == (other.low, other.high)
-    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+    assert (np.random.get_state(legacy=False)["state"]["key"] == state).all()  # noqa: NPY002
 
 
 @pytest.mark.parametrize(
     ("alternative", "expected"), [("greater", (1 + 2) / 6), ("less", (1 + 4) / 6), ("two-sided", (1 + 3) / 6)]
 )
-def test_p_values_by_hand(alternative: str, expected: float) -> None:
+def test_p_values_by_hand(alternative: Alternative, expected: float) -> None:
     nulls = np.array([-3.0, 0.0, 1.0, 2.0, 5.0])
     assert monte_carlo_p(2.0, nulls, alternative) == pytest.approx(expected)
 
@@ -85,7 +86,7 @@ def test_p_values_are_never_zero_and_count_ties(nulls: list[int], observed: int)
 
 @settings(max_examples=30)
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 100), st.sampled_from(["greater", "less", "two-sided"]))
-def test_adjusted_p_values_by_hand(nulls: int, cells: int, seed: int, alternative: str) -> None:
+def test_adjusted_p_values_by_hand(nulls: int, cells: int, seed: int, alternative: Alternative) -> None:
     random = np.random.default_rng(seed)
     observed, table = random.integers(-3, 4, cells).astype(float), random.integers(-3, 4, (nulls, cells)).astype(float)
     turn = {"greater": lambda x: x, "less": lambda x: -x, "two-sided": abs}[alternative]

@@ -72,7 +72,7 @@ def test_several_act_as_they_did(small: Any, tmp_path: Path) -> None:
 
 def test_what_a_method_made_of_several_is_kept(small: Any, tmp_path: Path) -> None:
     made = [
-        methods.sadi(small, [tuple(TEXTS)], site="head", k=2, strength=3.0),
+        methods.sadi(small, [(TEXTS[0], TEXTS[1])], site="head", k=2, strength=3.0),
         methods.infer_aligner(small, small, TEXTS[:1], TEXTS[1:], layers=[2, 3]),
         methods.probe(small, TEXTS[:1], TEXTS[1:], layer=2).times(-2),
     ]

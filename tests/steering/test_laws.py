@@ -171,7 +171,8 @@ def test_the_addition_goes_to_a_copy(model: Any) -> None:
 
 def test_hooks_of_the_caller_see_the_stream_before_and_after(model: Any) -> None:
     vector, tokens = 5 * vector_of(model, PAIRS[0], 2), tokens_of(model, SENTENCE)
-    plain, name, seen = resid_pre(model, tokens, 2), "blocks.2.hook_resid_pre", {}
+    plain, name = resid_pre(model, tokens, 2), "blocks.2.hook_resid_pre"
+    seen: dict[str, Tensor] = {}
     with model.hooks([(name, lambda stream, hook: seen.update(before=stream.clone()))]):
         with al.steer(model, vector), model.hooks([(name, lambda stream, hook: seen.update(after=stream.clone()))]):
             model(tokens)

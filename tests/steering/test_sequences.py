@@ -77,11 +77,12 @@ def test_generate_of_transformers_is_steered_as_by_hooks_by_hand(
     model = load("gpt2", "bridge")
     theirs = AutoModelForCausalLM.from_pretrained(gpt2_folder, attn_implementation="eager").eval()
     vector = 20 * vector_of(model, PAIRS[0], 2)
-    options: dict[str, Any] = {
+    ways: dict[str, dict[str, Any]] = {
         "guidance with a negative prompt": {"guidance_scale": 1.5, "negative_prompt_ids": tokens_of(model, SHORT)},
         "a static cache": {"cache_implementation": "static"},
         "beams": {"num_beams": 3},
-    }[way]
+    }
+    options = ways[way]
 
     def by_hand(module: Any, args: Any, kwargs: Any) -> Any:
         length = args[0].shape[1]
@@ -208,7 +209,7 @@ def test_a_pass_from_embeddings_has_no_tokens_of_another_pass(load: Any) -> None
 
 
 def test_one_left_padded_row_without_a_mask_is_refused(model: Any, row: Any) -> None:
-    backend = backend_of(model)
+    backend: Any = backend_of(model)
     tokens = torch.cat([torch.full((1, 2), backend.pad_token_id), tokens_of(model, SHORT)], dim=1)
     with al.steer(model, row), pytest.raises(al.AmbiguousPositionError, match="padded on the left"):
         model(tokens)
@@ -362,7 +363,7 @@ def test_a_module_in_place_of_the_hook_point_is_noticed(hooked: Any) -> None:
 
 
 def test_numbers_that_overflow_are_an_error_and_no_text(gpt2_folder: Any) -> None:
-    model = al.load_model(gpt2_folder, dtype="float16")
+    model: Any = al.load_model(gpt2_folder, dtype="float16")
     vector = vector_of(model, PAIRS[0], 1)
     with pytest.raises(al.CoefficientError, match="infinite in torch.float16"):
         al.complete(model, LONG, 1e6 * vector, progress=False)
@@ -376,7 +377,7 @@ def test_numbers_that_overflow_are_an_error_and_no_text(gpt2_folder: Any) -> Non
     ):
         with pytest.raises((NonFiniteError, al.CoefficientError), match="float16"):
             run()
-    wide = al.load_model(gpt2_folder)
+    wide: Any = al.load_model(gpt2_folder)
     with pytest.raises(al.CoefficientError, match="infinite"):
         al.complete(wide, LONG, 1e39 * vector_of(wide, PAIRS[0], 1), progress=False)
     cold = al.complete(wide, LONG, vector_of(wide, PAIRS[0], 1), temperature=1e-6, max_new_tokens=4, progress=False)

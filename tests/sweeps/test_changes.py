@@ -57,7 +57,7 @@ def through_import(helpers: Any) -> Any:
     def metric(logits: Tensor) -> Tensor:
         import my_helpers  # type: ignore[import-not-found]
 
-        return my_helpers.scaled(logits)  # type: ignore[no-any-return]
+        return my_helpers.scaled(logits)
 
     return metric
 
@@ -202,6 +202,16 @@ def last_weight(model: Any) -> Tensor:
     return weights[-1]
 
 
+@contextmanager
+def precision(name: Any) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 MODEL_CHANGES: dict[str, Callable[[Any], Any]] = {
     "a row of the embedding": lambda model: written(next(model.parameters()), 3),
     "one number, past torch's count": lambda model: written(next(model.parameters()), (5, 1), counted=False),
@@ -218,16 +228,6 @@ MODEL_CHANGES: dict[str, Callable[[Any], Any]] = {
     "the eps of the settings": lambda model: changed(model.cfg, "eps", 0.1),
     "precision of products": lambda model: precision("medium"),
 }
-
-
-@contextmanager
-def precision(name: Any) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("change", MODEL_CHANGES)

@@ -7,6 +7,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def test_a_random_grid_is_the_naive_loop(model: Any, data: st.DataObject) -> Non
     pairs = data.draw(st.lists(st.sampled_from(PAIRS[:2]), min_size=1, max_size=2, unique=True))
     layers = data.draw(st.lists(st.integers(0, top - 1), min_size=1, max_size=3, unique=True))
     coefficients = data.draw(st.lists(st.sampled_from([-4.0, 0.0, 0.5, 3.0]), min_size=1, max_size=2, unique=True))
-    positions = data.draw(st.lists(st.sampled_from(["front", "mid", "back", 1]), min_size=1, max_size=2, unique=True))
+    places: list[str | int] = ["front", "mid", "back", 1]
+    positions = data.draw(st.lists(st.sampled_from(places), min_size=1, max_size=2, unique=True))
     texts = [f"The girl looked {text}" for text in data.draw(st.lists(prompts, min_size=1, max_size=3))]
     found = al.sweep(
         model, pairs, layers=layers, coefficients=coefficients, positions=positions, prompts=texts, metric=measures(),
@@ -118,6 +120,7 @@ def test_a_null_is_one_pair_of_phrases_at_every_layer(small: Any) -> None:
     vectors = plan.passes.placed.vectors([0])
     own = al.null_vectors(small, al.compute_steering_vector(small, PAIRS[0], layer=2), n=4)
     for ours, theirs in zip(vectors[0, 1][1:], own, strict=True):
+        assert isinstance(ours, al.SteeringVector)
         assert torch.allclose(ours.activations, theirs.activations, atol=1e-5)
 
 
@@ -161,7 +164,7 @@ def test_a_hook_sees_the_unsteered_stream_at_the_injection_layer_once_per_row(ho
 
 
 def test_steering_that_is_open_is_left_out(quickest: Any) -> None:
-    settings = {"layers": [1], "coefficients": [2], "prompts": PROMPTS, "metric": measures()}
+    settings: dict[str, Any] = {"layers": [1], "coefficients": [2], "prompts": PROMPTS, "metric": measures()}
     expected = al.sweep(quickest, PAIRS[0], **settings)
     with al.steer(quickest, 9 * al.compute_steering_vector(quickest, PAIRS[1], layer=0)):
         found = al.sweep(quickest, PAIRS[0], **settings)
@@ -239,7 +242,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_setting_never_meets_old_rows(quickest: Any, tmp_path: Path, change: str) -> None:
-    common = {"pairs": PAIRS[0], "layers": [1], "coefficients": [2], "prompts": PROMPTS[0]}
+    common: dict[str, Any] = {"pairs": PAIRS[0], "layers": [1], "coefficients": [2], "prompts": PROMPTS[0]}
     origin = {"an object's attribute": Shifted(torch.tensor([1.0])), "the pad": metrics.entropy()}
     old = {**common, "metric": origin.get(change, bound_to(3)), "path": tmp_path / "sweep.sqlite"}
     if change.startswith("a metric's"):
@@ -322,7 +325,7 @@ def test_a_run_that_is_killed_resumes_to_the_same_table(quickest: Any, tmp_path:
     killed = 0
     for attempt, share in enumerate(np.random.default_rng(0).uniform(0, 1, size=10)):
         path = tmp_path / f"{attempt}.sqlite"
-        child = in_another_process(lambda path=path: al.sweep(quickest, PAIRS[0], **settings, path=path))
+        child = in_another_process(partial(al.sweep, quickest, PAIRS[0], **settings, path=path))
         time.sleep(share * seconds)
         os.kill(child, signal.SIGKILL)
         killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -686,6 +689,7 @@ def test_the_best_cell_gives_its_vector(embedded: Any) -> None:
     found = al.sweep(embedded, PAIRS[0], layers=[2, 5], coefficients=[1, 4], prompts=texts, metric=metrics.entropy())
     best = found.best()
     vector = best.vector(embedded)
+    assert isinstance(vector, al.SteeringVector)
     assert (vector.layer, vector.coefficient, vector.position) == (best.layer, best.coefficient, "front")
     again = al.measure(embedded, texts, vector, metrics.entropy()).effect.by_prompt
     place = found.grid.layers.index(best.layer), found.grid.coefficients.index(best.coefficient)

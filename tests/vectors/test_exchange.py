@@ -382,7 +382,7 @@ def test_saes_elsewhere_and_features_that_are_not_there_are_refused(quickest: An
         al.from_sae(sae_at(None), 0)
     for feature in (8, -1, 1.5, True):
         with pytest.raises(al.VectorError, match="features 0 to 7"):
-            al.from_sae(sae_at("blocks.4.hook_resid_pre"), feature)
+            al.from_sae(sae_at("blocks.4.hook_resid_pre"), feature)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(al.VectorError, match="no decoder W_dec"):
         al.from_sae(torch.randn(3), 0)
     with pytest.raises(al.VectorError, match="d_model 16, but small has 32"):

@@ -19,6 +19,7 @@ from torch import Tensor
 import actadd_lens as al
 from actadd_lens.models.fetching import fetched_folder
 from actadd_lens.models.hooked import hooked_transformer
+from actadd_lens.models.loading import Family
 from tests.support import apart
 
 pytestmark = [
@@ -28,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::actadd_lens.ExchangeWarning"),
     pytest.mark.filterwarnings("ignore::actadd_lens.MassiveActivationWarning"),
 ]
-FAMILY = "bridge" if hooked_transformer() is None else "hooked"
+FAMILY: Family = "bridge" if hooked_transformer() is None else "hooked"
 PROMPT = "The girl looked at the old dog. She felt that it was"
 PAIR = ("I love it", "I hate it")
 TOLERANCE = 1e-4
@@ -305,7 +306,7 @@ def sae_of(sae_lens: Any, name: str, hook: str, **settings: Any) -> Any:
 def sae_model(sae_lens: Any, name: str, family: str) -> Any:
     """Their model with our weights: their loaders ask the network."""
     if family == "bridge":
-        model = al.load_model(name, family="bridge")
+        model: Any = al.load_model(name, family="bridge")
         model.__class__ = sae_lens.SAETransformerBridge
         model._acts_to_saes, model._transcoder_output_hooks = {}, {}
         return model

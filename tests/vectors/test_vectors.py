@@ -1,6 +1,7 @@
 """The algebra of steering vectors, as laws."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_addition_is_associative_and_has_a_zero(
     u: al.SteeringVector, v: al.SteeringVector, w: al.SteeringVector
 ) -> None:
     assert same(((u + v) + w).injection, (u + (v + w)).injection)
-    assert same(sum([u, v, w]).injection, (u + v + w).injection)
+    assert same(sum([v, w], start=u).injection, (u + v + w).injection)
     assert len((u + v + w).provenance.terms) == 3
     assert same((v + 0 * w).injection[: v.rows], v.injection)
     assert same((v - v).injection, torch.zeros_like(v.injection))
@@ -116,11 +117,13 @@ def test_one_direction_is_one_row() -> None:
 
 
 def test_numpy_numbers_are_coefficients_and_layers(unchecked: None) -> None:
-    vector = np.float32(2.5) * made(1)
+    coefficient: Any = np.float32(2.5)
+    integer: Any = np.int64(3)
+    vector = coefficient * made(1)
     assert isinstance(vector, al.SteeringVector)
     assert (vector.coefficient, type(vector.coefficient)) == (2.5, float)
-    assert (made(1) * np.int64(3)).coefficient == 3.0
-    assert type(made(1).at_layer(np.int64(4)).layer) is int
+    assert (made(1) * integer).coefficient == 3.0
+    assert type(made(1).at_layer(integer).layer) is int
 
 
 def test_half_precision_stays_half_precision() -> None:
@@ -131,7 +134,7 @@ def test_half_precision_stays_half_precision() -> None:
     assert vector.norms.dtype == torch.float32
 
 
-def test_a_vector_shows_itself(embedded: object) -> None:
+def test_a_vector_shows_itself(embedded: Any) -> None:
     vector = 5 * al.compute_steering_vector(embedded, ("<b>Love", "Hate"), layer=3).at(position="back")
     assert repr(vector).startswith("SteeringVector('<b>Love' − 'Hate', layer=3, coefficient=5, position='back', rows=")
     html = vector._repr_html_()

@@ -23,7 +23,7 @@ import torch
 import transformers
 
 import actadd_lens as al
-from actadd_lens.identity import model_key
+from actadd_lens.identity import model_key, surroundings
 from actadd_lens.models import backend_of
 from actadd_lens.sweeps.store import ResultStore
 from actadd_lens.workers import crews, desks
@@ -168,7 +168,7 @@ def test_a_worker_in_another_environment_is_refused(
     fresh: None, quickest: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def other(backend: Any) -> dict[str, str]:
-        return {**crews.surroundings(backend), "torch": "0.1"}
+        return {**surroundings(backend), "torch": "0.1"}
 
     monkeypatch.setattr(desks, "surroundings", other)
     monkeypatch.setattr(desks, "model_key", lambda backend: b"another")
@@ -468,7 +468,7 @@ def test_a_killed_driver_goes_on_where_it_was(gpt2_folder: Path, quickest: Any, 
 
 def test_the_bare_backend_of_a_sent_model_is_checked(quickest: Any) -> None:
     """A worker compares all that the numbers depend on, and not only the weights' place."""
-    order = desks.ModelOrder(b"no such key", "gpt2", None, "cpu", crews.surroundings(backend_of(quickest)))
+    order = desks.ModelOrder(b"no such key", "gpt2", None, "cpu", surroundings(backend_of(quickest)))
     from actadd_lens.workers.shipping import packed
 
     with pytest.raises(al.WorkerError, match="the model itself came out otherwise"):
