@@ -138,13 +138,14 @@ def page(result: dict[str, Any]) -> str:
         }
     )  # fmt: skip
     told = (
-        f"`SmolLM2-135M-Instruct`, {len(HALVES[1])} prompts; effect: log-odds of good words against bad ones as the "
-        f"next token, in nats, steered minus unsteered. For each way, layers {', '.join(map(str, LAYERS))} were tried "
-        f"on {len(HALVES[0])} other prompts, and the one with the largest effect there is reported here on these "
-        f"prompts. The p-value compares with {NULLS} nulls by Student's t for one more draw, times the number of "
-        f"layers. Sizes were fixed in advance: coefficients {WORDS_TIMES:g} and {ROWS_TIMES:g} at the front, {SIZE:g} "
-        "of the stream on all tokens. Damage: KL(unsteered || steered) of the next token on 12 neutral beginnings, in "
-        "nats."
+        f"The effect is measured on {len(HALVES[1])} prompts: the log-odds of good words against bad ones as the next "
+        "token, in nats, steered minus unsteered. Each row is one way to read a vector and to place it. For each way, "
+        f"layers {', '.join(map(str, LAYERS))} were tried on {len(HALVES[0])} other prompts, and the layer with the "
+        "largest effect there is the one in the table. *Backwards* is the effect of the negative vector. *Nulls* are "
+        f"the mean and standard deviation of the effects of {NULLS} null vectors. The p-value compares the effect with "
+        "them by Student's t for one more draw, and is multiplied by the number of layers. Sizes were fixed in "
+        f"advance: coefficients {WORDS_TIMES:g} and {ROWS_TIMES:g} at the front, and {SIZE:g} of the stream's norm on "
+        "all tokens. *Damage* is KL(unsteered || steered) of the next token on 12 neutral beginnings, in nats."
     )
     return f"{told}\n\n{table(shown)}"
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_IN_A_LINE = 12
+"""Tokens in one line of the HTML table: a chat prompt has many, and nobody scrolls sideways."""
+
+
 @dataclass(frozen=True)
 class Touch:
     """One row of a vector on one token.
@@ -109,25 +113,27 @@ class Preview:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """The tokens in a line, shaded by relative norm, the rows that land there below."""
+        """The tokens in lines, shaded by relative norm, the rows that land there below."""
         largest = max((touch.relative for touch in self.touches), default=0.0) or 1.0
-        cells = ""
+        cells = []
         for index, text in enumerate(self.tokens):
             here = [touch for touch in self.touches if touch.token == index]
             shade = min(1.0, sum(touch.relative for touch in here) / largest)
             told = "<br>".join(
                 f"{'every' if touch.row is None else f'row {touch.row}'}<br>{touch.relative:.2f}×" for touch in here
             )
-            ink = "color:gray; " if self.parts and self.parts[index] == TEMPLATE else ""
+            ink = " style='color:gray'" if self.parts and self.parts[index] == TEMPLATE else ""
             title = escape("; ".join(f"{touch.label} at layer {touch.layer}" for touch in here), quote=True)
-            cells += (
+            cells.append(
                 f"<td title='{title}' style='text-align:center; vertical-align:top; padding:2px 6px'>"
-                f"<div style='{ink}background:rgba(230,159,0,{shade:.2f}); border-radius:4px; padding:2px 4px'>"
-                f"<code>{escape(text).replace(' ', '·') or '&nbsp;'}</code></div><small>{told}</small></td>"
+                f"<div style='background:rgba(230,159,0,{shade:.2f}); border-radius:4px; padding:2px 4px'>"
+                f"<code{ink}>{escape(text).replace(' ', '·') or '&nbsp;'}</code></div><small>{told}</small></td>"
             )
         caption = "rows that land on each token, and their norm in units of the stream's"
         caption += "; what the chat template writes is grey" if self.parts else ""
-        return f"<table><caption>{caption}</caption><tr>{cells}</tr></table>"
+        starts = range(0, len(cells), _IN_A_LINE)
+        lines = "".join(f"<tr>{''.join(cells[start : start + _IN_A_LINE])}</tr>" for start in starts)
+        return f"<table><caption>{caption}</caption>{lines}</table>"
 
 
 @torch.no_grad()

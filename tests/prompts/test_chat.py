@@ -1,5 +1,6 @@
 """Chat prompts: the template's own text, one BOS, and who says which token."""
 
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ def test_preview_tells_the_templates_tokens_from_the_users(talker: Any) -> None:
     assert set(seen.frame()["part"]) == {"template", "user"}
     assert all(part in line for part, line in zip(seen.parts, str(seen).splitlines(), strict=True))
     assert seen._repr_html_().count("color:gray") == seen.parts.count("template")
+    assert seen._repr_html_().count("<tr>") == math.ceil(len(seen.tokens) / 12) > 1
     plain = al.preview(talker, "The dog sat", vector)
     assert plain.parts == ()
     assert "part" not in plain.frame()
