@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metri
 from actadd_lens.measuring.nulls import NullKind, check_nulls, null_vectors
 from actadd_lens.measuring.scorers import Scorer, as_scorers, scorer_name
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.models.protocol import Spot
+from actadd_lens.models.protocol import Spot, Start
 from actadd_lens.progress import progress_bar
 from actadd_lens.prompts.positions import Position, as_position, plain_position
 from actadd_lens.prompts.texts import as_texts, encode_prompts, notice_repeats
@@ -321,6 +321,19 @@ class ArmRows:
         with self.steered():
             return self._backend.logits(self.tokens)
 
+    def start(self, layer: int) -> Start:
+        """What passes of these prompts that are steered from a layer on can begin with."""
+        with self.steered():
+            return self._backend.start(self.tokens, layer)
+
+    def logits_from(
+        self, start: Start, layer: int, reads: Literal["last", "all"]
+    ) -> Float[Tensor, "rows *pos d_vocab"]:
+        """Logits of a pass from a start, after the last token of each row or at every column."""
+        columns = self.lengths - 1 if reads == "last" else None
+        with self.steered():
+            return self._backend.read_out(self._backend.ends_from(start, layer, columns))
+
     def streams(self, columns: Int[Tensor, "rows picks"]) -> Float[Tensor, "depths rows picks d_model"]:
         """The residual stream at some columns: `resid_pre` of every layer, steered, and `resid_post` of the last."""
         backend, last = self._backend, self._backend.n_layers - 1
@@ -389,17 +402,23 @@ class MeasureDesk:
     def parts(
         self, numbers: tuple[int, ...], tick: Callable[[int], Any]
     ) -> Generator[Float[np.ndarray, "arms prompts"], None, None]:
-        """The metric of every arm on a few prompts; their unsteered logits are kept for the other arms."""
-        recipe, values, plain = self.recipe, [], None
+        """The metric of every arm on a few prompts; their passes begin at the lowest layer of a vector."""
+        recipe = self.recipe
         prompts = [recipe.prompts[number] for number in numbers]
         per_pass = max(1, recipe.batch_size // len(prompts))
-        for first in range(0, len(recipe.arms), per_pass):
-            rows = self._rows(prompts, numbers, recipe.arms[first : first + per_pass])
-            with torch.no_grad():
-                logits = rows.last_logits() if recipe.metric.reads == "last" else rows.logits()
+        layers = {item.spot.layer for arm in recipe.arms[1:] for number in numbers for item in arm[number]}
+        lowest = min(layers, default=0)
+        values, plain = [], None
+        with torch.no_grad():
+            start = self._rows(prompts, numbers, recipe.arms[:1]).start(lowest)
+            for first in range(0, len(recipe.arms), per_pass):
+                arms = recipe.arms[first : first + per_pass]
+                rows = self._rows(prompts, numbers, arms)
+                picks = torch.arange(len(prompts)).repeat(len(arms))
+                logits = rows.logits_from(start[picks], lowest, recipe.metric.reads)
                 check_finite(self.backend, logits)
                 plain = logits[: len(prompts)] if plain is None else plain
-                repeats = (len(logits) // len(prompts),) + (1,) * (plain.ndim - 1)
+                repeats = (len(arms),) + (1,) * (plain.ndim - 1)
                 reading = Reading(logits, rows.tokens, rows.lengths, rows.injected, plain.repeat(repeats))
                 values.append(self.bound(reading).float().cpu().numpy().reshape(-1, len(prompts)))
         yield np.concatenate(values)

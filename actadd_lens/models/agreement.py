@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from actadd_lens.errors import ModelError
-from actadd_lens.models.protocol import Backend
+from actadd_lens.models.protocol import Backend, Start
 from actadd_lens.models.readout import check_readout
 from actadd_lens.models.shapes import context_length, edges, local_layers, peculiarities, text_config
 
@@ -108,7 +108,7 @@ def check_agreement(backend: Backend, reference: Reference, name: str) -> float:
         last: list[Tensor] = []
         handle = backend.add_hook(_last_stream(backend), _keeper(last))
         try:
-            ends = backend.ends_from(tokens.to(backend.device), 0, None)
+            ends = backend.ends_from(Start(tokens.to(backend.device)), 0, None)
             found = _log_probs(backend.read_out(ends[:, -_COLUMNS:]))
         except Exception as error:
             raise ModelError(f"{told(backend.family, name, reference.source)} ({first_line(error)}).") from error

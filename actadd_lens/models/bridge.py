@@ -14,7 +14,8 @@ from torch import Tensor
 
 from actadd_lens.errors import ModelError
 from actadd_lens.models.adapted import LinearMap, is_parameter, map_name
-from actadd_lens.models.protocol import Backend, PassContext
+from actadd_lens.models.protocol import Backend, PassContext, Start
+from actadd_lens.models.resuming import Form, LeavePass, entrances, known_forms, skipped, streams_kept
 from actadd_lens.models.shapes import changing_rotary
 
 
@@ -45,7 +46,7 @@ class BridgeBackend(Backend):
             for layer in sorted(set(layers)):
                 handle = self.add_hook(self.hook_name(layer), _keeper(found, layer, leave=layer == top))
                 stack.callback(handle.remove)
-            with suppress(_LeavePass):
+            with suppress(LeavePass):
                 self.model(tokens, return_type=None)
         return found
 
@@ -104,17 +105,38 @@ class BridgeBackend(Backend):
         logits: Tensor = self.model(tokens, use_cache=False, **options)
         return logits[torch.arange(len(columns), device=logits.device), columns.to(logits.device) - first]
 
+    def start(self, tokens: Int[Tensor, "batch pos"], layer: int) -> Start:
+        """By a pass that is left at the block, where this model's passes can begin there."""
+        if layer == 0 or self._forms([layer], tokens)[layer] is None:
+            return Start(tokens)
+        with streams_kept(entrances(self, [layer]), leave=True) as found, suppress(LeavePass):
+            self.logits(tokens)
+        return Start(tokens, found.get(layer))
+
     def starts(
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int], columns: Int[Tensor, " batch"] | None
-    ) -> tuple[dict[int, Tensor], Float[Tensor, "batch *pos d_vocab"]]:
-        """Only the tokens: with `start_at_layer` the blocks below would still run."""
-        return dict.fromkeys(layers, tokens), self.ends_from(tokens, 0, columns)
+    ) -> tuple[dict[int, Start], Float[Tensor, "batch *pos d_vocab"]]:
+        """The stream before each layer's block, where this model's passes can begin with it."""
+        above = sorted({layer for layer in layers if layer > 0})
+        usable = [layer for layer, forms in self._forms(above, tokens).items() if forms is not None]
+        with streams_kept(entrances(self, usable)) as found:
+            logits = self.ends_from(Start(tokens), 0, columns)
+        return {layer: Start(tokens, found.get(layer)) for layer in layers}, logits
 
     def ends_from(
-        self, start: Tensor, layer: int, columns: Int[Tensor, " batch"] | None
+        self, start: Start, layer: int, columns: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch *pos size"]:
-        """The logits of a whole pass."""
-        return self.logits(start) if columns is None else self.logits_at(start, columns)
+        """The logits of a pass; from a stream by skipping the blocks below."""
+        with ExitStack() as stack:
+            if start.stream is not None:
+                forms = self._forms([layer], start.tokens)[layer]
+                last = layer == self.n_layers
+                stream = self._own_hook_point(self.hook_name(layer))(start.stream) if last else start.stream
+                stack.enter_context(skipped(list(self.model.blocks)[:layer], forms or (), stream))
+            return self.logits(start.tokens) if columns is None else self.logits_at(start.tokens, columns)
+
+    def _forms(self, layers: Sequence[int], tokens: Int[Tensor, "batch pos"]) -> dict[int, tuple[Form, ...] | None]:
+        return known_forms(self.model, layers, tokens, self.logits, entrances(self, layers))
 
     def read_out(self, ends: Float[Tensor, "batch *pos size"]) -> Float[Tensor, "batch *pos d_vocab"]:
         """The ends themselves: the Hugging Face model has unembedded them."""
@@ -244,15 +266,11 @@ class BridgeBackend(Backend):
             ) from error
 
 
-class _LeavePass(Exception):  # noqa: N818  (a way out of a pass: no error, so it is not named one)
-    """Ends a pass whose rest nobody needs."""
-
-
 def _keeper(found: dict[int, Tensor], layer: int, *, leave: bool) -> Any:
     def keep(resid_pre: Tensor, hook: Any) -> None:
         found[layer] = resid_pre
         if leave:
-            raise _LeavePass
+            raise LeavePass
 
     return keep
 

@@ -1,7 +1,7 @@
 """HookedTransformer (TransformerLens 3.x) behind the common interface."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from actadd_lens.models.adapted import LinearMap, is_parameter, map_name
-from actadd_lens.models.protocol import Backend, InThisThread, PassContext
+from actadd_lens.models.protocol import Backend, PassContext, Start
+from actadd_lens.models.resuming import LeavePass, entrances, streams_kept
 
 
 def hooked_transformer() -> type[Any] | None:
@@ -100,34 +101,39 @@ class HookedBackend(Backend):
         """The unembedding, a large share of a small model's pass, runs on those columns only."""
         return self.read_out(_at(self._blocks(tokens, mask=None), columns))
 
+    def start(self, tokens: Int[Tensor, "batch pos"], layer: int) -> Start:
+        """By a pass that is left at the block."""
+        if layer == 0 or self._reads_positions_late:
+            return Start(tokens)
+        with streams_kept(entrances(self, [layer]), leave=True) as found, suppress(LeavePass):
+            self._blocks(tokens, mask=None)
+        return Start(tokens, found.get(layer))
+
     def starts(
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int], columns: Int[Tensor, " batch"] | None
-    ) -> tuple[dict[int, Tensor], Float[Tensor, "batch *pos d_vocab"]]:
+    ) -> tuple[dict[int, Start], Float[Tensor, "batch *pos d_vocab"]]:
         """The stream before each layer's block, read by a pre-hook on the block."""
-        found: dict[int, Tensor] = {}
-        with ExitStack() as stack:
-            for layer in set(layers):
-                # Before a caller's own pre-hooks, which act again from a start; they may change the stream in place.
-                name = self.hook_name(layer)
-                module = self.model.blocks[layer] if layer < self.n_layers else self.hook_point(name)
-                copy = bool(self.hooks_at(name) or module._forward_pre_hooks)
-                keep = InThisThread(_input_keeper(found, layer, copy=copy))
-                stack.callback(module.register_forward_pre_hook(keep, prepend=True).remove)
+        with streams_kept(entrances(self, layers)) as found:
             logits = self.read_out(_at(self._blocks(tokens, mask=None), columns))
-        if self.model.cfg.positional_embedding_type == "shortformer":  # its blocks read positions beside the stream
-            return dict.fromkeys(layers, tokens), logits
-        return found, logits
+        if self._reads_positions_late:
+            found.clear()
+        return {layer: Start(tokens, found.get(layer)) for layer in layers}, logits
+
+    @property
+    def _reads_positions_late(self) -> bool:
+        """Whether the blocks read positions beside the stream."""
+        return bool(self.model.cfg.positional_embedding_type == "shortformer")
 
     def ends_from(
-        self, start: Tensor, layer: int, columns: Int[Tensor, " batch"] | None
+        self, start: Start, layer: int, columns: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch *pos size"]:
         """The last residual stream; from a stream by `start_at_layer`."""
-        if start.is_floating_point() and layer == self.n_layers:
-            residual = self._own_hook_point(self.hook_name(layer))(start)
-        elif start.is_floating_point():
-            residual = self.model.forward(start, start_at_layer=layer, stop_at_layer=self.n_layers)
+        if start.stream is None:
+            residual = self._blocks(start.tokens, mask=None)
+        elif layer == self.n_layers:
+            residual = self._own_hook_point(self.hook_name(layer))(start.stream)
         else:
-            residual = self._blocks(start, mask=None)
+            residual = self.model.forward(start.stream, start_at_layer=layer, stop_at_layer=self.n_layers)
         return _at(residual, columns)
 
     def read_out(self, ends: Float[Tensor, "batch *pos size"]) -> Float[Tensor, "batch *pos d_vocab"]:
@@ -214,13 +220,6 @@ class HookedBackend(Backend):
 def _keeper(found: dict[int, Tensor], layer: int) -> Any:
     def keep(resid_pre: Tensor, hook: Any) -> None:
         found[layer] = resid_pre
-
-    return keep
-
-
-def _input_keeper(found: dict[int, Tensor], layer: int, *, copy: bool) -> Any:
-    def keep(module: Any, args: tuple[Any, ...]) -> None:
-        found[layer] = args[0].clone() if copy else args[0]
 
     return keep
 

@@ -97,6 +97,28 @@ class PassContext:
 
 
 @dataclass(frozen=True, eq=False)
+class Start:
+    """What passes can begin with that differ from another one only from a layer on.
+
+    Attributes:
+        tokens: Token ids, padded on the right.
+        stream: The stream that enters the layer's block, before its hook point; None where passes begin with the
+            tokens.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    stream: Float[Tensor, "batch pos d_model"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: Int[Tensor, " picks"]) -> "Start":
+        """Some of its rows, in any order and number."""
+        stream = None if self.stream is None else self.stream[rows.to(self.stream.device)]
+        return Start(self.tokens[rows.to(self.tokens.device)], stream)
+
+
+@dataclass(frozen=True, eq=False)
 class HookHandle:
     """A hook of ours on a hook point of the model's."""
 
@@ -374,13 +396,19 @@ class Backend(ABC):
         """Logits at one column of each row; padding stands right, where a causal model never sees it."""
 
     @abstractmethod
+    def start(self, tokens: Int[Tensor, "batch pos"], layer: int) -> Start:
+        """What passes of these rows that are changed from a layer on can begin with, by a pass that ends there.
+
+        Args:
+            tokens: Token ids, padded on the right.
+            layer: The first layer at which something is changed.
+        """
+
+    @abstractmethod
     def starts(
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int], columns: Int[Tensor, " batch"] | None
-    ) -> tuple[dict[int, Tensor], Float[Tensor, "batch *pos d_vocab"]]:
+    ) -> tuple[dict[int, Start], Float[Tensor, "batch *pos d_vocab"]]:
         """One whole pass, and what passes that differ from it only from a layer on can start from.
-
-        A start has a row for each row of the batch: the stream that enters the layer's block, before its hook point,
-        where a pass can begin there; the tokens, where it cannot.
 
         Args:
             tokens: Token ids, padded on the right.
@@ -390,7 +418,7 @@ class Backend(ABC):
 
     @abstractmethod
     def ends_from(
-        self, start: Tensor, layer: int, columns: Int[Tensor, " batch"] | None
+        self, start: Start, layer: int, columns: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch *pos size"]:
         """What a pass from a start on ends in; every hook from the layer's `hook_resid_pre` on acts.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from actadd_lens.measuring.measure import check_finite
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading
-from actadd_lens.models.protocol import Spot
+from actadd_lens.models.protocol import Spot, Start
 from actadd_lens.prompts.positions import Position, reach_of
 from actadd_lens.steering.clean import prompts_of, resolved
 from actadd_lens.steering.hooks import injected
@@ -58,7 +58,7 @@ class PromptBatch:
     members: list[int]
     tokens: Int[Tensor, "prompts pos"]
     lengths: Int[Tensor, " prompts"]
-    starts: dict[int, Tensor]
+    starts: dict[int, Start]
     logits: Float[Tensor, "prompts *pos d_vocab"]
 
 
@@ -107,8 +107,7 @@ class SweepPasses:
         picks = self._picks(prompts, rows)
         columns = None if self.reads_all else prompts.lengths[picks] - 1
         with injected(backend, self._assignments(arms, rows), self._prompts(rows)):
-            start = prompts.starts[layer]
-            return backend.ends_from(start[picks.to(start.device)], number, columns)
+            return backend.ends_from(prompts.starts[layer][picks], number, columns)
 
     def read(
         self, prompts: PromptBatch, rows: Sequence[Row], ends: Float[Tensor, "rows *pos size"]
