@@ -25,9 +25,9 @@ COEFFICIENTS = (-2.0, -1.0, 1.0, 2.0)
 NEW_TOKENS = 20
 PROMPTS = (
     "The weather this morning was cold, and the streets of",
-    "My neighbour told me yesterday that she had bought",
+    "My neighbour told me yesterday that she had bought a new",
     "The train to the coast leaves at nine, so we",
-    "In the evening we sat in the kitchen and",
+    "In the evening we sat in the kitchen and talked about",
 )
 
 
@@ -106,10 +106,14 @@ def _cases(model: Any, source: Any) -> dict[str, tuple[Call, Call]]:
         return al.sweep(model, pair, layers=LAYERS, coefficients=COEFFICIENTS, prompts=PROMPTS,
                         metric=al.metrics.next_token_logprob(" the"), progress=False)  # fmt: skip
 
+    def measured() -> object:
+        return al.measure(model, PROMPTS, vector, al.metrics.next_token_logprob(" the"), progress=False)
+
     return {
         "complete, rows at the front": (completed(), lambda: _decoded(source, eight)),
         "complete, a row on all tokens": (completed(position="all"), lambda: _decoded(source, eight)),
-        "sweep, against the blocks it needs": (swept, lambda: _blocks(source, _tokens(model, PROMPTS))),
+        "sweep, against the blocks it needs": (swept, lambda: _swept(source, _tokens(model, PROMPTS), _of(model, pair))),
+        "measure, against the blocks it needs": (measured, lambda: _measured(source, _tokens(model, PROMPTS), vector.layer)),
     }
 
 
@@ -131,21 +135,40 @@ def _decoded(source: Any, tokens: torch.Tensor) -> torch.Tensor:
     return torch.cat(written, dim=1)
 
 
+def _of(model: Any, pair: al.PromptPair) -> torch.Tensor:
+    """Both prompts of a pair."""
+    return torch.tensor([backend_of(model).encode(text, prepend_bos=False) for text in (pair.positive, pair.negative)])
+
+
 @torch.inference_mode()
-def _blocks(source: Any, tokens: torch.Tensor) -> None:
-    """Once through the whole model, then for each layer the blocks from there on, for all coefficients at once."""
+def _swept(source: Any, tokens: torch.Tensor, pair: torch.Tensor) -> None:
+    """The pair up to the highest layer, the prompts once, and from each layer on all coefficients at once."""
+    _through(source, pair, slice(0, max(LAYERS)))
+    _through(source, tokens, slice(None))
+    for layer in LAYERS:
+        _through(source, tokens.repeat(len(COEFFICIENTS), 1), slice(layer, None))
+
+
+@torch.inference_mode()
+def _measured(source: Any, tokens: torch.Tensor, layer: int) -> None:
+    """The prompts up to the layer, and from there on unsteered and steered."""
+    _through(source, tokens, slice(0, layer))
+    _through(source, tokens.repeat(2, 1), slice(layer, None))
+
+
+def _through(source: Any, tokens: torch.Tensor, part: slice) -> None:
+    """Through some of the blocks, and the last column unembedded where the last of them is among them."""
     trunk = source.model
-    blocks = list(trunk.layers)
-    source(tokens, use_cache=False, logits_to_keep=1)
-    rows = tokens.repeat(len(COEFFICIENTS), 1)
+    blocks, count = trunk.layers, trunk.config.num_hidden_layers
     try:
-        for layer in LAYERS:
-            trunk.layers = torch.nn.ModuleList(blocks[layer:])
-            trunk.config.num_hidden_layers = len(trunk.layers)
-            source(rows, use_cache=False, logits_to_keep=1)
+        trunk.layers = blocks[part]
+        trunk.config.num_hidden_layers = len(trunk.layers)
+        if part.stop is None:
+            source(tokens, use_cache=False, logits_to_keep=1)
+        else:
+            trunk(tokens, use_cache=False)
     finally:
-        trunk.layers = torch.nn.ModuleList(blocks)
-        trunk.config.num_hidden_layers = len(blocks)
+        trunk.layers, trunk.config.num_hidden_layers = blocks, count
 
 
 if __name__ == "__main__":
