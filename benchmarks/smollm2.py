@@ -112,8 +112,14 @@ def _cases(model: Any, source: Any) -> dict[str, tuple[Call, Call]]:
     return {
         "complete, rows at the front": (completed(), lambda: _decoded(source, eight)),
         "complete, a row on all tokens": (completed(position="all"), lambda: _decoded(source, eight)),
-        "sweep, against the blocks it needs": (swept, lambda: _swept(source, _tokens(model, PROMPTS), _of(model, pair))),
-        "measure, against the blocks it needs": (measured, lambda: _measured(source, _tokens(model, PROMPTS), vector.layer)),
+        "sweep, against the blocks it needs": (
+            swept,
+            lambda: _swept(source, _tokens(model, PROMPTS), _of(model, pair)),
+        ),
+        "measure, against the blocks it needs": (
+            measured,
+            lambda: _measured(source, _tokens(model, PROMPTS), vector.layer),
+        ),
     }
 
 
@@ -137,7 +143,8 @@ def _decoded(source: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 def _of(model: Any, pair: al.PromptPair) -> torch.Tensor:
     """Both prompts of a pair."""
-    return torch.tensor([backend_of(model).encode(text, prepend_bos=False) for text in (pair.positive, pair.negative)])
+    texts = (str(pair.positive), str(pair.negative))
+    return torch.tensor([backend_of(model).encode(text, prepend_bos=False) for text in texts])
 
 
 @torch.inference_mode()

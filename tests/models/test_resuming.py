@@ -65,7 +65,13 @@ def test_a_sweep_and_a_measurement_are_those_of_whole_passes(bridge: Any, monkey
     vector = al.compute_steering_vector(bridge, PAIRS[0], layer=top - 1) * 3
 
     def run() -> tuple[al.Sweep, al.Measurement]:
-        grid = {"layers": [0, 1, top], "coefficients": [-2, 3], "nulls": 2, "prompts": PROMPTS, "progress": False}
+        grid: dict[str, Any] = {
+            "layers": [0, 1, top],
+            "coefficients": [-2, 3],
+            "nulls": 2,
+            "prompts": PROMPTS,
+            "progress": False,
+        }
         sweep = al.sweep(bridge, PAIRS[0], metric=al.metrics.entropy(), **grid)
         return sweep, al.measure(bridge, PROMPTS, vector, al.metrics.entropy(), nulls=2, progress=False)
 
@@ -129,7 +135,8 @@ def test_a_pass_that_does_not_skip_is_an_error(small_bridge: Any) -> None:
 @pytest.fixture
 def crossed(gpt2_folder: Any) -> Iterator[Any]:
     """A model whose last block also uses what the first one leaves, beside the stream."""
-    model, kept = al.load_model(str(gpt2_folder), family="bridge"), {}
+    model = al.load_model(str(gpt2_folder), family="bridge")
+    kept: dict[str, Tensor] = {}
     first, last = model.blocks[0].original_component, model.blocks[-1]
     handles = [
         first.register_forward_hook(lambda module, args, output: kept.update(stream=args[0])),

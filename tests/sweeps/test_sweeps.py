@@ -23,6 +23,7 @@ from actadd_lens import metrics, scorers
 from actadd_lens.cli import main
 from actadd_lens.cli.options import numbers as numbers_of
 from actadd_lens.models import backend_of
+from actadd_lens.models.protocol import Start
 from actadd_lens.statistics import effect_power, paired_effect, split_prompts
 from actadd_lens.sweeps.grid import Grid
 from actadd_lens.sweeps.keys import SweepKeys
@@ -374,7 +375,7 @@ def test_a_batch_that_does_not_fit_is_halved_without_loss(quickest: Any, monkeyp
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
         return start(self, tokens, *args)
 
-    def small_resume(self: Any, rows: Tensor, *args: Any) -> Any:
+    def small_resume(self: Any, rows: Start, *args: Any) -> Any:
         if len(rows) > 4:
             raise RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"
