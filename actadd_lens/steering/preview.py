@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_IN_A_LINE = 12
+_IN_A_LINE = 10
 """Tokens in one line of the HTML table: a chat prompt has many, and nobody scrolls sideways."""
 
 
