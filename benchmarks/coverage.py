@@ -286,7 +286,7 @@ def main() -> None:
         print(f"## {name}\n\n{part}\n")
     if options.write:
         sys.path.insert(0, str(DOCS))
-        from page_parts import write  # type: ignore[import-not-found]  # beside the pages
+        from page_parts import write
 
         write(DOCS / "statistics.md", parts)
 

@@ -153,7 +153,8 @@ def layers(model: Any, name: str) -> str:
 
 def finding(found: Any, frame: pd.DataFrame) -> str:
     """The comparison of the best layer with the first and the last, in words."""
-    best, last = int(frame["effect"].abs().idxmax()), len(frame) - 1
+    largest: Any = frame["effect"].abs().idxmax()
+    best, last = int(largest), len(frame) - 1
     effect, size = frame["effect"], frame["injection norm"] / frame["injection norm"][best]
     by_layer, attention = found.contributions, found.attention()
     readers = sorted(np.argsort(-np.abs(by_layer[best]))[:2])

@@ -282,7 +282,11 @@ def sadi(model: Any, name: str, contrast: Path | None) -> list[Row]:
     found = methods.sadi(model, pairs, site="head", k=4, strength=5.0)
     running = methods.sadi(model, pairs, site="head", k=4, strength=5.0, rule="running")
     neurons = methods.sadi(model, pairs, site="neuron", k=10, strength=10.0, rule="running")
-    arms = {"4 heads × 5, frozen": found, "4 heads × 5, running": running, "10 neurons × 10, running": neurons}
+    arms: dict[str, Any] = {
+        "4 heads × 5, frozen": found,
+        "4 heads × 5, running": running,
+        "10 neurons × 10, running": neurons,
+    }
     fixed = methods.caa(model, pairs, layer=LAYER[name], read=-1)
     nulls = {told: list(arm.nulls(NULLS[name])) for told, arm in list(arms.items())[:2]}
     arms["a fixed vector (CAA of the same pairs)"] = [fixed]

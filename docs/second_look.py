@@ -204,7 +204,7 @@ def attention_rows(model: Any) -> pd.DataFrame:
             columns.pop("null mean", None)
             there = verdict != "not testable here"
             where = {"layer": found.settings["layer"], "position": place}
-            told = {"left": f"{left}" if there else "", "most by values": verdict}
+            told: dict[str, Any] = {"left": f"{left}" if there else "", "most by values": verdict}
             pair_told = f"`{found.settings['pair']}`"
             lines.append({"model": backend_of(model).name, "pair": pair_told, **where, **columns, **told})
     return pd.DataFrame(lines)

@@ -9,7 +9,7 @@ from mkdocs.structure.files import File
 OUTSIDE = ("notebooks/*.ipynb", "CHANGELOG.md")
 
 
-@event_priority(100)  # before mkdocs-jupyter looks for notebooks
+@event_priority(100)  # type: ignore[untyped-decorator]  # before mkdocs-jupyter looks for notebooks
 def on_files(files: Any, config: Any) -> Any:
     """Take the outside files in, where they stand in the repository."""
     root = Path(config.config_file_path).parent

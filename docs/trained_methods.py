@@ -186,7 +186,7 @@ def trained(model: Any, work: Path, suffix: str) -> dict[str, Any]:
     others = [other.with_norm(float(vector.norms[0])).at(position="all+bos") for other in others]
     benign = [*sentences["neutral"], *(text for topic in topics.values() for text in topic.sentences[24:34])]
     held_out, train = benign[1::3][: size.held_out], [text for place, text in enumerate(benign) if place % 3 != 1]
-    shared = {
+    shared: dict[str, Any] = {
         "prompts": al.storybook.neutral_prompts()[: size.prompts],
         "metric": al.metrics.logit_difference(" happy", " sad"),
         "benign": held_out, "progress": False,
