@@ -11,7 +11,9 @@ LIBRARIES := .libraries
 # Two processes: as many as a laptop has to spare, and each loads its models once.
 PARALLEL := --numprocesses 2 --dist worksteal
 
-.PHONY: demo smollm2 test test-bridge test-slow libraries fuzz browser lint format bench notebooks notebooks-refresh docs wheel-trial release-check clean
+.PHONY: environments demo smollm2 test test-bridge test-slow libraries fuzz browser lint format bench notebooks notebooks-refresh docs wheel-trial release-check clean
+
+environments: $(STAMP) $(BRIDGE_STAMP)
 
 demo: $(STAMP)
 	$(BIN)/actadd demo
