@@ -7,7 +7,7 @@ from benchmarks.coverage import ERRORS, KINDS, SIZES, coverage, error_rate
 TRIALS = 200
 """A tenth of those of the tables."""
 
-INTERVALS = 1000
+INTERVALS = 500
 """Intervals are simulated quickly; with fewer, some cell of the table strays by chance."""
 
 
