@@ -260,7 +260,7 @@ CASES = (
     ),
     Case(
         "sweep-naive",
-        "the same cell by cell, the vector anew for each",
+        "the same cell by cell, the vector again for each",
         "sweep",
         float("inf"),
         sweeps.metrics_against_naive,

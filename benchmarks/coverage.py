@@ -131,7 +131,7 @@ def p_two_sided(random: Random) -> float:
 
 
 def p_few(random: Random) -> float:
-    """One effect beside 20 nulls, from their mean and spread."""
+    """One effect with 20 nulls, from their mean and spread."""
     return statistics.normal_p(random.normal(), random.normal(size=20))
 
 
@@ -141,7 +141,7 @@ def p_few_skewed(random: Random) -> float:
 
 
 def p_verdict(draw: str) -> Callable[[Random], float]:
-    """The p that a verdict goes by, beside 20 nulls."""
+    """The p that a verdict uses, with 20 nulls."""
     return lambda random: statistics.verdict_p(getattr(random, draw)(), getattr(random, draw)(size=20))
 
 
@@ -223,8 +223,8 @@ ERRORS: dict[str, Callable[[Random], float]] = {
     "the same, two-sided": p_two_sided,
     "p from mean and spread of 20 nulls, normal": p_few,
     "the same, exponential nulls": p_few_skewed,
-    "p of a verdict beside 20 nulls, normal": p_verdict("normal"),
-    "p of a verdict beside 20 nulls, exponential": p_verdict("exponential"),
+    "p of a verdict with 20 nulls, normal": p_verdict("normal"),
+    "p of a verdict with 20 nulls, exponential": p_verdict("exponential"),
     "smallest adjusted p of a grid": p_grid,
     "a cell is significant": stands,
     "a cell is significant, without nulls": stands_without_nulls,

@@ -81,7 +81,7 @@ def _bound(model: Any) -> Callable[[], object]:
 
 @torch.no_grad()
 def _naive(model: Any) -> None:
-    """What the authors' code does: the vector anew for each cell by two forwards, then one steered forward."""
+    """What the authors' code does: the vector again for each cell by two forwards, then one steered forward."""
     backend = backend_of(model)
     pair = al.PromptPair(*PAIR).tokens(model)
     sides = [torch.tensor([side], device=backend.device) for side in (pair.positive, pair.negative or ())]

@@ -1,4 +1,4 @@
-"""Whether an effect is there: metrics of logits, scorers of texts, nulls, and measuring beside them."""
+"""Whether there is an effect: metrics of logits, scorers of texts, null vectors, and measuring with them."""
 
 from actadd_lens.measuring import metrics, scorers
 from actadd_lens.measuring.measure import CompletionMeasurement, Measurement, measure, measure_completions

@@ -20,7 +20,7 @@ from actadd_lens.steering.sizes import relative_sizes
 from actadd_lens.vectors.vector import SteeringVector, as_interventions
 
 RUNGS = tuple(2.0**power for power in range(-4, 5))
-"""Sizes that are tried first, in units of the stream: from 1/16 of it to 16 times it."""
+"""Sizes that are tried first, in units of the stream: from 1/16 to 16."""
 
 HALVINGS = 4
 """How often the step from the last size within the budget to the first beyond is halved, on a log scale."""
@@ -31,7 +31,7 @@ class Choice:
     """What was chosen for one arm.
 
     Attributes:
-        factor: The largest within the budget, times what was given; 0 where the smallest that was tried is beyond it.
+        factor: The largest factor within the budget; 0 if even the smallest that was tried exceeds it.
         is_top: Whether the largest that was tried is still within it.
     """
 
@@ -40,7 +40,7 @@ class Choice:
 
 
 Dose = Callable[[float], Arm]
-"""What is done, at so many times the coefficient that was given."""
+"""What is done, at a multiple of the coefficient that was given."""
 
 
 def dose_of(given: Any) -> Dose:
@@ -61,7 +61,7 @@ class Ruler:
         model: The model.
         position: Where row 0 lands, for what has no position of its own.
         prepend_bos: Whether texts start with BOS.
-        batch_size: Most rows in one pass.
+        batch_size: Maximum number of rows per pass.
         progress: Whether to show bars.
     """
 
@@ -99,12 +99,12 @@ class Ruler:
             item.times(2.0)  # raises where there is no coefficient
             vector = item if isinstance(item, SteeringVector) else item.vector
             if not isinstance(vector, SteeringVector):
-                raise CoefficientError(f"{item.label} has no size beside the stream, so it cannot be calibrated.")
+                raise CoefficientError(f"{item.label} has no size in units of the stream, so it cannot be calibrated.")
             if bool(vector.injection.any()):
                 place = dataclasses.replace(vector, position=item.position)
                 sizes.append(relative_sizes(self.model, place, texts, self.position, self.prepend_bos))
         if not sizes:
-            raise CoefficientError("What is to be calibrated is zero, so no coefficient gives it a size.")
+            raise CoefficientError("What should be calibrated is zero, so no coefficient gives it a size.")
         return max(sizes)
 
     def choose(

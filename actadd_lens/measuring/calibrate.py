@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class CurvePoint:
-    """What one coefficient does, on texts and prompts that the choice has not seen.
+    """What one coefficient does, on held-out texts and prompts.
 
     Attributes:
-        coefficient: The coefficient; of several vectors, the factor that all are multiplied with.
+        coefficient: The coefficient; for several vectors, the factor that multiplies all of them.
         size: Norm of the injection in units of the stream.
         damage: Damage to other text.
-        effect: The effect; None where none was asked for.
+        effect: The effect; None if none was requested.
     """
 
     coefficient: float
@@ -45,19 +45,19 @@ class CurvePoint:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A coefficient chosen within a budget of damage on one half of the texts, and reported on the other.
+    """A coefficient chosen within a budget of damage on one half of the texts, and reported on the held-out half.
 
     Attributes:
-        coefficient: The largest within the budget; 0 where even the smallest that was tried was beyond it. Of several
-            vectors, the factor that all are multiplied with.
+        coefficient: The largest within the budget; 0 if even the smallest that was tried exceeds it. For several
+            vectors, the factor that multiplies all of them.
         is_top: Whether the largest that was tried is still within the budget.
         at_most: The budget, in the damage's unit.
         damage_metric: What counts as damage.
-        effect_metric: What counts as effect; None where none was asked for.
+        effect_metric: What counts as effect; None if none was requested.
         interventions: What was calibrated, with its coefficient.
-        damage: Damage on the other half, with its interval.
-        effect: The effect beside its nulls, each calibrated by the same steps; None where none was asked for.
-        curve: What each size does, the chosen one among them, in order.
+        damage: Damage on the held-out half, with its interval.
+        effect: The effect with its nulls, each calibrated by the same steps; None if none was requested.
+        curve: What each size does, including the chosen one, in order.
         null_coefficients: The coefficient that was chosen for each null.
         chosen_on: Texts that the choice was made on.
         reported_on: Texts that the damage is reported on.
@@ -89,7 +89,7 @@ class Calibration:
 
     @property
     def is_within(self) -> bool | None:
-        """Whether the damage is within the budget on texts that the choice has not seen; None where that is open."""
+        """Whether the damage is within the budget on held-out texts; None if that is undecided."""
         if self.damage.high <= self.at_most:
             return True
         return False if self.damage.low > self.at_most else None
@@ -110,7 +110,7 @@ class Calibration:
         return pd.DataFrame(rows)
 
     def plot(self, axes: "Sequence[Axes] | None" = None) -> "Sequence[Axes]":
-        """Damage, and the effect where there is one, against the coefficient, with the budget and the choice."""
+        """Damage, and the effect if there is one, against the coefficient, with the budget and the choice."""
         from actadd_lens.plots.calibrating import plot_calibration
 
         return plot_calibration(self, axes=axes)
@@ -143,18 +143,18 @@ def calibrate(
 ) -> Calibration:
     """The largest coefficient whose damage to other text stays within a budget.
 
-    The texts are split into random halves. On one half, sizes from 1/16 of the stream to 16 times it are tried, each
-    twice the one before; from the last one up to which all are within the budget to the next, the step is halved four
-    times. On the other half the damage is reported. Each null is calibrated by the same steps, and so compared at equal
-    damage: the p-value holds under the choice. The effect is measured on prompts that the choice has not seen.
+    The texts are split into random halves. On one half, sizes from 1/16 of the stream to 16 times the stream are tried,
+    each twice the one before; then the step from the last size within the budget to the first beyond it is halved four
+    times. The damage is reported on the other, held-out half. Each null is calibrated by the same steps, and so
+    compared at equal damage, which keeps the p-value valid. The effect is measured on held-out prompts.
 
     Args:
         model: The model.
         vectors: One steering vector or other intervention with a coefficient, or several, whose coefficients grow
             together. A negative one stays negative.
         prompts: Eight texts or more that the vector is not meant for.
-        damage: What counts as damage: a metric, steered minus unsteered; by default the KL divergence
-            `unsteered || steered` of the next token.
+        damage: What counts as damage: a metric, steered minus unsteered; by default the KL divergence `unsteered ||
+            steered` of the next token.
         at_most: The budget, in the damage's unit, as a mean over texts.
         effect: What counts as effect: a metric; None for no effect.
         on: Prompts that the effect is measured on; by default the half that the damage is reported on.
@@ -163,11 +163,11 @@ def calibrate(
         null_kind: As in `null_vectors`.
         seed: Seed of the halves and the nulls.
         prepend_bos: Whether prompts start with BOS.
-        batch_size: Most rows in one pass.
-        progress: Whether to show a bar when it takes more than a moment.
+        batch_size: Maximum number of rows per pass.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
-        SettingError: There are fewer than 8 texts, or a setting is out of its range.
+        SettingError: There are fewer than 8 texts, or a setting is out of range.
         CoefficientError: An intervention has no coefficient, or is zero.
         PositionError: A vector does not fit onto a prompt.
     """
@@ -208,7 +208,7 @@ def calibrate(
 
 
 def check_budget(at_most: Any) -> None:
-    """See that a budget is one.
+    """Check that a budget is valid.
 
     Raises:
         SettingError: It is not a finite number above 0.
@@ -218,12 +218,12 @@ def check_budget(at_most: Any) -> None:
 
 
 def with_nulls(effect: Effect, nulls: Sequence[Effect]) -> Effect:
-    """An effect beside those of its nulls on the same prompts."""
+    """An effect with those of its nulls on the same prompts."""
     by_prompt = np.array([null.by_prompt for null in nulls]).reshape(len(nulls), effect.n_prompts)
     return effect.with_nulls(by_prompt.mean(axis=1), by_prompt)
 
 
 def _coefficient(arm: Sequence[Intervention]) -> float:
-    """What a factor is multiplied with to be the coefficient of the one vector; 1 where there are several."""
+    """What a factor is multiplied by to give the coefficient of the one vector; 1 if there are several."""
     only = arm[0] if len(arm) == 1 else None
     return only.coefficient if isinstance(only, SteeringVector) else 1.0

@@ -17,10 +17,10 @@ def classifier_scorer(folder: Path, label: str | int, batch_size: int) -> Callab
     Args:
         folder: The model's folder.
         label: The label, by name or number.
-        batch_size: Most texts in one pass.
+        batch_size: Maximum number of texts per pass.
 
     Raises:
-        ModelError: It is no such folder.
+        ModelError: The folder holds no such model.
         SettingError: The model has no such label.
     """
     digest = _digest(folder)
@@ -65,7 +65,7 @@ def _classifier(folder: Path, digest: str) -> tuple[Any, Any]:
     """The model and its tokenizer, loaded once for each state of the folder.
 
     Raises:
-        ModelError: They cannot be loaded, or are none that tells labels apart.
+        ModelError: They cannot be loaded, or are not a trained classifier.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""`compare`: interventions on one task, at equal damage, beside their nulls and beside prompting."""
+"""`compare`: interventions on one task, at equal damage, compared with their nulls and with prompting."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -51,37 +51,38 @@ def compare(
 ) -> Comparison:
     """Compare interventions on one task, at equal damage to other text.
 
-    The rule, told before anything runs: the texts are split into random halves. On one, each contender with a
+    The rule is fixed before anything runs. The texts are split into random halves. On one half, each contender with a
     coefficient gets the largest one whose mean damage is at most the budget, by the steps of `calibrate`; so does each
-    of its nulls, in its own kind. Contenders without a coefficient stand as they are, and so do words in the prompt.
-    Damage is reported on the other half, the effect on the prompts, which the choice has not seen. Two contenders are
-    told apart where the p-value of their difference, by flips of signs and adjusted over all pairs, is at most .05.
+    of its nulls, which are of the same kind. Contenders without a coefficient are used as they are, and so are words in
+    the prompt. Damage is reported on the other half, and the effect on the prompts, all of them held out. Two
+    contenders differ significantly if the p-value of their difference, by sign flips and adjusted over all pairs, is at
+    most .05.
 
     Args:
         model: The model.
-        interventions: Contenders by name: an intervention, several that belong together, what a method made, or a
-            function that makes one of the model, whose cost is then counted.
+        interventions: Contenders by name: an intervention, several that belong together, the result of a method, or a
+            function that makes one of these from the model, whose cost is then counted.
         prompts: Prompts of the task.
-        texts: Eight texts or more that steering is not meant for, and no prompts of the task.
+        texts: Eight texts or more that steering is not meant for; they must not contain prompts of the task.
         metric: What counts as effect: a metric of the next token; or
         scorer: A score of the texts that the model writes.
         damage: What counts as damage; by default the KL divergence `unsteered || steered` of the next token.
         at_most: The budget, in the damage's unit, as a mean over texts.
-        prompting: Words that stand in front of each prompt, by name.
+        prompting: Words to put in front of each prompt, by name.
         alternative: `greater` or `less`: which effects are wanted.
         position: Where row 0 lands, for what has no position of its own.
         nulls: Nulls of each contender.
         null_kind: As in `null_vectors`.
         n: Samples per prompt, for a scorer.
-        max_new_tokens: Most tokens to write, for a scorer.
+        max_new_tokens: Maximum number of tokens to write, for a scorer.
         seed: Seed of the halves, the nulls and the samples.
-        batch_size: Most rows in one pass.
+        batch_size: Maximum number of rows per pass.
         progress: Whether to show bars.
         **sampling: As in `complete`.
 
     Raises:
         SettingError: There is neither a metric nor a scorer, or both; texts and prompts overlap; or a setting is out of
-            its range.
+            range.
         PositionError: An intervention does not fit onto a prompt.
     """
     check_run(seed=seed, batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""The result of `compare`: a ranking that says which differences are shown."""
+"""The result of `compare`: a ranking that says which differences are significant."""
 
 import itertools
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ class Entry:
         name: What it is called.
         kind: `steering` or `prompting`.
         arm: What was done, calibrated; nothing for prompting.
-        factor: Times what was given, as calibrated; None where there is no coefficient.
+        factor: The calibrated factor on what was given; None if there is no coefficient.
         is_top: Whether the largest factor that was tried is still within the budget.
-        effect: Effect on the task, beside its nulls.
-        damage: Damage to other text, on the half that the choice has not seen.
-        making: What it cost to read or train; zero where it was handed over ready.
+        effect: Effect on the task, with its nulls.
+        damage: Damage to other text, on the held-out half.
+        making: What it cost to read or train; zero if it was passed ready-made.
         calibrating: What its own calibration cost.
-        extra_tokens: Tokens that each prompt grows by.
+        extra_tokens: Tokens added to each prompt.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Between:
         first: The one that ranks higher.
         second: The other.
         difference: Effect of the first minus that of the second, with its interval.
-        p: By flips of each prompt's sign, adjusted over all pairs of contenders.
+        p: P-value by flips of each prompt's sign, adjusted over all pairs of contenders.
     """
 
     first: str
@@ -64,7 +64,7 @@ class Between:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the two are told apart; otherwise it is undecided."""
+        """Whether the difference is significant; otherwise it is undecided."""
         return self.p <= LEVEL
 
     def __str__(self) -> str:
@@ -102,12 +102,12 @@ class Comparison:
 
     Attributes:
         entries: The contenders, the largest wanted effect first.
-        pairs: All pairs of them, with what is shown of their difference.
+        pairs: All pairs of them, with their difference.
         measure: What counts as effect.
         damage: What counts as damage.
         at_most: The budget of damage.
         alternative: Which effects are wanted.
-        nulls: Nulls that were asked for, of each.
+        nulls: Number of nulls requested for each.
         prompts: Prompts of the task.
         chosen_on: Texts that coefficients were chosen on.
         reported_on: Texts that damage is reported on.
@@ -129,7 +129,7 @@ class Comparison:
 
     @property
     def q_values(self) -> tuple[float, ...]:
-        """Each contender's p-value against its own nulls as a false discovery rate over all; NaN without nulls."""
+        """Each contender's p-value against its own nulls, adjusted for the false discovery rate; NaN without nulls."""
         p_values = np.array([entry.effect.p_value(self.alternative) for entry in self.entries])
         found, has = np.full(len(p_values), np.nan), np.isfinite(p_values)
         if has.any():

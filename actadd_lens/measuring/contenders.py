@@ -1,4 +1,4 @@
-"""What is compared, in one form: how it grows, what its nulls are, and what it cost to make."""
+"""What is compared, in one form: how it scales, what its nulls are, and what it cost to make."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,11 +24,11 @@ class Contender:
     Attributes:
         name: What it is called.
         arm: What is done, as it was given.
-        dose: What is done at any factor; None where there is no coefficient.
+        dose: What is done at any factor; None if there is no coefficient.
         factors: The factors that a choice begins with.
-        nulls: What is done instead, in the same kind; none where the kind has none.
+        nulls: What is done instead, of the same kind; empty if the kind has no nulls.
         null_doses: The same at any factor.
-        making: What it cost to make; empty where it was handed over ready.
+        making: What it cost to make; zero if it was passed ready-made.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Prompted:
-    """Words in front of the prompt in place of an intervention, with unrelated words as long as nulls.
+    """Words in front of the prompt instead of an intervention, with unrelated words of the same length as nulls.
 
     Attributes:
         name: What it is called.
@@ -63,13 +63,13 @@ def contenders_of(
     Args:
         ruler: Knows the model and the position.
         given: Interventions by name: one, several, what a method made, or a function of the model that makes one.
-        texts: Texts beside whose stream sizes are taken.
+        texts: Texts whose stream is the unit of sizes.
         nulls: Nulls of each.
         kind: Kind of null vectors.
         seed: Seed of the nulls.
 
     Raises:
-        SettingError: Nothing was given, or it has no names.
+        SettingError: Nothing was given, or it is not a dictionary by name.
     """
     if not isinstance(given, Mapping) or not given or not all(isinstance(name, str) and name for name in given):
         raise SettingError("Interventions are compared by name: pass a dictionary, such as {'love': 5 * love}.")
@@ -96,7 +96,7 @@ def _contender(
 
 
 def _factors(ruler: Ruler, given: Any, arm: Arm, texts: Sequence[str]) -> tuple[float, ...]:
-    """Factors to begin with: sizes beside the stream for vectors; for what is not a vector, times what was given."""
+    """Factors to begin with: sizes in units of the stream for vectors; for the rest, multiples of what was given."""
     try:
         dose_of(given if hasattr(given, "times") else arm)(2.0)
     except CoefficientError:
@@ -108,7 +108,7 @@ def _factors(ruler: Ruler, given: Any, arm: Arm, texts: Sequence[str]) -> tuple[
 
 
 def _nulls(model: LensModel, given: Any, arm: Arm, nulls: int, kind: NullKind, seed: int) -> list[Any]:
-    """Nulls in the contender's own kind: as it draws them itself, null vectors, or its factors in other places."""
+    """Nulls of the contender's own kind: drawn by itself, null vectors, or its factors in other places."""
     if not nulls:
         return []
     if hasattr(given, "nulls"):
@@ -131,17 +131,17 @@ def prompted_of(model: LensModel, given: Mapping[str, str] | None, *, nulls: int
 
     Args:
         model: The model.
-        given: Words that stand in front of each prompt, by name.
+        given: Words to put in front of each prompt, by name.
         nulls: Nulls of each.
         seed: Seed of the nulls.
 
     Raises:
-        SettingError: Words are missing or no text.
+        SettingError: Words are missing or not text.
     """
     backend, found = backend_of(model), []
     for name, words in (given or {}).items():
         if not isinstance(words, str) or not words.strip():
-            raise SettingError(f"The words of {name!r} are {words!r}: give a text that stands in front of the prompt.")
+            raise SettingError(f"The words of {name!r} are {words!r}: give a text to put in front of the prompt.")
         tokens = len(backend.encode(words, prepend_bos=False))
         others = null_phrases(model, tokens=tokens, n=nulls, seed=seed) if nulls else ()
         found.append(Prompted(name, words, tuple(f"{phrase.strip()} " for phrase in others)))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Arm = tuple[Intervention, ...]
-"""What is done together; nothing is the unsteered arm."""
+"""What is done together; nothing means the unsteered arm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Measurement:
         prompts: The prompts.
         steered: The metric of each prompt, steered.
         unsteered: The same, unsteered.
-        nulls: The same under each null; no rows where none was run.
+        nulls: The same under each null; no rows if none was run.
         null_kind: The kind of the nulls.
         vectors: What was added.
         position: Where, for vectors without a position of their own.
@@ -66,7 +66,7 @@ class Measurement:
 
     @property
     def effect(self) -> Effect:
-        """Steered minus unsteered with its interval, beside its nulls; prompts with no value (NaN) are left out."""
+        """Steered minus unsteered, with interval and nulls; prompts with no value (NaN) are left out."""
         kept = np.isfinite(self.steered) & np.isfinite(self.unsteered)
         if not kept.any():
             raise SettingError(f"{self.metric.name} has no value on any prompt: are all their positions injected?")
@@ -77,7 +77,7 @@ class Measurement:
 
     @property
     def ratio(self) -> float:
-        """Mean steered over mean unsteered, as the paper gives perplexities."""
+        """Mean steered over mean unsteered, as the paper reports perplexities."""
         kept = np.isfinite(self.steered) & np.isfinite(self.unsteered)
         return float(self.steered[kept].mean() / self.unsteered[kept].mean())
 
@@ -128,25 +128,25 @@ def measure(
     """Measure what steering does to a metric, prompt by prompt.
 
     Args:
-        model: The model; steering that is open around the call is left out of all arms.
+        model: The model; steering that is open around the call is ignored.
         prompts: One text or several, of any lengths.
-        vectors: One steering vector or other intervention, or several, all of which act in the steered arm; or
-            `per_prompt([...])`, with those of each prompt.
+        vectors: One steering vector or other intervention, or several that act together; or `per_prompt([...])`, with
+            those of each prompt.
         metric: A metric, or a function of the last token's logits.
         position: Prompt token that receives row 0, for vectors without a position of their own.
-        nulls: Number of null vectors to run beside it.
+        nulls: Number of null vectors to run for comparison.
         null_kind: As in `null_vectors`.
         seed: Seed of the nulls.
         prepend_bos: Whether prompts start with BOS.
-        batch_size: Most rows in one pass.
+        batch_size: Maximum number of rows per pass.
         executor: Who runs it, as in `sweep`; by default it runs here.
-        progress: Whether to show a bar when it takes more than a moment.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
-        PromptError: A prompt is not text or outgrows the context.
+        PromptError: A prompt is not text, or is longer than the context.
         PositionError: A vector does not fit onto a prompt.
-        VectorError: A vector does not go with the model.
-        SettingError: A setting is out of its range.
+        VectorError: A vector does not match the model.
+        SettingError: A setting is out of range.
     """
     check_run(seed=seed, batch_size=batch_size)
     backend, position = backend_of(model), as_position(position)
@@ -197,9 +197,9 @@ def measure_arms(
         metric: What is measured.
         measured: Vectors whose landing places count as injected, in every arm; for all prompts or for each.
         position: Prompt token that receives row 0, for vectors without a position of their own.
-        batch_size: Most rows in one pass.
+        batch_size: Maximum number of rows per pass.
         executor: Who runs it, as in `sweep`; by default it runs here.
-        progress: Whether to show a bar when it takes more than a moment.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
         PositionError: A measured vector does not fit onto a prompt; nothing has run then.
@@ -224,7 +224,7 @@ def measure_arms(
 
 
 def check_finite(backend: Backend, logits: Tensor) -> None:
-    """See that logits are numbers.
+    """Check that logits are finite.
 
     Raises:
         NonFiniteError: The model's numbers overflowed.
@@ -262,7 +262,7 @@ def _nulls_of(model: LensModel, item: Intervention, kind: NullKind, nulls: int, 
     if item.vector is None:
         raise SettingError(
             f"{item.label} is made from no steering vector, so there is no null vector to put in its place: use "
-            "nulls=0, and measure other interventions of its kind beside it."
+            "nulls=0, and measure other interventions of its kind for comparison."
         )
     return [item.with_vector(null) for null in null_vectors(model, item.vector, kind=kind, n=nulls, seed=seed)]
 
@@ -370,7 +370,7 @@ class MeasureRecipe:
         arms: What each arm does to each prompt; the unsteered arm comes first.
         measured: What counts as injected in each prompt, in every arm.
         position: Prompt token that receives row 0, for vectors without a position of their own.
-        batch_size: Most rows in one pass.
+        batch_size: Maximum number of rows per pass.
     """
 
     metric: Metric
@@ -441,8 +441,8 @@ class CompletionMeasurement:
 
     Attributes:
         scorer: What was scored, in words.
-        completions: The texts of both arms.
-        effect: Steered minus unsteered with its interval, beside its nulls.
+        completions: The steered and unsteered texts.
+        effect: Steered minus unsteered, with interval and nulls.
     """
 
     scorer: str
@@ -477,34 +477,34 @@ def measure_completions(
     progress: bool = True,
     **sampling: Any,
 ) -> list[CompletionMeasurement]:
-    """Measure what steering does to the texts that a model writes; the unsteered arm is written once for all nulls.
+    """Measure what steering does to the texts that a model writes; unsteered texts are written once for all nulls.
 
     Args:
         model: The model.
         prompts: One text or several.
-        vectors: One steering vector or other intervention, or several, all of which act in the steered arm; or
-            `per_prompt([...])`, with those of each prompt.
+        vectors: One steering vector or other intervention, or several that act together; or `per_prompt([...])`, with
+            those of each prompt.
         scorers: One callable on texts or several; each gives a result of its own from the same texts.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         n: Samples per prompt and arm.
         nulls: Number of null vectors.
         null_kind: As in `null_vectors`.
         seed: Seed of sampling and nulls.
-        max_new_tokens: Most tokens to add.
+        max_new_tokens: Maximum number of tokens to add.
         stop: Texts that end a continuation.
-        batch_size: Most rows that decode together.
+        batch_size: Maximum number of rows that decode together.
         executor: Who writes the texts, as in `sweep`; they are scored here.
-        progress: Whether to show a bar when it takes more than a moment.
+        progress: Whether to show a progress bar if it takes more than a moment.
         **sampling: As in `complete`.
 
     Returns:
         One result per scorer.
 
     Raises:
-        PromptError: A prompt is not text or outgrows the context.
+        PromptError: A prompt is not text, or is longer than the context.
         PositionError: A vector does not fit onto a prompt.
-        VectorError: A vector does not go with the model.
-        SettingError: A setting is out of its range.
+        VectorError: A vector does not match the model.
+        SettingError: A setting is out of range.
     """
     check_run(seed=seed, batch_size=batch_size)
     backend, position = backend_of(model), as_position(position)

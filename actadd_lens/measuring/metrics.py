@@ -1,6 +1,6 @@
 """Metrics: logits to one number per row. Log-probs are in nats; a KL divergence has its direction in its name.
 
-A metric is made without a model, and bound to one when it is measured, which is when texts become tokens.
+A metric is made without a model and bound to one when it is measured; that is when texts become tokens.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ KLDirection = Literal["steered || unsteered", "unsteered || steered"]
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a metric reads: one arm of a batch, padded on the right, all of it where the logits lie.
+    """What a metric reads: one arm of a batch, padded on the right, with everything on the logits' device.
 
     Attributes:
         logits: At the last token of each row ([rows, d_vocab]) or at all columns ([rows, pos, d_vocab]).
@@ -44,7 +44,7 @@ class Reading:
             object.__setattr__(self, name, getattr(self, name).to(self.logits.device))
 
     def copy(self) -> "Reading":
-        """The same on tensors of its own, so that whoever changes them in place changes no one else's."""
+        """The same with copied tensors, so that changing them in place affects nothing else."""
         return Reading(**{item.name: getattr(self, item.name).clone() for item in fields(self)})
 
 
@@ -56,11 +56,11 @@ class Metric:
     """A metric: what it is called, what it reads, and how it is bound to a model.
 
     Attributes:
-        name: As axes and tables show it.
+        name: The name in axes and tables.
         unit: Unit of the number.
         reads: `last` for the logits after the last token only, `all` for every column.
-        bind: Model interface to function; this is where texts become tokens.
-        is_named: Whether the name is the user's, by `named`: in a store it stands for what cannot be hashed.
+        bind: Makes the function from the model's interface; this is where texts become tokens.
+        is_named: Whether the user named it with `named`: in a store the name then stands for what cannot be hashed.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Metric:
         require(takes(self.bind, 1), "A metric's bind", self.bind, "a function of the model's interface")
 
     def bound_to(self, backend: Backend) -> BoundMetric:
-        """The metric of a model; what it returns is looked at, and one of the user's reads a copy of its own.
+        """The metric for a model; what it returns is checked, and a user's own metric reads a copy.
 
         Args:
             backend: The model.
@@ -103,10 +103,10 @@ class Metric:
 
 
 def as_metric(metric: Any) -> Metric:
-    """A `Metric`, or any function of the last token's logits [rows, d_vocab] as one.
+    """A `Metric`, made from any function of the last token's logits [rows, d_vocab] if need be.
 
     Raises:
-        SettingError: It is neither, or makes a metric and was not called.
+        SettingError: It is neither, or it makes a metric and was not called.
     """
     if isinstance(metric, Metric):
         return metric
@@ -135,9 +135,9 @@ class _Foreign:
 def named(name: str, metric: Any, *, unit: str | None = None) -> Metric:
     """A metric under a name of your own, for axes, tables and stores.
 
-    A store tells metrics apart by their code and whatever that reaches. What cannot be told, such as an open file, is
-    refused there, unless the metric is named: then the name stands for it, so give another one whenever it changes.
-    What can be told is told as ever: an edited function never meets old numbers, whatever its name.
+    A store distinguishes metrics by their code and everything that it uses. What cannot be hashed, such as an open
+    file, is refused there, unless the metric is named: then the name stands for it, so change the name whenever it
+    changes. Everything else is still hashed: an edited function never gets old numbers, whatever its name.
 
     Args:
         name: The name.
@@ -169,7 +169,7 @@ def next_token_logprob(token: str | int) -> Metric:
 
 
 def next_token_logit(token: str | int) -> Metric:
-    """Logit of one token after the prompt; what is added to all logits alike moves it, though no probability."""
+    """Logit of one token after the prompt; adding a constant to all logits changes it, but no probability."""
 
     def bind(backend: Backend) -> BoundMetric:
         index = token_id(backend, token)
@@ -208,7 +208,7 @@ def kl_divergence(direction: KLDirection = "steered || unsteered") -> Metric:
     """KL divergence of the next-token distributions after the prompt, in nats.
 
     Args:
-        direction: `steered || unsteered` is the paper's shift, `unsteered || steered` the damage.
+        direction: `steered || unsteered` is the paper's shift, `unsteered || steered` measures damage.
 
     Raises:
         SettingError: The direction is neither.
@@ -241,7 +241,7 @@ def precision_at(k: int, answers: Mapping[str, str]) -> Metric:
         SettingError: k is not an integer from 1, or there are no answers.
     """
     if not is_count(k) or not answers:
-        raise SettingError(f"P@{k} of {len(answers)} answers is nothing to measure: give k from 1, and answers.")
+        raise SettingError(f"P@{k} of {len(answers)} answers cannot be measured: give k of at least 1, and answers.")
 
     def bind(backend: Backend) -> BoundMetric:
         right = {
@@ -274,16 +274,15 @@ def entropy() -> Metric:
 
 
 def perplexity() -> Metric:
-    """Perplexity of the text; predictions made from injected positions are left out, in both arms.
+    """Perplexity of the text; predictions made from injected positions are left out, steered and unsteered alike.
 
-    The prediction made from a column is that of the token after it. A text whose every prediction is left out has
-    none, and gives NaN.
+    The prediction made from a column is that of the token after it. A text with no prediction left gives NaN.
     """
     return Metric("perplexity", "", "all", lambda backend: lambda reading: mean_nll(reading).exp())
 
 
 def cross_entropy() -> Metric:
-    """Mean negative log-likelihood of the text's tokens in nats: the log of the perplexity, left out alike."""
+    """Mean negative log-likelihood of the text's tokens in nats: the log of the perplexity."""
     return Metric("cross-entropy", "nats", "all", lambda backend: mean_nll)
 
 

@@ -34,18 +34,16 @@ def null_vectors(
     seed: int = 0,
     texts: Sequence[str] | None = None,
 ) -> tuple[SteeringVector, ...]:
-    """Vectors of equal row norms that ought to do nothing in particular.
+    """Vectors with the same row norms that should do nothing in particular.
 
-    `unrelated_pairs` are steering vectors of pairs of phrases that have nothing to do with each other, cut from random
-    places of the package's neutral texts; each row is rescaled to the vector's own, and its zero rows stay zero.
-    Nulls of an unpaired addition are unpaired additions of such phrases. Its BOS row, which every prompt has in common
-    and which is many times as long as the others, is the model's own in each of them: an unrelated direction of that
-    length would do far more than the row does, and anything would stand beside it.
-    Massive rows (see `actadd_lens.steering.massive`) are matched to what they would be without their massive
-    coordinates: these are the vector's own in each null, as a BOS row is, and the rest is an unrelated direction as
-    long as the vector's rest. Massive coordinates of the unrelated pairs themselves are left out.
-    `gaussian` rows point anywhere, and are easier to beat: a model reads differences of its own activations better
-    than noise.
+    `unrelated_pairs` are steering vectors of pairs of unrelated phrases, cut from random places of the package's
+    neutral texts; each row is rescaled to the norm of the vector's row, and zero rows stay zero. Nulls of an unpaired
+    addition are unpaired additions of such phrases. They keep its BOS row, which is the same for every prompt and many
+    times as long as the other rows: an unrelated direction of that length would do far more than the row does, so it
+    could not serve as a comparison. In massive rows (see `actadd_lens.steering.massive`), each null likewise keeps the
+    vector's own massive coordinates, and the rest is an unrelated direction as long as the vector's rest. Massive
+    coordinates of the unrelated pairs themselves are left out. `gaussian` rows are random directions, which are easier
+    to beat: a model responds more to differences of its own activations than to noise.
 
     Args:
         model: The model that the vector is for.
@@ -53,12 +51,12 @@ def null_vectors(
         kind: `unrelated_pairs` or `gaussian`.
         n: Number of null vectors.
         seed: Seed of the draw.
-        texts: Other texts to cut phrases from.
+        texts: Texts to cut phrases from, instead of the package's.
 
     Raises:
-        SettingError: The kind or number is none, the texts are too short, the vector mixes BOS rows with others, or a
-            row of it is nothing but massive coordinates.
-        VectorError: The vector does not go with the model.
+        SettingError: The kind or number is invalid, the texts are too short, the vector mixes BOS rows with others, or
+            one of its rows consists of massive coordinates only.
+        VectorError: The vector does not match the model.
     """
     return null_table(model, [vector], kind=kind, n=n, seed=seed, texts=texts)[0]
 
@@ -74,7 +72,7 @@ def null_table(
 ) -> list[tuple[SteeringVector, ...]]:
     """Null vectors of several vectors; null i of vectors of equal length is the same pair, read at each one's layer.
 
-    So a null runs through a whole grid as one vector, and the pairs of all layers are read in one pass.
+    So a null runs through a whole grid as one vector, and the pairs are read at all layers in one pass.
 
     Args:
         model: The model that the vectors are for.
@@ -85,8 +83,8 @@ def null_table(
         texts: Other texts to cut phrases from.
 
     Raises:
-        SettingError: The kind or number is none, or the texts are too short.
-        VectorError: A vector does not go with the model.
+        SettingError: The kind or number is invalid, or the texts are too short.
+        VectorError: A vector does not match the model.
     """
     for vector in check_vectors(backend_of(model), vectors):
         _refuse_mixed(vector)
@@ -118,10 +116,10 @@ def check_null_kind(kind: Any) -> None:
 
 
 def check_nulls(nulls: Any, kind: Any) -> None:
-    """Refuse a number or a kind of null vectors that is none, before anything runs.
+    """Refuse an invalid number or kind of null vectors, before anything runs.
 
     Raises:
-        SettingError: One is none.
+        SettingError: One is invalid.
     """
     check_null_kind(kind)
     require(is_whole(nulls), "nulls", nulls, "an integer from 0")
@@ -130,7 +128,7 @@ def check_nulls(nulls: Any, kind: Any) -> None:
 def unrelated_rows(
     model: LensModel, vector: SteeringVector, *, n: int, seed: int, texts: Sequence[str] | None = None
 ) -> list[Float[Tensor, "rows d_model"]]:
-    """Differences of n unrelated pairs at the vector's layer, as many rows as it has, in the size that they were read.
+    """Differences of n unrelated pairs at the vector's layer, with as many rows as it has, not rescaled.
 
     For an unpaired addition they are the rows of unpaired phrases, BOS row and all. Massive coordinates of the pairs
     are left out.
@@ -150,7 +148,7 @@ def unrelated_rows(
 def null_phrases(
     model: LensModel, *, tokens: int, n: int, seed: int = 0, texts: Sequence[str] | None = None
 ) -> tuple[str, ...]:
-    """Phrases from random places of texts, which have nothing to do with anything: nulls of words in a prompt.
+    """Phrases from random places of unrelated texts: nulls for words in a prompt.
 
     Args:
         model: The model.
@@ -164,7 +162,7 @@ def null_phrases(
 
 
 def shuffle_rows(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
-    """A control: the rows that are not zero, in another order. One row alone has no other order.
+    """A control: the rows that are not zero, in another order. A single row stays as it is.
 
     Args:
         vector: The vector.
@@ -219,7 +217,7 @@ def _without_massive(vector: SteeringVector, rows: Tensor, ordinary: _Ordinary) 
 
 
 def _beside_massive(vector: SteeringVector, drawn: Sequence[Tensor], ordinary: _Ordinary) -> list[Tensor]:
-    """Rows of nulls, each row with the direction that it is to have once its norm is the vector's.
+    """Rows of nulls, each with the direction that it will have once it has the vector's norm.
 
     Raises:
         SettingError: A row of the vector is nothing but massive coordinates.
@@ -301,13 +299,13 @@ def _phrase_rows(vector: SteeringVector) -> int:
 
 
 def _with_bos(vector: SteeringVector, rows: torch.Tensor) -> torch.Tensor:
-    """A null's rows beside the BOS row of an unpaired addition, which all prompts share."""
+    """A null's rows after the BOS row of an unpaired addition, which all prompts share."""
     bos = _bos_rows(vector)
     return rows if not bos else torch.cat([vector.activations[:bos].to(rows), rows[bos:]])
 
 
 def _refuse_mixed(vector: SteeringVector) -> None:
-    """See that no row holds a BOS row among other things.
+    """Check that no row mixes a BOS row with others.
 
     Raises:
         SettingError: One does, so that no phrase gives rows of its kind.
@@ -322,7 +320,7 @@ def _refuse_mixed(vector: SteeringVector) -> None:
     if averaged or summed:
         what = "a row or a mean of rows" if averaged else "a sum"
         raise SettingError(
-            f"The vector ({vector.label}) is {what} that holds the BOS row of an unpaired addition, which has no "
+            f"The vector ({vector.label}) is {what} that includes the BOS row of an unpaired addition, which has no "
             "nulls: pass the terms as a list of vectors, or leave BOS out (prepend_bos=False, or row(-1))."
         )
 
@@ -396,7 +394,7 @@ class _Phrases:
 def null_texts() -> list[str]:
     """The package's texts that phrases are cut from.
 
-    They lean to no topic and no mood: a phrase about weddings is no null of a wedding vector.
+    They have no topic and no mood: a phrase about weddings would not be a null for a wedding vector.
     """
     from actadd_lens import storybook
 

@@ -14,7 +14,7 @@ class Cost:
     """What ran while the cost was counted.
 
     Attributes:
-        passes: Texts that went through the model, a batch of eight counting as eight.
+        passes: Texts that went through the model; a batch of eight counts as eight.
         seconds: Seconds on the clock.
     """
 
@@ -24,7 +24,7 @@ class Cost:
 
 @contextmanager
 def counted(backend: Backend) -> Iterator[Cost]:
-    """Count what runs inside; nothing that runs is changed."""
+    """Count what runs inside, without changing it."""
     cost, start = Cost(), time.perf_counter()
 
     def note(module: Any, args: Any, kwargs: Any) -> None:

@@ -86,7 +86,7 @@ def profanity() -> Scorer:
 
 
 def repetition(words: int = 3) -> Scorer:
-    """Share of a text's runs of so many words that stand there earlier; 0 for a text without two runs.
+    """Share of a text's runs of that many words that also occur earlier in it; 0 for a text without two runs.
 
     >>> repetition(2)(["the dog and the dog and the dog", "a quiet day"])
     [0.5714285714285714, 0.0]
@@ -96,9 +96,9 @@ def repetition(words: int = 3) -> Scorer:
 
 
 def compressibility() -> Scorer:
-    """What DEFLATE saves of a text's bytes (UTF-8), as a share: near 1 for a text that says one thing again and again.
+    """Share of a text's bytes (UTF-8) that DEFLATE saves: near 1 for a text that repeats itself again and again.
 
-    Below 0 for a short text, of which it saves nothing; compare texts of like lengths. 0 for an empty one.
+    Below 0 for a short text, which it cannot shorten; compare texts of similar lengths. 0 for an empty one.
 
     >>> again, once = compressibility()(["again and again " * 20, "The quick fox jumps over a lazy dog."])
     >>> again > 0.8 > 0.2 > once
@@ -108,18 +108,18 @@ def compressibility() -> Scorer:
 
 
 def text_classifier(folder: str | os.PathLike[str], label: str | int, *, batch_size: int = 32) -> Scorer:
-    """Probability that a Hugging Face classifier in a local folder gives a text's label; nothing is fetched.
+    """Probability that a Hugging Face classifier in a local folder gives to a label; nothing is fetched.
 
-    The name holds the folder's and a hash of its weights, by which stores tell one classifier from another.
+    The scorer's name contains the folder's name and a hash of its weights, so that stores distinguish classifiers.
 
     Args:
         folder: A folder with a sequence classification model and its tokenizer.
         label: The label, by its name in the model's config or by its number.
-        batch_size: Most texts in one pass.
+        batch_size: Maximum number of texts per pass.
 
     Raises:
-        ModelError: It is no such folder.
-        SettingError: The model has no such label, or a setting is out of its range.
+        ModelError: The folder holds no such model.
+        SettingError: The model has no such label, or a setting is out of range.
     """
     from actadd_lens.measuring.classifiers import classifier_scorer
 
@@ -183,7 +183,7 @@ def _whole_words(words: Sequence[str]) -> tuple[str, ...]:
     """The words, each one that a text can be cut into.
 
     Raises:
-        SettingError: It is not a list of words, or a word is none, so that no text could ever have it.
+        SettingError: It is not a list of words, or a word is not one that a text could contain.
     """
     found = tuple(many(words))
     if not found or (len(found) == 1 and found[0] is words):

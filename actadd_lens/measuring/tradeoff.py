@@ -1,4 +1,4 @@
-"""What an adapter buys: effect against side effect, with it and without it, at many coefficients."""
+"""What an adapter buys: effect against side effect, with and without it, at many coefficients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ ARMS = ("model", "adapter")
 
 @dataclass(frozen=True, eq=False)
 class AdapterTradeoff:
-    """Effect against side effect, with an adapter and without it; see `adapter_tradeoff`.
+    """Effect against side effect, with and without an adapter; see `adapter_tradeoff`.
 
     Attributes:
         metric: What was measured.
-        coefficients: Those of both arms; 0 is among them.
-        effects: The metric less that of the model as it is, by arm (`model`, `adapter`), coefficient and prompt.
-        side_effects: KL(steered || model as it is) in nats a token, by arm, coefficient and benign text.
+        coefficients: The coefficients, with and without the adapter; 0 is among them.
+        effects: The metric minus that of the plain model, by arm (`model`, `adapter`), coefficient and prompt.
+        side_effects: KL(steered || plain model) in nats per token, by arm, coefficient and benign text.
     """
 
     metric: Metric
@@ -45,7 +45,7 @@ class AdapterTradeoff:
     side_effects: Float[np.ndarray, "arms coefficients texts"]
 
     def frame(self) -> "pd.DataFrame":
-        """One row for each arm and coefficient, and what the model alone pays for the same effect."""
+        """One row for each arm and coefficient, with what the model alone pays for the same effect."""
         import pandas as pd
 
         effects, sides = self.effects.mean(axis=2), self.side_effects.mean(axis=2)
@@ -64,17 +64,17 @@ class AdapterTradeoff:
         return pd.DataFrame(rows)
 
     def beside_smaller(self, coefficient: float) -> Effect | None:
-        """The adapter's side effect less that of the model alone at the coefficient with the same mean effect.
+        """The adapter's side effect minus that of the model alone at the coefficient with the same mean effect.
 
-        Between two coefficients that were run, effect and side effect are taken to be straight lines; for the side
-        effect, which grows like a square, that is more than the model pays, in favour of the adapter.
+        Between two coefficients that were run, effect and side effect are interpolated linearly. The side effect grows
+        like a square, so this overstates the model's, in favour of the adapter.
 
         Args:
             coefficient: One of those that were run, with the adapter on.
 
         Returns:
-            The difference in nats a token with its interval over benign texts; None where the model alone does not
-            reach that effect within the coefficients that were run.
+            The difference in nats per token with its interval over benign texts; None if the model alone does not reach
+            that effect at the coefficients that were run.
         """
         require(coefficient in self.coefficients, "coefficient", coefficient, f"one of {list(self.coefficients)}")
         place = self.coefficients.index(coefficient)
@@ -119,27 +119,27 @@ def adapter_tradeoff(
     batch_size: int = 32,
     progress: bool = True,
 ) -> AdapterTradeoff:
-    """Steer a model with an adapter and without it, at many coefficients: what does the adapter buy?
+    """Steer a model with and without an adapter, at many coefficients: what does the adapter buy?
 
-    The line to beat is the model alone at a smaller coefficient.
+    The alternative to beat is the model alone at a smaller coefficient.
 
     Args:
-        model: The model; no other steering acts in any arm.
+        model: The model; steering that is open around the call is ignored.
         adapter: The adapter, such as `methods.kl_then_steer` trains.
         vectors: One steering vector or other intervention, or several that act together.
         prompts: Texts on which the wanted effect is measured.
-        metric: A metric, or a function of the last token's logits; one that compares with the unsteered model compares
-            within its own arm.
-        benign: Texts that steering ought to leave alone; none of those that the adapter was trained on.
+        metric: A metric, or a function of the last token's logits; one that compares with the unsteered model does so
+            with and without the adapter separately.
+        benign: Texts that steering should leave alone, and that the adapter was not trained on.
         coefficients: Those to try, as factors of the vectors; 0 is added.
         position: Where vectors without a position of their own land.
-        batch_size: Most rows in one pass.
-        progress: Whether to show a bar when it takes more than a moment.
+        batch_size: Maximum number of rows per pass.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
         FingerprintError: The adapter was trained for another model.
-        VectorError: A vector does not go with the model, or has no coefficient.
-        PromptError: A text is none, or too long.
+        VectorError: A vector does not match the model, or has no coefficient.
+        PromptError: A text is not a string, or is too long.
     """
     check_run(batch_size=batch_size)
     backend, place, chosen = backend_of(model), as_position(position), as_metric(metric)

@@ -45,7 +45,7 @@ def plot_logit_lens(lens: "LogitLens", *, ax: "Axes | None" = None) -> "Axes":
 
 @as_written
 def plot_similarity(similarity: "CosineSimilarity", *, ax: "Axes | None" = None) -> "Axes":
-    """Cosines as colours and numbers; a star where unrelated pairs rarely come so far."""
+    """Cosines as colours and numbers; a star marks those that unrelated pairs rarely reach."""
     down, across = ((similarity.cosines != 0).any(axis=axis) for axis in (1, 0))  # rows of zeros say nothing
     if not down.any():
         down, across = ~down, ~across

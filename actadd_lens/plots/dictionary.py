@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @as_written
 def plot_dictionary_reading(reading: "DictionaryReading", *, ax: "Axes | None" = None) -> "Axes":
-    """Weights of the picked directions of each row that is not zero; a star where nulls rarely pick one so like."""
+    """Weights of the picked directions of each nonzero row; a star marks those significant after correction."""
     rows = [row for row in reading.rows if row.pursuit]
     bars = [(row, rank) for row in rows for rank in range(len(row.pursuit))]
     ax = new_axes(ax, figsize=(7.2, max(1.8, 0.9 + 0.27 * len(bars) + 0.45 * len(rows))))
@@ -37,8 +37,8 @@ def plot_dictionary_reading(reading: "DictionaryReading", *, ax: "Axes | None" =
         )  # fmt: skip
     ax.set_xlabel("weight in the sum, in units of the row's norm")
     kind = "null vectors" if reading.null_kind == "vectors given" else reading.null_kind
-    told = f"* stands beside {reading.nulls} {kind}" if reading.nulls else "without nulls"
-    ax.set_title(f"in the words of a dictionary of {reading.features} directions; {told}", fontsize=9)
+    told = f"* significant against {reading.nulls} {kind}" if reading.nulls else "without nulls"
+    ax.set_title(f"in terms of a dictionary of {reading.features} directions; {told}", fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 

@@ -22,7 +22,7 @@ PAPER = {
 
 @as_written
 def plot_prompting(result: "Prompting", *, ax: "Axes | None" = None) -> "Axes":
-    """Perplexity ratios of injection and prompt on and off the topic, above their nulls, beside the paper's.
+    """Perplexity ratios of injection and prompt on and off the topic, above their nulls, with the paper's values.
 
     Args:
         result: The result.

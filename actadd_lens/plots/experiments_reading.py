@@ -149,7 +149,7 @@ def _name_ends(ax: "Axes", expected: np.ndarray, changes: np.ndarray, texts: Seq
 
 @as_written
 def plot_knowledge(result: "Knowledge", *, ax: "Axes | None" = None) -> "Axes":
-    """P@K over K in both arms, above the nulls, beside the paper's."""
+    """P@K over K, steered and unsteered, above the nulls, with the paper's values."""
     from actadd_lens.experiments.knowledge import PAPER as THEIRS
 
     ax = new_axes(ax, figsize=(6.4, 3.8))
@@ -231,7 +231,7 @@ def plot_nulls(result: "NullComparison", *, ax: "Axes | None" = None) -> "Axes":
 
 @as_written
 def plot_overhead(result: "Overhead", *, ax: "Axes | None" = None) -> "Axes":
-    """Premium over the number of parameters; what two unsteered runs differ by is drawn beside it."""
+    """Premium over the number of parameters; the difference of two unsteered runs is drawn as well."""
     from actadd_lens.experiments.overhead import MARGIN, WHATS
 
     ax = new_axes(ax, figsize=(6.4, 3.8))

@@ -55,7 +55,7 @@ def plot_topic_words(result: "TopicWords", metric: int, *, ax: "Axes | None" = N
 
 @as_written
 def plot_topics(result: "Topics", *, ax: "Axes | None" = None) -> "Axes":
-    """Rise of each topic and of their mean, beside the nulls and the paper's range.
+    """Rise of each topic and of their mean, with the nulls and the paper's range.
 
     Args:
         result: The result.
@@ -72,7 +72,7 @@ def plot_topics(result: "Topics", *, ax: "Axes | None" = None) -> "Axes":
 
 @as_written
 def plot_toxicity(result: "Toxicity", *, ax: "Axes | None" = None) -> "Axes":
-    """Change of each score, beside the nulls.
+    """Change of each score, with the nulls.
 
     Args:
         result: The result.
@@ -125,7 +125,7 @@ def plot_sentiment(result: "Sentiment", *, ax: "Axes | None" = None) -> "Axes":
 
 @as_written
 def plot_parts(result: "Parts", *, ax: "Axes | None" = None) -> "Axes":
-    """Effect of each part with its interval, beside the nulls.
+    """Effect of each part with its interval and nulls.
 
     Args:
         result: The result.
@@ -170,7 +170,7 @@ def plot_parts(result: "Parts", *, ax: "Axes | None" = None) -> "Axes":
 
 @as_written
 def plot_examples(result: "Examples", *, ax: "Axes | None" = None) -> "Axes":
-    """Next-token divergence of each example, beside its nulls, on a logarithmic axis.
+    """Next-token divergence of each example, with its nulls, on a logarithmic axis.
 
     Args:
         result: The result.

@@ -1,4 +1,4 @@
-"""Pictures of effects beside their nulls."""
+"""Pictures of effects with their nulls."""
 
 import textwrap
 from collections.abc import Sequence
@@ -62,9 +62,9 @@ def plot_effects(effects: dict[str, Effect], *, unit: str = "", title: str = "",
 
 
 def _cautions(effects: dict[str, Effect]) -> tuple[str, dict[str, str]]:
-    """What must be known of the intervals, as further lines; and each name with the mark of its line.
+    """Warnings about the intervals, as further lines; and each name with the mark of its warning.
 
-    A caution of all effects needs no mark.
+    A warning that concerns all effects needs no mark.
     """
     kinds = list(dict.fromkeys(effect.caution for effect in effects.values() if effect.caution))
     if len(kinds) == 1 and all(effect.caution for effect in effects.values()):

@@ -33,7 +33,7 @@ def new_axes(ax: "Axes | None" = None, *, figsize: tuple[float, float] = (6.0, 3
 
 
 def colours(count: int) -> Sequence[Any]:
-    """So many colours, told apart by colour-blind readers too (after eight they repeat)."""
+    """That many colours, distinguishable for colour-blind readers too (after eight they repeat)."""
     palette = [STEERED, "#0072B2", "#009E73", "#CC79A7", "#E69F00", UNSTEERED, "#F0E442", "#000000"]
     return [palette[index % len(palette)] for index in range(count)]
 
@@ -44,7 +44,7 @@ def visible(text: str) -> str:
 
 
 def as_written(draw: Callable[Parameters, Drawn]) -> Callable[Parameters, Drawn]:
-    """A picture whose texts are shown as they are written: matplotlib takes what stands between dollars for formulas.
+    """A picture whose texts are shown as written: matplotlib would read text between dollar signs as formulas.
 
     Args:
         draw: A function that returns Axes, or several of one figure.
@@ -104,7 +104,7 @@ def heat_map(
         values: The numbers; NaN where there is none.
         rows: Name of each row, drawn from the top.
         columns: Name of each column; tokens are best passed through `visible`.
-        label: What the numbers are, with their unit; it stands beside the colour bar.
+        label: What the numbers are, with their unit, for the colour bar.
         ax: Where to draw.
         marks: A short text for each cell, such as its number; `""` for none.
         centred: Whether the numbers have a sign, so that zero is the middle; else colours run up from the smallest.

@@ -19,7 +19,7 @@ _ROOM = 0.09
 
 @as_written
 def plot_sweep(sweep: "Sweep", metric: int, pair: int, position: int, *, ax: "Axes | None" = None) -> "Axes":
-    """Heat map of layers x coefficients of one metric, pair and position; cells that do not stand are hatched.
+    """Heat map of layers x coefficients of one metric, pair and position; cells that are not significant are hatched.
 
     Args:
         sweep: The result.
@@ -120,12 +120,12 @@ def plot_frontier(frontier: "Frontier", *, ax: "Axes | None" = None) -> "Axes":
 def _rule(sweep: "Sweep", metric: int) -> str:
     """What hatching means; empty where nothing was tested."""
     if sweep.grid.nulls:
-        return f"adjusted p above 0.05 ({sweep.grid.nulls} nulls, two-sided), or interval holds zero"
+        return f"adjusted p above 0.05 ({sweep.grid.nulls} nulls, two-sided), or interval contains zero"
     covers = sweep.intervals(metric)[2]
     return (
         ""
         if covers == "nothing"
-        else f"adjusted p above 0.05 (flipped signs), or 95 % interval over {covers} holds zero"
+        else f"adjusted p above 0.05 (flipped signs), or 95 % interval over {covers} contains zero"
     )
 
 
@@ -136,7 +136,7 @@ def _title(sweep: "Sweep", pair: int, position: int) -> str:
 
 
 def _told_cautions(sweep: "Sweep", metric: int, pair: int, position: int) -> str:
-    """What must be known of the intervals, with the number of cells, as a further line."""
+    """Warnings about the intervals, with the number of cells, as a further line."""
     cautions = [told for told in sweep.cautions(metric)[pair, :, :, position].flat if told]
     counts = {told: cautions.count(told) for told in dict.fromkeys(cautions)}
     cells = len(sweep.grid.layers) * len(sweep.grid.coefficients)

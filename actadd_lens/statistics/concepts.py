@@ -1,4 +1,4 @@
-"""Several pairs of one concept: a claim about happiness rather than about one pair of words."""
+"""Several pairs of one concept: for a claim about happiness rather than about one pair of words."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from actadd_lens.statistics.quantiles import t_quantile
 
 @dataclass(frozen=True, eq=False)
 class ConceptEffect:
-    """The mean effect over pairs of a concept, as a sample of such pairs, and over prompts.
+    """The mean effect over prompts and over pairs of a concept, which are taken as a sample of such pairs.
 
     Attributes:
         mean: Mean over pairs and prompts.
@@ -39,8 +39,8 @@ class ConceptEffect:
 def concept_effect(table: Float[np.ndarray, "pairs prompts"], *, level: float = 0.95) -> ConceptEffect:
     """Mean effect of pairs of one concept; pairs and prompts are crossed random effects.
 
-    The variance of the mean is that of pair means over pairs plus that of prompt means over prompts, less what both
-    hold of the remainder, with the degrees of freedom of Welch and Satterthwaite.
+    The variance of the mean is that of pair means over pairs plus that of prompt means over prompts, minus the residual
+    variance that both contain, with the degrees of freedom of Welch and Satterthwaite.
 
     Args:
         table: The effect of each pair on each prompt.

@@ -1,4 +1,4 @@
-"""Effects: steered minus unsteered, with what makes one believable or shows it to be small."""
+"""Effects: steered minus unsteered, with intervals and nulls that show an effect to be real, or to be small."""
 
 from dataclasses import dataclass, field, replace
 
@@ -43,24 +43,24 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """An effect with its interval, and its null where there is one.
+    """An effect with its interval, and its nulls if there are any.
 
     Attributes:
         mean: Mean over prompts of steered minus unsteered.
-        low: Lower end of the interval; NaN where nothing varies that could be taken for a sample.
+        low: Lower end of the interval; NaN if there is nothing to take as a sample.
         high: Upper end.
         level: Coverage of the interval.
         covers: What it covers: `prompts and samples`, `prompts`, `samples only` or `nothing`.
-        steered: Mean of the steered arm.
-        unsteered: Mean of the unsteered arm.
+        steered: Mean, steered.
+        unsteered: Mean, unsteered.
         n_prompts: Number of prompts.
         n_samples: Samples per prompt.
         by_prompt: Each prompt's own effect.
-        nulls: The same effect of each null vector; empty where none was run.
-        kind: What the numbers are: `shares` (hits and misses), `counts` or `numbers`; the interval goes by it.
-        caution: Where the interval covers more or less than it says; empty where it does not.
-        arms: Both arms as they were measured; None where only means are kept.
-        null_by_prompt: The nulls' effects on each prompt; None where only their means are kept.
+        nulls: The effect of each null vector; empty if none was run.
+        kind: What the numbers are: `shares` (hits and misses), `counts` or `numbers`; it selects the interval's rule.
+        caution: A warning if the interval is probably too narrow or too wide; else empty.
+        arms: The steered and unsteered numbers as measured; None if only means were kept.
+        null_by_prompt: The nulls' effects on each prompt; None if only their means were kept.
     """
 
     mean: float
@@ -82,11 +82,11 @@ class Effect:
     def with_nulls(
         self, nulls: Float[np.ndarray, " nulls"], by_prompt: Float[np.ndarray, "nulls prompts"] | None = None
     ) -> "Effect":
-        """The same beside its null.
+        """The same effect with its nulls.
 
         Args:
             nulls: The effect of each null vector.
-            by_prompt: The same on each prompt, where it is known.
+            by_prompt: The same on each prompt, if known.
 
         Raises:
             SettingError: The two differ in number, or the prompts do.
@@ -94,7 +94,7 @@ class Effect:
         values = np.asarray(nulls, dtype=float)
         if by_prompt is not None and by_prompt.shape != (len(values), self.n_prompts):
             raise SettingError(
-                f"Effects of nulls by prompt of shape {by_prompt.shape} do not go with {len(values)} nulls and "
+                f"Nulls by prompt of shape {by_prompt.shape} do not match {len(values)} nulls and "
                 f"{self.n_prompts} prompts."
             )
         return replace(self, nulls=values, null_by_prompt=by_prompt)
@@ -108,7 +108,7 @@ class Effect:
             level: Coverage.
 
         Raises:
-            SettingError: The arms were not kept.
+            SettingError: The steered and unsteered numbers were not kept.
         """
         if self.arms is None:
             raise SettingError("The arms of this effect were not kept, so it has no interval but its own.")
@@ -117,14 +117,14 @@ class Effect:
     def equivalent(self, margin: float, *, level: float = LEVEL) -> bool:
         """Whether the effect is shown to be smaller than a margin, in either direction (two one-sided tests).
 
-        The margin must have been told before. What did not vary at all shows nothing in counts, nor do few prompts.
+        The margin must be fixed before looking. Counts that did not vary at all show nothing, nor do few prompts.
 
         Args:
             margin: Largest effect that counts as none, above 0, in the effect's unit.
             level: Chance of being wrong at the margin.
 
         Raises:
-            SettingError: The margin is none, or the arms were not kept.
+            SettingError: The margin is not a positive number, or the steered and unsteered numbers were not kept.
         """
         if not margin > 0:
             raise SettingError(f"The margin is {margin!r}: expected a number above 0, in the effect's unit.")
@@ -134,12 +134,12 @@ class Effect:
 
     @property
     def wrong_way(self) -> float:
-        """Share of prompts that are steered against the mean effect; NaN where that is zero."""
+        """Share of prompts with an effect opposite to the mean effect; NaN if the mean is zero."""
         return float((self.by_prompt * self.mean < 0).mean()) if self.mean else float("nan")
 
     @property
     def per_prompt(self) -> float:
-        """Mean effect in units of its standard deviation over prompts, which compares over metrics and models."""
+        """Mean effect in units of its standard deviation over prompts: comparable across metrics and models."""
         spread = float(self.by_prompt.std(ddof=1)) if self.n_prompts > 1 else 0.0
         return self.mean / spread if spread > 0 else float("nan")
 
@@ -150,17 +150,17 @@ class Effect:
         return monte_carlo_p(self.mean, self.nulls, alternative) if len(self.nulls) else float("nan")
 
     def p_interval(self, alternative: Alternative = "greater") -> tuple[float, float]:
-        """What p could be with ever more nulls; NaN where there are none."""
+        """The range that p could have with many more nulls; NaN without nulls."""
         return p_interval(self.mean, self.nulls, alternative) if len(self.nulls) else (float("nan"),) * 2
 
     @property
     def standardised(self) -> float:
-        """(effect - null mean) / null sd; NaN where there are fewer than two nulls."""
+        """(effect - null mean) / null sd; NaN with fewer than two nulls."""
         return standardised_effect(self.mean, self.nulls) if len(self.nulls) > 1 else float("nan")
 
     @property
     def standardised_by_prompt(self) -> Float[np.ndarray, " prompts"]:
-        """The same on each prompt by itself, which compares over models; NaN where nulls by prompt were not kept."""
+        """The same on each prompt: comparable across models; NaN if nulls by prompt were not kept."""
         nulls = self.null_by_prompt
         if nulls is None or len(nulls) < 2:
             return np.full(self.n_prompts, np.nan)
@@ -170,7 +170,7 @@ class Effect:
     def above_nulls(self, level: float = 0.95) -> Difference:
         """The effect minus the mean over nulls, with an interval over prompts and over nulls.
 
-        What varies between prompts and between nulls is added, with the degrees of freedom of Welch and Satterthwaite.
+        The variances between prompts and between nulls are added, with Welch and Satterthwaite's degrees of freedom.
 
         Args:
             level: Coverage.
@@ -192,12 +192,12 @@ class Effect:
     def outcome(self, margin: float | None = None, *, alternative: Alternative = "two-sided") -> Outcome:
         """`shown`, `shown to be small` (with a margin) or `undecided`, at 5 %.
 
-        Shown: the interval leaves zero out on the side that is asked for and, where there are nulls, p is at most
-        0.05; with fewer than 39 nulls that from their mean and spread is so as well (`verdict_p`), and with fewer than
-        19 nothing is shown.
+        `shown` means that the interval excludes zero on the requested side and, if there are nulls, p is at most 0.05.
+        With fewer than 39 nulls, the p-value from their mean and spread must be at most 0.05 as well (`verdict_p`);
+        with fewer than 19, nothing is shown.
 
         Args:
-            margin: Largest effect that counts as none, told before; None where none was.
+            margin: Largest effect that counts as none, fixed before looking; None for no margin.
             alternative: Which effects count.
         """
         p_value = verdict_p(self.mean, self.nulls, alternative) if len(self.nulls) else None
@@ -219,7 +219,7 @@ class Effect:
 def family_effect(
     steered: Float[np.ndarray, "families prompts"], unsteered: Float[np.ndarray, " prompts"] | float = 0.0
 ) -> Effect:
-    """The effect of the first family of vectors on each prompt, beside those of the others, which are its nulls.
+    """The effect of the first family of vectors on each prompt, with those of the others as its nulls.
 
     Args:
         steered: One number per family and prompt.
@@ -234,7 +234,7 @@ def family_effect(
 
 
 def effect_columns(effect: Effect) -> dict[str, float]:
-    """An effect as columns of a table: with its interval and, from two nulls on, what they are; p is two-sided."""
+    """An effect as columns of a table: with its interval and, from two nulls on, their summary; p is two-sided."""
     columns = {"effect": effect.mean, "low": effect.low, "high": effect.high}
     if len(effect.nulls) > 1:
         columns |= {
@@ -255,14 +255,14 @@ def paired_effect(
 ) -> Effect:
     """Steered minus unsteered, paired by prompt and random stream, with the interval of its kind of numbers.
 
-    The sample is that of prompts; with one prompt it is that of samples, and the result says so.
+    The sample is that of prompts; with a single prompt it is that of its samples, and the result says so.
 
     Args:
         steered: One number per prompt and sample.
         unsteered: As many.
         level: Coverage of the interval.
-        resamples: Without use since 0.2: nothing is resampled.
-        seed: Likewise.
+        resamples: Unused since 0.2: nothing is resampled.
+        seed: Unused as well.
 
     Raises:
         SettingError: The arms differ in shape, are empty or not finite, or a setting is out of range.
@@ -276,7 +276,7 @@ def paired_effect(
             f"The arms have shapes {steered.shape} and {unsteered.shape}: expected the same [prompts, samples] twice."
         )
     if not (np.isfinite(steered).all() and np.isfinite(unsteered).all()):
-        raise SettingError("An arm holds NaN or infinite numbers, of which no mean can be taken.")
+        raise SettingError("An arm holds NaN or infinite numbers, so no mean can be taken.")
     if not 0 < level < 1 or resamples < 1:
         raise SettingError(f"level is {level!r}, resamples {resamples!r}: expected 0 < level < 1 and resamples >= 1.")
     found = paired_interval(steered, unsteered, level=level)

@@ -1,10 +1,10 @@
-"""Intervals of means over prompts, each kind of number by a rule of its own; docs/statistics.md holds their coverage.
+"""Intervals of means over prompts, with one rule for each kind of number; docs/statistics.md shows their coverage.
 
-Only the kind decides, never what came out. Numbers and counts: Student's t of prompt means with its skewness taken out
-(Hall 1992, *On the removal of skewness by transformation*), which is the bootstrap-t without the resampling, and is
-Student's own interval where nothing is skewed. Shares of hits: Newcombe's paired square-and-add of two Wilson
-intervals (1998, method 10) with the effective number of samples, which is never empty. Both take what varies between
-prompts as it is: it holds the variance of the samples within already.
+Only the kind of number selects the rule, never the result. Numbers and counts: Student's t of prompt means, corrected
+for skewness (Hall 1992, *On the removal of skewness by transformation*), which is the bootstrap-t without resampling,
+and equals Student's own interval if nothing is skewed. Shares of hits: Newcombe's paired square-and-add of two Wilson
+intervals (1998, method 10) with the effective number of samples, which never has zero width. Both use the variance
+between prompts as it is, because it already includes the variance of the samples within.
 """
 
 from collections.abc import Callable
@@ -25,19 +25,19 @@ _FEW_HITS = 6
 """Below this many hits or misses in an arm, an interval of shares may cover more than it says."""
 
 _FEW_FOR_A_TAIL = 20
-"""Below this many prompts, a long tail may not have shown itself."""
+"""Below this many prompts, a long tail may not have shown up yet."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An interval and what must be known of it.
+    """An interval, and what to know about it.
 
     Attributes:
-        low: Lower end; NaN where nothing varies that could be taken for a sample.
+        low: Lower end; NaN if there is nothing to take as a sample.
         high: Upper end.
-        covers: What was taken for a sample: `prompts and samples`, `prompts`, `samples only` or `nothing`.
+        covers: What was taken as a sample: `prompts and samples`, `prompts`, `samples only` or `nothing`.
         kind: `shares` (hits and misses), `counts` or `numbers`.
-        caution: Where it covers more or less than it says; empty where it does not.
+        caution: A warning if the interval is probably too narrow or too wide; else empty.
     """
 
     low: float
@@ -48,7 +48,7 @@ class Interval:
 
 
 def kind_of(steered: Float[np.ndarray, "*any"], unsteered: Float[np.ndarray, "*any"]) -> Kind:
-    """What kind of numbers two arms hold: hits and misses (0 and 1), counts (whole numbers) or any.
+    """The kind of numbers in two arms: hits and misses (0 and 1), counts (whole numbers) or any numbers.
 
     >>> kind_of(np.array([0.0, 1.0]), np.array([0.0, 0.0])), kind_of(np.array([2.0]), np.array([0.0]))
     ('shares', 'counts')
@@ -61,7 +61,7 @@ def kind_of(steered: Float[np.ndarray, "*any"], unsteered: Float[np.ndarray, "*a
 
 
 def covered(prompts: int, samples: int) -> str:
-    """What an interval over so many prompts and samples covers."""
+    """What an interval over that many prompts and samples covers."""
     if prompts > 1:
         return "prompts and samples" if samples > 1 else "prompts"
     return "samples only" if samples > 1 else "nothing"
@@ -70,7 +70,7 @@ def covered(prompts: int, samples: int) -> str:
 def mean_interval(
     values: Float[np.ndarray, "*cells prompts"], *, level: float = 0.95
 ) -> tuple[Float[np.ndarray, "*cells"], Float[np.ndarray, "*cells"]]:
-    """Student's t interval of means with its skewness taken out; two values or more.
+    """Student's t interval of means, corrected for skewness; two values or more.
 
     Args:
         values: One number for each prompt; the last axis is that of prompts.
@@ -90,7 +90,7 @@ def share_interval(
     *,
     level: float = 0.95,
 ) -> tuple[Float[np.ndarray, "*cells"], Float[np.ndarray, "*cells"]]:
-    """Interval of a difference of two shares that were found on the same prompts; never empty.
+    """Interval of the difference of two shares on the same prompts; never of zero width.
 
     Args:
         steered: Hits (1) and misses (0) of one arm.
@@ -114,7 +114,7 @@ def share_interval(
 
 
 def one_share_interval(hits: Float[np.ndarray, "prompts samples"], *, level: float = 0.95) -> tuple[float, float]:
-    """Interval of one share of hits, by Wilson's score with the effective number of samples; never empty.
+    """Interval of one share of hits, by Wilson's score with the effective number of samples; never of zero width.
 
     Args:
         hits: Hits (1) and misses (0); two prompts or more.
@@ -137,7 +137,7 @@ def statistic_interval(
 ) -> tuple[float, float]:
     """Interval of any smooth statistic of independent units, by its jackknife pseudo-values; NaN for one unit.
 
-    For a mean it is `mean_interval`. A maximum or a median is not smooth: a jackknife says nothing of it.
+    For a mean it is `mean_interval`. A maximum or a median is not smooth, so a jackknife does not work for it.
 
     Args:
         statistic: Table to number, such as a ratio of sums.
@@ -153,14 +153,14 @@ def statistic_interval(
 def statistic_caution(
     statistic: Callable[[Float[np.ndarray, "units columns"]], float], units: Float[np.ndarray, "units columns"]
 ) -> str:
-    """Where the interval of a statistic covers more or less than it says, as that of a mean of its pseudo-values.
+    """A warning if the interval of a statistic is probably too narrow or too wide, as a mean of its pseudo-values.
 
     Args:
         statistic: As in `statistic_interval`.
         units: Likewise.
 
     >>> statistic_caution(lambda table: float(table.mean()), np.ones((12, 1)))
-    'all alike: nothing varied'
+    'no variation: do not take the zero-width interval for certainty'
     """
     return "" if len(units) < 2 else _caution_of_means(_pseudo_values(statistic, units))
 
@@ -172,13 +172,13 @@ def paired_interval(
     level: float = 0.95,
     kind: Kind | None = None,
 ) -> Interval:
-    """Interval of steered minus unsteered by the rule of its kind, with what must be known of it.
+    """Interval of steered minus unsteered by the rule of its kind, with any warning about it.
 
     Args:
         steered: One number for each prompt and sample.
         unsteered: As many.
         level: Coverage.
-        kind: That of the numbers; by default read off them.
+        kind: The kind of the numbers; by default it is detected.
     """
     kind = kind_of(steered, unsteered) if kind is None else kind
     covers = covered(*steered.shape)
@@ -199,7 +199,7 @@ def cell_intervals(
     *,
     level: float = 0.95,
 ) -> tuple[Float[np.ndarray, " cells"], Float[np.ndarray, " cells"], str]:
-    """Intervals of many effects of one kind, the same that `paired_effect` gives each of them.
+    """Intervals of many effects of one kind, as `paired_effect` gives them one by one.
 
     Args:
         steered: One number for each cell, prompt and sample; a prompt that is not finite is left out of its cell.
@@ -222,7 +222,7 @@ def cell_intervals(
 def cell_cautions(
     steered: Float[np.ndarray, "cells prompts samples"], unsteered: Float[np.ndarray, "cells prompts samples"]
 ) -> list[str]:
-    """Where the intervals of `cell_intervals` cover more or less than they say; empty where they do not.
+    """Warnings where the intervals of `cell_intervals` are probably too narrow or too wide; else empty.
 
     Args:
         steered: As in `cell_intervals`.
@@ -322,19 +322,19 @@ def _added(
 def _caution(
     steered: Float[np.ndarray, "prompts samples"], unsteered: Float[np.ndarray, "prompts samples"], kind: Kind
 ) -> str:
-    """Where simulation says that the interval covers more or less than it says."""
+    """A warning where simulation shows that the interval is too narrow or too wide."""
     if kind == "shares":
         fewest = min(float(part.sum()) for arm in (steered, unsteered) for part in (arm, 1 - arm))
-        return "few hits or misses: it may cover more than it says" if fewest < _FEW_HITS else ""
+        return "few hits or misses: the interval may be too wide" if fewest < _FEW_HITS else ""
     return _caution_of_means((steered - unsteered).mean(axis=1))
 
 
 def _caution_of_means(values: Float[np.ndarray, " prompts"]) -> str:
-    """The same of numbers of which a mean is taken."""
+    """The same for numbers of which a mean is taken."""
     count = len(values)
     if values.std() <= 1e-12 * np.abs(values).max():
-        return "all alike: nothing varied"
+        return "no variation: do not take the zero-width interval for certainty"
     expected = (6 * (count - 2) / ((count + 1) * (count + 3))) ** 0.5
     if abs(float(skewness(values[None])[0])) > 2 * expected > 0:
-        return "a long tail: it covers less than it says"
-    return "few prompts: right where effects have no long tail" if count < _FEW_FOR_A_TAIL else ""
+        return "long tail: the interval is probably too narrow"
+    return "few prompts: too narrow if effects have a long tail" if count < _FEW_FOR_A_TAIL else ""

@@ -16,15 +16,15 @@ def outcome_of(
     small: bool = False,
     neutral: float = 0.0,
 ) -> Outcome:
-    """What an interval, and a p-value where there are nulls, show.
+    """What an interval shows, together with a p-value if there are nulls.
 
     Args:
         low: Lower end of the interval; NaN decides nothing.
         high: Upper end.
-        p_value: That of the nulls; None where there are none.
+        p_value: P-value against the nulls; None without nulls.
         alternative: Which side counts.
-        small: Whether the effect was shown to be within a margin that was told before.
-        neutral: The value that means that nothing happened.
+        small: Whether the effect was shown to be within a margin that was fixed before looking.
+        neutral: The value that means no effect.
 
     >>> outcome_of(0.1, 0.3), outcome_of(0.1, 0.3, 0.2), outcome_of(-0.1, 0.1, small=True)
     ('shown', 'undecided', 'shown to be small')

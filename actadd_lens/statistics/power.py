@@ -1,4 +1,4 @@
-"""Power: what a run could show, told before it is made."""
+"""Power: what a run could show, computed before it is made."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Power:
 
     Attributes:
         smallest_effect: The smallest effect that it would show with 80 % power.
-        effect: The effect that was asked about, or the pilot's own.
+        effect: The effect in question, or the pilot's own.
         power: How often such an effect would be shown.
         prompts_needed: Prompts that would show it with 80 % power.
         n_prompts: Prompts of the run.
@@ -38,7 +38,7 @@ class Power:
     def __str__(self) -> str:
         told = (
             f"{self.n_prompts} prompts show an effect of {self.smallest_effect:.3g} in 80 of 100 runs, and one of "
-            f"{self.effect:.3g} in {100 * self.power:.0f}; that takes {self.prompts_needed} prompts for 80 of 100"
+            f"{self.effect:.3g} in {100 * self.power:.0f}; for 80 of 100 that would take {self.prompts_needed} prompts"
         )
         return told if math.isnan(self.smallest_p) else f"{told}. The smallest p-value is {self.smallest_p:.2g}"
 
@@ -46,13 +46,13 @@ class Power:
 
 
 def effect_power(effect: float, spread: float, prompts: int, *, level: float = 0.05) -> float:
-    """How often a two-sided t-test over prompts shows an effect; within 0.01 of the noncentral t from 5 prompts on.
+    """How often a two-sided t-test over prompts shows an effect; within 0.01 of the noncentral t for 5 prompts or more.
 
     Args:
         effect: Mean effect.
         spread: Its standard deviation over prompts.
         prompts: Number of prompts, from 2.
-        level: That of the test.
+        level: Level of the test.
 
     >>> round(effect_power(0.0, 1.0, 20), 2), effect_power(1.0, 1.0, 20) > 0.98
     (0.05, True)
@@ -75,8 +75,8 @@ def smallest_effect(spread: float, prompts: int, *, power: float = 0.8, level: f
     Args:
         spread: Standard deviation of effects over prompts.
         prompts: Number of prompts.
-        power: How often it is to be shown.
-        level: That of the test.
+        power: How often it should be shown.
+        level: Level of the test.
 
     >>> round(smallest_effect(1.0, 20), 2)
     0.66
@@ -97,8 +97,8 @@ def prompts_needed(effect: float, spread: float, *, power: float = 0.8, level: f
     Args:
         effect: Mean effect.
         spread: Its standard deviation over prompts.
-        power: How often it is to be shown.
-        level: That of the test.
+        power: How often it should be shown.
+        level: Level of the test.
 
     >>> prompts_needed(0.66, 1.0)
     21
@@ -114,9 +114,9 @@ def prompts_needed(effect: float, spread: float, *, power: float = 0.8, level: f
 
 
 def power_of(pilot: Effect, prompts: int, *, nulls: int = 0, effect: float | None = None) -> Power:
-    """What a run over so many prompts can show, from the spread over prompts that a pilot found.
+    """What a run over a number of prompts can show, given the spread over prompts in a pilot.
 
-    A pilot's own effect is too large where it was chosen for it: say what effect would matter.
+    A pilot that was chosen for its large effect overstates it: say which effect would matter instead.
 
     Args:
         pilot: An effect on a few prompts that the run will not use.
@@ -128,7 +128,7 @@ def power_of(pilot: Effect, prompts: int, *, nulls: int = 0, effect: float | Non
         SettingError: The pilot has fewer than two prompts, or nothing varies in it.
     """
     if pilot.n_prompts < 2 or not float(np.ptp(pilot.by_prompt)) > 0:
-        raise SettingError(f"A pilot of {pilot.n_prompts} prompts without spread tells no power: use 5 or more.")
+        raise SettingError(f"A pilot of {pilot.n_prompts} prompts without spread gives no power: use 5 or more.")
     spread, asked = float(pilot.by_prompt.std(ddof=1)), pilot.mean if effect is None else effect
     return Power(
         smallest_effect(spread, prompts), asked, effect_power(asked, spread, prompts), prompts_needed(asked, spread),

@@ -1,4 +1,4 @@
-"""P-values from null vectors, by Monte Carlo; over grids and lists each null goes through the same selection."""
+"""P-values from null vectors, by Monte Carlo; over grids and lists, each null goes through the same selection."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from actadd_lens.statistics.quantiles import chance_interval, t_share_below
 Alternative = Literal["greater", "less", "two-sided"]
 
 LEVEL = 0.05
-"""What stands has an adjusted p-value of at most this."""
+"""Largest adjusted p-value that counts as significant."""
 
 FEWEST_NULLS = 39
-"""Below this, p <= 0.05 hangs on the largest null alone, and a verdict asks the nulls' mean and spread as well."""
+"""Below this, p <= 0.05 depends on the largest null alone, so a verdict also uses the nulls' mean and spread."""
 
 _FLIPS = 4999
-"""Random flips of signs, where all are too many."""
+"""Number of random sign flips, if trying all would be too many."""
 
 _ALL_FLIPS = 12
-"""Up to so many prompts, every flip of signs is tried."""
+"""Up to this many prompts, all sign flips are tried."""
 
 
 def monte_carlo_p(observed: float, nulls: Float[np.ndarray, " nulls"], alternative: Alternative = "greater") -> float:
@@ -53,7 +53,7 @@ def max_t_p(
 
     Args:
         observed: The effect in each cell.
-        nulls: The same of each null vector, run through all cells.
+        nulls: The same for each null vector, run through all cells.
         alternative: As in `monte_carlo_p`.
 
     >>> max_t_p(np.array([3.0, 0.5]), np.array([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]]))
@@ -61,7 +61,7 @@ def max_t_p(
     """
     values = np.asarray(nulls, dtype=float)
     if values.ndim != 2 or values.shape[1:] != np.shape(observed) or not len(values):
-        raise SettingError(f"Nulls of shape {values.shape} do not go with cells of shape {np.shape(observed)}.")
+        raise SettingError(f"Nulls of shape {values.shape} do not match cells of shape {np.shape(observed)}.")
     directed, values = _directed(np.asarray(observed, dtype=float), values, alternative)
     largest = values.max(axis=1)
     return np.asarray((1 + (~(largest[:, None] < directed[None])).sum(axis=0)) / (1 + len(values)))
@@ -99,7 +99,7 @@ def p_interval(
     *,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """What p could be with ever more nulls, from so many (Clopper and Pearson): how far a verdict hangs on the draw.
+    """The range that p could have with many more nulls (Clopper and Pearson): how much a verdict depends on their draw.
 
     Args:
         observed: The effect.
@@ -115,9 +115,9 @@ def p_interval(
 
 
 def normal_p(observed: float, nulls: Float[np.ndarray, " nulls"], alternative: Alternative = "greater") -> float:
-    """P-value from the nulls' mean and spread, as Student's t of one more draw: right where nulls are normal.
+    """P-value from the nulls' mean and spread, as Student's t of one more draw: correct if nulls are normal.
 
-    It does not hang on the largest of a few nulls, as `monte_carlo_p` does. Where nulls have no spread, it is that one.
+    It does not depend on the largest of a few nulls, as `monte_carlo_p` does, which it equals if nulls have no spread.
 
     Args:
         observed: The effect.
@@ -141,11 +141,11 @@ def normal_p(observed: float, nulls: Float[np.ndarray, " nulls"], alternative: A
 
 
 def verdict_p(observed: float, nulls: Float[np.ndarray, " nulls"], alternative: Alternative = "greater") -> float:
-    """The p-value that a verdict goes by.
+    """The p-value that a verdict uses.
 
     With 39 nulls or more it is the Monte Carlo one. With fewer it is the larger of that and the one from the nulls'
-    mean and spread: so nothing is shown that hangs on the largest null alone, nor on nulls being normal. With fewer
-    than 19 it is never at most 0.05.
+    mean and spread, so that no verdict depends on the largest null alone, or on nulls being normal. With fewer than 19
+    nulls it is always above 0.05.
 
     Args:
         observed: The effect.
@@ -163,9 +163,9 @@ def verdict_p(observed: float, nulls: Float[np.ndarray, " nulls"], alternative: 
 
 
 def on_one_scale(values: Float[np.ndarray, "arms cells"]) -> Float[np.ndarray, "arms cells"]:
-    """Each cell in units of the spread of all arms, so that no cell decides by its size; 0 where nothing differs.
+    """Each cell in units of the spread of all arms, so that no cell dominates by its size; 0 if nothing differs.
 
-    The effect is one of the arms: only so does a null vector stand as often as it should.
+    The effect is one of the arms: only then are null vectors significant as often as they should be.
 
     Args:
         values: The effect, and that of each null, in each cell.
@@ -179,15 +179,15 @@ def on_one_scale(values: Float[np.ndarray, "arms cells"]) -> Float[np.ndarray, "
 def adjusted_over_lists(
     lists: Sequence[Float[np.ndarray, " _"]], null_best: Float[np.ndarray, "lists nulls"]
 ) -> list[Float[np.ndarray, " _"]]:
-    """P-values of what stands in lists because it is large, adjusted over every list (min-P, Westfall and Young).
+    """P-values of values that were listed because they are large, adjusted over all lists (min-P, Westfall and Young).
 
-    Each null picks its own largest value for each list; a value is compared with those of its own list, and what comes
-    of it with the smallest that each null reaches in any list. So a null vector has a value with p <= 0.05 in 5 % of
-    runs, however many lists there are. Where places are equal, for there are as many first ones as lists, the larger
-    value in units of its list's spread goes first.
+    Each null picks its own largest value for each list. A value is ranked among the nulls of its own list, and that
+    rank is compared with the best rank that each null reaches in any list. So a null vector has a value with p <= 0.05
+    in 5 % of runs, however many lists there are. Ties, of which there are many since every list has a first rank, are
+    broken by size in units of the list's spread.
 
     Args:
-        lists: The values of each list, large ones being extreme; the largest stands in it.
+        lists: The values of each list, where large means extreme; the largest must be among them.
         null_best: For each list, the largest value that each null finds by the same selection.
 
     >>> adjusted_over_lists([np.array([5.0, 1.0])], np.array([[0.0, 2.0, 3.0]]))
@@ -202,7 +202,7 @@ def adjusted_over_lists(
 
 
 def _places(values: Float[np.ndarray, " values"], arms: Float[np.ndarray, " arms"]) -> Float[np.ndarray, " values"]:
-    """How many of a list's arms are at least as large, less up to a half for the size: small is extreme.
+    """How many of a list's arms are at least as large, minus up to a half for the size: small means extreme.
 
     The size is in units of the arms' spread; all arms are treated alike, the effect's own among them.
     """
@@ -213,14 +213,14 @@ def _places(values: Float[np.ndarray, " values"], arms: Float[np.ndarray, " arms
 
 
 def sign_flip_p(by_prompt: Float[np.ndarray, "cells prompts"], *, seed: int = 0) -> Float[np.ndarray, " cells"]:
-    """Adjusted p-values of effects that differ from zero, without nulls: by flips of each prompt's sign, max-T.
+    """Adjusted p-values for effects different from zero, without nulls: by flipping each prompt's sign, max-T.
 
-    Exact where effects are symmetric around zero; all cells share the flips. It says that steering does something on
-    prompts like these, not that it does more than an unrelated vector.
+    Exact if effects are symmetric around zero; all cells share the flips. A small p says that steering does something
+    on prompts like these, not that it does more than an unrelated vector.
 
     Args:
         by_prompt: The effect in each cell on each prompt; NaN where a prompt has none.
-        seed: Seed of the flips, where there are too many to try all.
+        seed: Seed of the flips, if there are too many to try all.
     """
     values = np.where(np.isfinite(by_prompt), by_prompt, 0.0)
     prompts = values.shape[1]
@@ -238,12 +238,12 @@ def sign_flip_p(by_prompt: Float[np.ndarray, "cells prompts"], *, seed: int = 0)
 
 
 def standing(p_values: Float[np.ndarray, "*cells"], level: float = LEVEL) -> Bool[np.ndarray, "*cells"]:
-    """What stands: p at most `level`; NaN does not."""
+    """What is significant: p at most `level`; NaN is not."""
     return np.asarray(p_values <= level)
 
 
 def benjamini_hochberg(p_values: Float[np.ndarray, " findings"]) -> Float[np.ndarray, " findings"]:
-    """P-values adjusted for the false discovery rate (Benjamini and Hochberg 1995); NaN stays out.
+    """P-values adjusted for the false discovery rate (Benjamini and Hochberg 1995); NaN is ignored.
 
     Args:
         p_values: One for each finding.

@@ -35,7 +35,7 @@ def t_share_below(t: float, degrees: int) -> float:
 
 @lru_cache(maxsize=1024)
 def t_quantile(share: float, degrees: float) -> float:
-    """The value that a share of Student's t lies below; degrees that are no integer are interpolated in 1 / degrees.
+    """The value below which a share of Student's t lies; non-integer degrees are interpolated in 1 / degrees.
 
     Args:
         share: From above 0 to below 1.
@@ -62,7 +62,7 @@ def t_quantile(share: float, degrees: float) -> float:
 
 
 def binomial_share_to(count: int, trials: int, chance: float) -> float:
-    """Probability of at most so many hits.
+    """Probability of at most that many hits.
 
     Args:
         count: Hits.

@@ -1,4 +1,4 @@
-"""Identical prompts are one prompt: whoever gives one twice has not learnt twice as much."""
+"""Identical prompts count as one prompt: giving one twice adds no information."""
 
 from collections.abc import Hashable, Sequence
 
@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 
 def first_places(prompts: Sequence[Hashable]) -> list[int]:
-    """Where each prompt stands for the first time, in order.
+    """Index of each prompt's first occurrence, in order.
 
     >>> first_places(["a", "b", "a"])
     [0, 1]

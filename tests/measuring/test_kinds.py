@@ -115,7 +115,7 @@ def test_a_vector_is_saved_in_no_device_or_pipe(quickest: Any, tmp_path: Path) -
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/null")
     for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/null")):
-        with pytest.raises(al.VectorFileError, match="is a device or pipe and no file"):
+        with pytest.raises(al.VectorFileError, match="is a device or pipe, not a file"):
             vector.save(path)
 
 

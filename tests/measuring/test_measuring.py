@@ -196,7 +196,7 @@ def test_a_row_that_mixes_bos_with_words_has_no_nulls(small: Any) -> None:
         al.compute_steering_vector(small, al.PromptPair("Love", other), layer=2) for other in (None, "Hate")
     )
     for mixed in (unpaired.mean_rows(), unpaired.row(0), unpaired + pair):
-        with pytest.raises(al.SettingError, match="holds the BOS row of an unpaired addition"):
+        with pytest.raises(al.SettingError, match="includes the BOS row of an unpaired addition"):
             al.null_vectors(small, mixed, n=2)
     assert al.null_vectors(small, unpaired - unpaired, n=2)[0].rows == unpaired.rows
 

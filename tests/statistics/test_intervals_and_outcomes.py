@@ -94,8 +94,8 @@ def test_the_kind_of_numbers_decides_and_is_told() -> None:
     [
         (np.linspace(-1, 1, 30)[:, None], ""),
         (np.linspace(-1, 1, 12)[:, None], "few prompts"),
-        (np.array([[0.1]] * 29 + [[9.0]]), "a long tail"),
-        (np.full((30, 1), 0.5), "all alike"),
+        (np.array([[0.1]] * 29 + [[9.0]]), "long tail"),
+        (np.full((30, 1), 0.5), "no variation"),
         (np.zeros((30, 1)), "few hits"),
     ],
 )
@@ -170,7 +170,7 @@ def test_effect_minus_nulls_by_hand() -> None:
     )
     with pytest.raises(al.SettingError, match="use nulls=20"):
         effect_of(values).above_nulls()
-    with pytest.raises(al.SettingError, match="do not go with 3 nulls"):
+    with pytest.raises(al.SettingError, match="do not match 3 nulls"):
         effect_of(values).with_nulls(nulls.mean(axis=1), nulls[:, :3])
 
 
