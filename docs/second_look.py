@@ -170,7 +170,7 @@ def rate(model: Any) -> str:
         ]
         low, high = one_share_interval(np.array(stand, dtype=float)[:, None])
         told.append(f"{np.mean(stand):.1%} of {CALLS} calls, 95 % interval {low:.1%} to {high:.1%} (`{kind}`)")
-    return f"A null vector has a token that stands, beside 19 nulls of its kind, in {' and in '.join(told)}."
+    return f"Compared with 19 nulls of its kind, a null vector has a significant token in {' and in '.join(told)}."
 
 
 def freezing(model: Any) -> str:

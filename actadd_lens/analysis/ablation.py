@@ -42,7 +42,7 @@ _SIDES: tuple[Side, Side] = ("positive", "negative")
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """One token, span or row taken out, and what is left.
+    """One token, span or row removed, and the effect that is left.
 
     Attributes:
         kind: `token` or `span` of the pair, `row dropped` (one row of the vector set to zero) or `row alone` (all
@@ -50,15 +50,16 @@ class Ablation:
         side: p+ or p-; None for rows.
         start: First token or row.
         stop: The one after the last.
-        text: The tokens; for a row, those of p+ and p- that it is the difference of.
+        text: The tokens; for a row, the tokens of p+ and p- whose difference it is.
         replacement: `remove`, `pad`, or the neutral token; None for rows.
-        vector: The vector recomputed, with the coefficient; as many rows as the whole.
-        norm: Norm of its injection, all rows together; on LayerNorm models without each row's mean, which no part of
-            the model reads.
-        cosine: Cosine of its injection to the whole one, taken alike; 0 where one of them is zero.
-        effect: What it does to the metric: steered by it, minus unsteered.
+        vector: The recomputed vector, with the coefficient; it has as many rows as the whole vector.
+        norm: Norm of its injection over all rows; on LayerNorm models without each row's mean, which no part of the
+            model reads.
+        cosine: Cosine similarity of its injection and the whole vector's, computed in the same way; 0 if either is
+            zero.
+        effect: Its effect on the metric: steered by it, minus unsteered.
         drop: What the ablation costs: steered by the whole vector, minus steered by this one. Its nulls are the drops
-            when the part that was lost is replaced by null vectors of the same row norms taken off the whole vector.
+            when null vectors with the row norms of the lost part are subtracted from the whole vector instead.
     """
 
     kind: AblationKind
@@ -83,9 +84,9 @@ class TokenAblation:
         metric: What was measured.
         prompts: The prompts that it was measured on.
         whole: The whole vector, with the coefficient.
-        effect: What the whole vector does, beside its nulls.
+        effect: The effect of the whole vector, with its nulls.
         tokens: Texts of the tokens of p+ and of p-, BOS and pads included; no second row for an unpaired addition.
-        ablations: Everything that was taken out.
+        ablations: Everything that was removed, one entry each.
     """
 
     pair: PromptPair
@@ -98,7 +99,7 @@ class TokenAblation:
 
     @property
     def replacements(self) -> tuple[str, ...]:
-        """What tokens were replaced by, in the order asked for."""
+        """The replacements for removed tokens, in the order requested."""
         return tuple(dict.fromkeys(item.replacement for item in self.ablations if item.replacement is not None))
 
     def of_kind(self, kind: AblationKind) -> tuple[Ablation, ...]:
@@ -108,8 +109,8 @@ class TokenAblation:
     def frame(self) -> "pd.DataFrame":
         """One row per ablation.
 
-        `share` is the drop in units of the whole effect. `p` compares each drop with its own nulls, two-sided, drop and
-        nulls in units of their common spread; `adjusted p` compares the same with the largest of every null (max-T).
+        `share` is the drop as a share of the whole effect. `p` is two-sided and compares each drop with its own nulls,
+        in units of their common spread; `adjusted p` compares it with the largest drop of every null (max-T).
         """
         import pandas as pd
 
@@ -181,12 +182,12 @@ def ablate_tokens(
     batch_size: int = 64,
     progress: bool = True,
 ) -> TokenAblation:
-    """Take each token of p+ and p- out in turn, recompute the vector, and measure what is left of its effect.
+    """Remove each token of p+ and p- in turn, recompute the vector, and measure what is left of its effect.
 
-    Tokens are taken out as ids: nothing is tokenised anew. BOS and pads stay. Where `remove` makes the rows of the
-    pair shorter, the vector is filled up with zero rows at the end, so that every row lands on the token that it
-    lands on in the whole vector. Each row of the vector is dropped, and left alone, as well. All variants share
-    passes, when they are read and when they are measured.
+    Tokens are removed as ids, so nothing is tokenised again. BOS and pads stay. Where `remove` makes the pair shorter,
+    zero rows are appended to the vector, so that its rows land on the same tokens as those of the whole vector. Each
+    row of the vector is also dropped, and used alone. All variants share forward passes, both for reading and for
+    measuring.
 
     Args:
         model: The model.
@@ -196,22 +197,22 @@ def ablate_tokens(
         metric: A metric, or a function of the last token's logits.
         coefficient: Injection coefficient.
         position: Prompt token that receives row 0.
-        replacement: `remove` (the rest moves up), `pad` (the pair's pad in its place), or a neutral token by text or
-            id; or several of these.
-        spans: Spans of tokens to take out as well: (side, first token, the token after the last), BOS counted.
-        nulls: Number of null vectors beside the whole vector and beside each drop.
+        replacement: `remove` (the following tokens move up), `pad` (the pair's pad takes its place), or a neutral token
+            as text or id; or several of these.
+        spans: Spans of tokens to remove as well: (side, first token, token after the last), BOS counted.
+        nulls: Number of null vectors to compare the whole vector and each drop with.
         null_kind: As in `null_vectors`.
         seed: Seed of the nulls.
         prepend_bos: Whether prompts start with BOS.
-        batch_size: Most rows in one pass.
-        progress: Whether to show a bar when it takes more than a moment.
+        batch_size: Maximum number of rows per pass.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
         PromptError: The pair, a prompt or the neutral token cannot be used.
         LayerError: The model has no such layer.
         CoefficientError: The coefficient is not a finite number.
         PositionError: The vector does not fit onto a prompt.
-        SettingError: A span or another setting is out of its range.
+        SettingError: A span or another setting is out of range.
     """
     check_run(seed=seed, batch_size=batch_size)
     check_nulls(nulls, null_kind)
@@ -245,7 +246,7 @@ def ablate_tokens(
 
 @dataclass(frozen=True)
 class _Told:
-    """What is taken out, as an `Ablation` tells it."""
+    """What is removed, as an `Ablation` describes it."""
 
     kind: AblationKind
     side: Side | None
@@ -257,7 +258,7 @@ class _Told:
 
 @dataclass(frozen=True)
 class _Cut:
-    """What is taken out, and the rows of tokens that are left; None where rows of the vector are taken out."""
+    """What is removed, and the rows of tokens that are left; None where rows of the vector are removed."""
 
     told: _Told
     tokens: PairTokens | None = None
@@ -430,9 +431,9 @@ def _null_parts(
 
 
 def _distinct(arms: Sequence[Arm]) -> tuple[list[Arm], list[int]]:
-    """Arms without repetition, and which of them each one was: equal vectors have equal effects to the last bit.
+    """Arms without repetition, and which of them each one was: equal vectors have exactly equal effects.
 
-    Vectors of zeros are the unsteered arm.
+    Zero vectors count as the unsteered arm.
     """
     keys: dict[bytes, int] = {b"": 0}
     distinct, places = [arms[0]], []
@@ -448,14 +449,14 @@ def _distinct(arms: Sequence[Arm]) -> tuple[list[Arm], list[int]]:
 
 
 def _sizes(vector: SteeringVector, whole: SteeringVector, backend: Backend) -> tuple[float, float]:
-    """Norm of what is read of an injection, all rows together, and its cosine to the whole."""
+    """Norm of the part of an injection that the model reads, over all rows, and its cosine with the whole vector."""
     ours, theirs = (_read(found.injection.double(), backend) for found in (vector, whole))
     norm, product = float(ours.norm()), float(ours.norm() * theirs.norm())
     return norm, float((ours * theirs).sum()) / product if product else 0.0
 
 
 def _read(rows: Float[Tensor, "pos d_model"], backend: Backend) -> Float[Tensor, "pos d_model"]:
-    """Rows without their mean on LayerNorm models, whose every reader takes it away."""
+    """Rows without their mean on LayerNorm models, where every reader subtracts it."""
     return rows - rows.mean(dim=-1, keepdim=True) if backend.normalization == "LN" else rows
 
 

@@ -1,4 +1,4 @@
-"""Attribution beside patching: what gradients say of components and rows, and how far off that is."""
+"""Attribution compared with patching: what gradients say about components and rows, and how wrong they are."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ METHODS = ("gradient", "integrated")
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """What each component's change does to a metric: by running the model, and as gradients have it.
+    """What each component's change does to a metric: measured by patching, and estimated from gradients.
 
     Attributes:
         metric: What was measured.
@@ -43,12 +43,12 @@ class Attribution:
         vectors: What was added.
         whole: The effect of the injection.
         first_layer: The lowest layer that can read the injection.
-        exact: By patching: the change of the metric in an unsteered model that gets one component's steered output; the
-            heads of a layer, then its MLP.
-        estimates: The same by `gradient` and `integrated`.
+        exact: By patching: the change of the metric when one component of the unsteered model gets its steered output;
+            the heads of a layer, then its MLP.
+        estimates: The same as estimated by `gradient` and `integrated`.
         rows: Names of the vectors' rows.
-        dropped: By running the model: what the effect loses without a row.
-        row_estimates: What `gradient` and `integrated` give each row.
+        dropped: How much of the effect is lost without each row, measured by running the model.
+        row_estimates: What `gradient` and `integrated` attribute to each row.
     """
 
     metric: Metric
@@ -79,7 +79,7 @@ class Attribution:
         return frame[frame["layer"] >= self.first_layer].reset_index(drop=True)
 
     def row_frame(self) -> "pd.DataFrame":
-        """One row per row of the vectors; those of `integrated` make the whole effect, but for its gap."""
+        """One row per row of the vectors; those of `integrated` add up to the whole effect, except for its gap."""
         import pandas as pd
 
         estimates = {name: values.mean(axis=0) for name, values in zip(METHODS, self.row_estimates, strict=True)}
@@ -87,14 +87,14 @@ class Attribution:
 
     @property
     def gap(self) -> float:
-        """What the rows' integrated gradients miss of the whole effect: 0 with steps enough."""
+        """The part of the whole effect that the rows' integrated gradients miss: 0 with enough steps."""
         return float(self.whole.mean - self.row_estimates[1].sum(axis=-1).mean())
 
     def errors(self) -> "pd.DataFrame":
         """How far each estimate is from patching, over components and prompts.
 
-        `error` is the root mean square of the difference as a share of that of the exact numbers; `correlation` is over
-        the same numbers, `same sign` the share of them, weighted by size.
+        `error` is the root mean square of the difference, divided by that of the exact numbers; `correlation` is over
+        the same numbers; `same sign` is the share of them with the right sign, weighted by size.
         """
         import pandas as pd
 
@@ -138,28 +138,29 @@ def attribute_injection(
     batch_size: int = 64,
     progress: bool = True,
 ) -> Attribution:
-    """Attribute an effect to components and rows by gradients, and tell how far off that is.
+    """Attribute an effect to components and rows by gradients, and report how far off that is.
 
-    Each component's steered minus unsteered output is multiplied with the gradient of the metric by that output: at the
-    unsteered stream (attribution patching), and in the mean over injections of (i + 1/2) / steps of the size
-    (integrated gradients along the injection, Sundararajan et al. 2017). Beside them stands patching itself.
+    Each component's steered minus unsteered output is multiplied by the gradient of the metric with respect to that
+    output: once at the unsteered stream (attribution patching), and once averaged over injections of (i + 1/2) / steps
+    of the full size (integrated gradients along the injection, Sundararajan et al. 2017). Both are compared with
+    patching itself.
 
     Args:
-        model: The model; steering that is open around the call is left out.
+        model: The model; steering that is open around the call is ignored.
         prompts: One text or several.
         vectors: One steering vector or several, all added together.
-        metric: A metric with a gradient, or such a function of the last token's logits.
+        metric: A metric with a gradient, or a differentiable function of the last token's logits.
         steps: Points on the way from no injection to the whole one.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         prepend_bos: Whether prompts start with BOS.
-        batch_size: Most rows in one pass.
-        progress: Whether to show a bar when it takes more than a moment.
+        batch_size: Maximum number of rows per pass.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
-        PromptError: A prompt is not text or outgrows the context.
+        PromptError: A prompt is not text, or is longer than the context.
         PositionError: A vector does not fit onto a prompt.
-        VectorError: A vector does not go with the model.
-        SettingError: The metric has no gradient, or a setting is out of its range.
+        VectorError: A vector does not match the model.
+        SettingError: The metric has no gradient, or a setting is out of range.
         ModelError: The model does not show what its heads write.
     """
     check_run(batch_size=batch_size)
@@ -188,7 +189,7 @@ def attribute_injection(
 
 
 def _without_rows(backend: Backend, vectors: Sequence[SteeringVector]) -> tuple[list[Arm], tuple[str, ...]]:
-    """All vectors but for one row, for each row of each, and what the rows are called."""
+    """For each row of each vector, all vectors without that row; and the names of the rows."""
     arms: list[Arm] = []
     names: list[str] = []
     for place, vector in enumerate(vectors):
@@ -212,7 +213,7 @@ def _patched(
     batch_size: int,
     progress: bool,
 ) -> Float[np.ndarray, "prompts layers components"]:
-    """The change of the metric where an unsteered model gets one component's steered output."""
+    """The change of the metric when one component of the unsteered model gets its steered output."""
     layers, heads = shape_of(backend)
     swaps = []
     for layer in range(layers):
@@ -230,7 +231,7 @@ def _patched(
 
 @dataclass(frozen=True, eq=False)
 class _Attributor:
-    """Gradients of the metric by what components write, on one prompt at a time."""
+    """Gradients of the metric with respect to what components write, one prompt at a time."""
 
     backend: Backend
     metric: Metric
@@ -246,7 +247,7 @@ class _Attributor:
     def of_prompt(
         self, tokens: Sequence[int], steps: int
     ) -> tuple[Float[np.ndarray, "2 layers components"], Float[np.ndarray, "2 rows"]]:
-        """Estimates for each component and each row, by the gradient and by its mean on the way."""
+        """Estimates for each component and each row, by the gradient and by its mean along the way."""
         rows = ArmRows(self.backend, [tokens] * 2, [(), self.vectors], self.vectors, self.position)
         with torch.no_grad(), components_kept(self.backend) as kept:
             rows.last_logits()
@@ -278,7 +279,7 @@ class _Attributor:
         return found
 
     def _gradients(self, tokens: Sequence[int], place: float) -> dict[tuple[str, int], Tensor]:
-        """Gradients at components and injection layers, with so much of the injection added.
+        """Gradients at components and injection layers, with that share of the injection added.
 
         Raises:
             SettingError: The metric does not depend smoothly on the logits.

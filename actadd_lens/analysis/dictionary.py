@@ -1,7 +1,7 @@
-"""A steering vector in the words of a dictionary: cosines with its directions, and a sparse sum of a few of them.
+"""A steering vector in terms of a dictionary: cosines with its directions, and a sparse sum of a few of them.
 
-Decoder directions are read, not encoder activations: an encoder is made for whole streams, and takes a difference of
-them for something else (Mayne et al. 2024, arXiv 2411.08790).
+Decoder directions are used, not encoder activations: an encoder is trained on whole streams and misreads a difference
+of streams (Mayne et al. 2024, arXiv 2411.08790).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DictionaryFeature:
-    """One direction of a dictionary in the reading of one row.
+    """One direction of a dictionary, as it was found in one row.
 
     Attributes:
         feature: Its row in the decoder.
-        name: Its name; empty where names were not given.
-        value: For a listed direction the cosine with the row; for a picked one the cosine with what was left of the row
-            when it was picked. Signed.
-        weight: For a picked direction, how much of it stands in the sum, in units of the row's norm and for directions
-            of length one; NaN for a listed one.
-        explained: For a picked direction, the share of the row's squared norm that the sum explains up to it; NaN for a
-            listed one.
-        adjusted_p: P-value, adjusted for being picked from the whole dictionary and over all lists of the call (min-P:
-            each null picks its own); NaN without nulls.
+        name: Its name; empty if no names were given.
+        value: For a listed direction, its cosine with the row; for a picked one, its cosine with what was left of the
+            row when it was picked. Signed.
+        weight: For a picked direction, its weight in the sum, in units of the row's norm and for directions of length
+            one; NaN for a listed one.
+        explained: For a picked direction, the share of the row's squared norm that the sum up to and including it
+            explains; NaN for a listed one.
+        adjusted_p: P-value, adjusted for the selection from the whole dictionary and over all lists of the call (min-P:
+            each null selects its own); NaN without nulls.
     """
 
     feature: int
@@ -52,23 +52,23 @@ class DictionaryFeature:
 
     @property
     def stands(self) -> bool:
-        """Whether it is larger than what a null finds, in all but 5 % of calls."""
+        """Whether it is significant after correction: `adjusted_p` is at most 0.05."""
         return self.adjusted_p <= LEVEL
 
 
 @dataclass(frozen=True, eq=False)
 class DictionaryRow:
-    """The reading of one row of a vector. A row of zeros has none.
+    """What was found in one row of a vector. For a row of zeros, that is nothing.
 
     Attributes:
-        vector: Which vector, by its place among those given.
-        name: The vector in a few characters.
+        vector: Which vector, by its index among those given.
+        name: A short label of the vector.
         row: Row of the vector.
-        norm: Norm of what is read.
-        largest: The k directions with the largest cosines by size, the first one first.
+        norm: Norm of the row, as it was read.
+        largest: The k directions with the largest absolute cosines, the largest first.
         pursuit: The directions of the sparse sum, in the order in which they were picked.
-        cosines: The cosine of every direction; 0 for one without length.
-        null_largest: The largest cosine, by size, that each null has in its own list or sum.
+        cosines: The cosine with every direction; 0 for a direction of zero length.
+        null_largest: The largest absolute cosine that each null has in its own list or sum.
         null_explained: For each null, the share that its own sum explains after each pick.
     """
 
@@ -85,7 +85,7 @@ class DictionaryRow:
 
 @dataclass(frozen=True, eq=False)
 class DictionaryReading:
-    """Steering vectors in the words of a dictionary.
+    """Steering vectors in terms of a dictionary.
 
     Attributes:
         rows: The rows of all vectors, in order.
@@ -103,7 +103,7 @@ class DictionaryReading:
 
     @property
     def standing(self) -> tuple[DictionaryFeature, ...]:
-        """Listed and picked directions that stand; a null has one in at most 5 % of calls. None without nulls."""
+        """Directions significant after correction (a null has one in at most 5 % of calls); none without nulls."""
         return tuple(item for row in self.rows for item in (*row.largest, *row.pursuit) if item.stands)
 
     def frame(self) -> "pd.DataFrame":
@@ -131,7 +131,7 @@ class DictionaryReading:
         return plot_dictionary_reading(self, ax=ax)
 
     def __repr__(self) -> str:
-        beside = f"beside {self.nulls} {self.null_kind}" if self.nulls else "without nulls"
+        beside = f"against {self.nulls} {self.null_kind}" if self.nulls else "without nulls"
         return f"DictionaryReading({len(self.rows)} rows, {self.features} directions, k={self.k}, {beside})"
 
     def _repr_html_(self) -> str:
@@ -142,8 +142,10 @@ class DictionaryReading:
                      _cells(row.pursuit, "weight")]  # fmt: skip
             body += "<tr>" + "".join(f"<td style='vertical-align:top;text-align:left'>{cell}</td>" for cell in cells)
             body += "</tr>"
-        told = f"* larger than what {self.nulls} {self.null_kind} find" if self.nulls else "without nulls"
-        return f"<table><caption>in the words of a dictionary; {told}</caption><tr>{head}</tr>{body}</table>"
+        told = (
+            f"* significant after correction against {self.nulls} {self.null_kind}" if self.nulls else "without nulls"
+        )
+        return f"<table><caption>in terms of a dictionary; {told}</caption><tr>{head}</tr>{body}</table>"
 
 
 def _cells(items: Sequence[DictionaryFeature], number: str) -> str:
@@ -165,30 +167,32 @@ def dictionary_reading(
     k: int = 8,
     seed: int = 0,
 ) -> DictionaryReading:
-    """Read steering vectors in the words of a dictionary of directions, row by row; no model runs.
+    """Describe steering vectors by a dictionary of directions, row by row; no model runs.
 
-    Two readings. The cosines with every direction: what the row is like. And a sparse sum: the direction that is most
-    like the row is taken, weights of either sign are fitted to all that were taken, and the next is sought in what is
-    left (orthogonal matching pursuit, Pati et al. 1993): what the row is made of, where neighbours do not count twice.
+    There are two readings. The cosines with every direction show what the row is similar to. A sparse sum shows what
+    the row is made of, without counting similar directions twice: the direction closest to the row is picked, signed
+    weights are fitted to all directions picked so far, and the next one is picked by what is left (orthogonal matching
+    pursuit, Pati et al. 1993).
 
-    Directions are listed because they are large, so each null picks its own largest, and p is adjusted over all rows:
-    it says that a cosine is larger than what a null has with any direction. Random directions are easy to beat. Null
-    vectors, as `null_vectors(model, vector)` makes them, are differences of activations too and lie in the dictionary
-    as well as the vector does: beside them, what stands is more like one direction than such differences are.
+    Directions are listed because their cosines are large. So each null picks its own largest, and p is adjusted over
+    all rows: it says that a cosine is larger than those that nulls have with any direction. Random directions are easy
+    to beat. Null vectors, as `null_vectors(model, vector)` makes them, are differences of activations too, and the
+    dictionary describes them as well as it does the vector. What is significant against them is closer to one direction
+    than such differences usually are.
 
     Args:
         vectors: One steering vector or several, all as wide as the dictionary.
         decoder: The dictionary: a tensor or array [features, d_model], or an SAE with `W_dec`, whose hook point must
-            then be at the vectors' layer. Lengths do not count.
+            then be at the vectors' layer. The lengths of the directions do not matter.
         names: A name for each direction, or for some by their number.
-        nulls: Number of random directions to read beside each row; or, for one vector, null vectors with as many rows.
+        nulls: Number of random directions to compare each row with; or, for one vector, null vectors with as many rows.
         k: Directions in each list.
         seed: Seed of the random directions.
 
     Raises:
-        VectorError: A vector has another width than the dictionary, or is at another layer than the SAE; or nulls do
-            not go with the vector.
-        SettingError: A setting is out of its range.
+        VectorError: A vector's width differs from the dictionary's, or its layer from the SAE's; or the nulls do not
+            match the vector.
+        SettingError: A setting is out of range.
     """
     check_run(seed=seed)
     found = as_vectors(vectors, what="the reading by a dictionary")
@@ -213,9 +217,7 @@ def _directions(decoder: Any, vectors: Sequence[SteeringVector]) -> Float[Tensor
         rows = decoder_of(decoder)
         _check_layers(decoder, vectors)
     if rows.ndim != 2 or 0 in rows.shape or not rows.is_floating_point() or not bool(torch.isfinite(rows).all()):
-        raise VectorError(
-            f"A dictionary of shape {tuple(rows.shape)} is none: expected finite floats, [features, d_model]."
-        )
+        raise VectorError(f"The dictionary has shape {tuple(rows.shape)}: expected finite floats, [features, d_model].")
     for vector in vectors:
         if vector.d_model != rows.shape[1]:
             raise VectorError(
@@ -232,8 +234,8 @@ def _check_layers(sae: Any, vectors: Sequence[SteeringVector]) -> None:
     for vector in vectors:
         if vector.layer != layer:
             raise VectorError(
-                f"The SAE stands at {hook_of(sae)}, which is layer {layer}, but {vector.label} is at layer "
-                f"{vector.layer}: pass sae.W_dec if they are to be compared all the same."
+                f"The SAE is at {hook_of(sae)}, which is layer {layer}, but {vector.label} is at layer "
+                f"{vector.layer}: pass sae.W_dec to compare them all the same."
             )
 
 
@@ -243,7 +245,7 @@ def _names(names: Any, count: int) -> list[str]:
     if isinstance(names, Mapping):
         return [str(names.get(index, "")) for index in range(count)]
     if isinstance(names, str) or len(names) != count:
-        raise SettingError(f"{len(names)} names do not go with {count} directions: give one for each, or a dictionary.")
+        raise SettingError(f"{len(names)} names were given for {count} directions: give one for each, or a dictionary.")
     return [str(name) for name in names]
 
 
@@ -256,11 +258,11 @@ def _null_rows(
         return torch.from_numpy(random.standard_normal((nulls, vector.rows, vector.d_model))).float()
     given = as_vectors(nulls, what="the reading by a dictionary")
     if len(found) > 1:
-        raise VectorError("Null vectors are those of one vector: read vectors one by one, or pass a number of nulls.")
+        raise VectorError("Null vectors belong to one vector: read vectors one by one, or pass a number of nulls.")
     for null in given:
         if null.injection.shape != vector.injection.shape:
             raise VectorError(
-                f"A null of shape {tuple(null.injection.shape)} does not go with a vector of shape "
+                f"A null of shape {tuple(null.injection.shape)} does not match a vector of shape "
                 f"{tuple(vector.injection.shape)}: use null_vectors(model, vector)."
             )
     return torch.stack([null.injection.detach().float().cpu() for null in given])

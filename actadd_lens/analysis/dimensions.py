@@ -33,7 +33,7 @@ DimensionOrder = Literal["largest", "random", "jacobian"]
 
 @dataclass(frozen=True, eq=False)
 class DimensionAblation:
-    """The effect of a vector of which only some dimensions are kept, the others set to zero.
+    """The effect of a vector when only some of its dimensions are kept and the others are set to zero.
 
     Attributes:
         vector: The vector.
@@ -42,8 +42,8 @@ class DimensionAblation:
         orders: Which dimensions are kept first.
         keep: Numbers of dimensions that are kept.
         unsteered: The metric of each prompt, unsteered.
-        whole: The metric under the whole vector, by family (the vector, then each null).
-        steered: The metric under what is kept of it.
+        whole: The metric with the whole vector, by family (the vector, then each null).
+        steered: The metric with the dimensions that are kept.
         norms: Norm of what is kept, as a share of the whole vector's.
     """
 
@@ -58,7 +58,7 @@ class DimensionAblation:
     norms: Float[np.ndarray, "orders keep"]
 
     def effect(self, order: DimensionOrder, keep: int) -> Effect:
-        """The effect with so many dimensions kept, beside that of each null by its own order.
+        """The effect with a number of dimensions kept, and that of each null, cut by its own order.
 
         Args:
             order: Which dimensions are kept first.
@@ -69,11 +69,11 @@ class DimensionAblation:
 
     @property
     def whole_effect(self) -> Effect:
-        """The effect of the whole vector, beside its nulls."""
+        """The effect of the whole vector, with its nulls."""
         return family_effect(self.whole, self.unsteered)
 
     def frame(self) -> "pd.DataFrame":
-        """One row per order and number; `share` is that of the whole effect, `adjusted p` is over the table (max-T)."""
+        """One row per order and number; `share` is of the whole effect, `adjusted p` is over the table (max-T)."""
         import pandas as pd
 
         whole, lines = self.whole_effect.mean, []
@@ -91,7 +91,7 @@ class DimensionAblation:
         return frame
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """The effect by dimensions kept, a line for each order, beside the whole vector's."""
+        """The effect by dimensions kept, a line for each order, compared with the whole vector's."""
         from actadd_lens.plots.second_look import plot_dimensions
 
         return plot_dimensions(self, ax=ax)
@@ -123,15 +123,15 @@ def ablate_dimensions(
     batch_size: int = 64,
     progress: bool = True,
 ) -> DimensionAblation:
-    """Measure a vector of which only some dimensions of the stream are kept: how sparse is what works?
+    """Measure a vector with only some dimensions of the stream kept: how sparse is the part that works?
 
-    `largest` keeps the dimensions in which the vector is longest, over its rows; `random` any, the same ones for all
-    nulls; `jacobian` those that a J-lens carries farthest: the vector's length in a dimension times that of the
-    dimension's column. Each null is cut by the same order of its own. What is kept keeps its size. Dimensions are those
-    of the model as it was loaded; on LayerNorm models vectors count without their mean.
+    `largest` keeps the dimensions in which the vector's rows are longest; `random` keeps random ones, the same for all
+    nulls; `jacobian` keeps those that a J-lens carries farthest: the vector's length in a dimension times that of the
+    dimension's column. Each null is cut in the same way, by its own values. What is kept is not rescaled. Dimensions
+    are those of the model as it was loaded; on LayerNorm models, vectors are used without their mean.
 
     Args:
-        model: The model; steering that is open around the call is left out.
+        model: The model; steering that is open around the call is ignored.
         prompts: One text or several.
         vector: The vector.
         metric: A metric, or a function of the last token's logits.
@@ -139,18 +139,18 @@ def ablate_dimensions(
         orders: Which dimensions are kept first.
         through: The J-lens for the order `jacobian`.
         position: Prompt token that receives row 0, for a vector without a position of its own.
-        nulls: Number of null vectors that are cut and measured likewise.
+        nulls: Number of null vectors that are cut and measured in the same way.
         null_kind: As in `null_vectors`.
         seed: Seed of the nulls and of the random order.
         prepend_bos: Whether prompts start with BOS.
-        batch_size: Most rows in one pass.
-        progress: Whether to show a bar when it takes more than a moment.
+        batch_size: Maximum number of rows per pass.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
-        PromptError: A prompt is not text or outgrows the context.
+        PromptError: A prompt is not text, or is longer than the context.
         PositionError: The vector does not fit onto a prompt.
-        VectorError: The vector does not go with the model.
-        SettingError: A setting is out of its range, or the order `jacobian` has no J-lens.
+        VectorError: The vector does not match the model.
+        SettingError: A setting is out of range, or the order `jacobian` has no J-lens.
         LayerError: The J-lens was not fitted at the vector's layer.
     """
     check_run(seed=seed, batch_size=batch_size)
@@ -202,7 +202,7 @@ def _orders(orders: str | Sequence[str], through: JacobianLens | None) -> tuple[
     if not asked or not all(isinstance(order, str) and order in known for order in asked):
         raise SettingError(f"orders is {orders!r}: expected one or more of {', '.join(known)}.")
     if "jacobian" in asked and not isinstance(through, JacobianLens):
-        raise SettingError("The order 'jacobian' asks a J-lens: pass through=al.fit_jacobian(...).")
+        raise SettingError("The order 'jacobian' needs a J-lens: pass through=al.fit_jacobian(...).")
     return tuple(order for order in known if order in asked)
 
 

@@ -1,4 +1,4 @@
-"""By attention or by value: what is left of an effect when attention patterns, or all but them, stay unsteered."""
+"""By attention or by value: what is left of an effect when attention patterns, or everything else, stay unsteered."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,17 +30,17 @@ HEAD_PARTS = ("attention", "values", "both")
 
 @dataclass(frozen=True, eq=False)
 class AttentionOrValue:
-    """The effect of an injection, shared out between where heads look and what they find there.
+    """The effect of an injection, divided between where heads look and what they find there.
 
     Attributes:
         metric: What was measured.
         prompts: The prompts.
         vectors: What was added.
-        values: The metric by family (the vectors, then each null), arm and prompt; the arms are unsteered, steered,
-            steered with unsteered patterns, and unsteered with steered patterns.
+        values: The metric by family (the vectors, then each null), condition and prompt; the conditions are unsteered,
+            steered, steered with unsteered patterns, and unsteered with steered patterns.
         first_layer: The lowest layer that can read the injection.
         heads: What the effect loses on each prompt when one head keeps its unsteered pattern, its unsteered values, or
-            both, by family; None where it was not asked for.
+            both, by family; None if it was not requested.
     """
 
     metric: Metric
@@ -51,10 +51,11 @@ class AttentionOrValue:
     heads: Float[np.ndarray, "families 3 layers heads prompts"] | None = None
 
     def effect(self, part: str) -> Effect:
-        """One part of the effect over the prompts, beside the same part of each null.
+        """One part of the effect over the prompts, with the same part of each null.
 
-        `by values` is the effect with all patterns held at the unsteered ones; `by attention` that of the steered
-        patterns alone, without the injection; `together` what both do only at once, so that the three make the `whole`.
+        `by values` is the effect with all patterns frozen at the unsteered ones; `by attention` is that of the steered
+        patterns alone, without the injection; `together` is what only both at once do, so that the three add up to the
+        `whole`.
 
         Args:
             part: `whole`, `by values`, `by attention` or `together`.
@@ -70,7 +71,7 @@ class AttentionOrValue:
     def share(self, part: str) -> tuple[float, float, float]:
         """The part as a share of the whole, with its jackknife interval over prompts (95 %).
 
-        It says little where the whole is near zero, and can be below 0 or above 1.
+        It means little if the whole is near zero, and it can be below 0 or above 1.
         """
         table = np.stack([self._parts(part)[0], self._parts("whole")[0]], axis=1)
         return (_ratio(table), *statistic_interval(_ratio, table))
@@ -88,12 +89,12 @@ class AttentionOrValue:
         return pd.DataFrame(lines)
 
     def head_frame(self) -> "pd.DataFrame":
-        """One row per head: what the effect loses when it alone keeps its pattern, its values, or both.
+        """One row per head: what the effect loses when only this head keeps its unsteered pattern, values, or both.
 
         `adjusted p` is two-sided and adjusted over all heads and all three ways (max-T).
 
         Raises:
-            SettingError: Heads were not asked for.
+            SettingError: Heads were not measured one by one.
         """
         import pandas as pd
 
@@ -159,32 +160,32 @@ def attention_or_value(
     batch_size: int = 64,
     progress: bool = True,
 ) -> AttentionOrValue:
-    """Share an effect out: by where heads look once something was added, or by what they find there.
+    """Divide an effect: does the injection act by changing where heads look, or by what they find there?
 
-    Two arms stand between unsteered and steered: the injection with every attention pattern held at the unsteered one
-    (as arXiv 2604.08524 freezes attention), and the steered patterns in a model without the injection. All arms of a
+    Two conditions lie between unsteered and steered: the injection with every attention pattern frozen at the unsteered
+    one (as arXiv 2604.08524 freezes attention), and the steered patterns without the injection. All conditions of a
     prompt share their passes.
 
     Args:
-        model: The model; steering that is open around the call is left out.
+        model: The model; steering that is open around the call is ignored.
         prompts: One text or several.
         vectors: One steering vector or several, all added together.
         metric: A metric, or a function of the last token's logits.
-        by_head: Whether to freeze heads one by one too: three more rows for each head.
+        by_head: Whether to freeze heads one by one as well: three more rows for each head.
         position: Prompt token that receives row 0, for vectors without a position of their own.
-        nulls: Number of null vectors that go through the same.
+        nulls: Number of null vectors that are measured in the same way.
         null_kind: As in `null_vectors`.
         seed: Seed of the nulls.
         prepend_bos: Whether prompts start with BOS.
-        batch_size: Most rows in one pass.
-        progress: Whether to show a bar when it takes more than a moment.
+        batch_size: Maximum number of rows per pass.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
-        PromptError: A prompt is not text or outgrows the context.
+        PromptError: A prompt is not text, or is longer than the context.
         PositionError: A vector does not fit onto a prompt.
-        VectorError: A vector does not go with the model.
-        SettingError: A setting is out of its range.
-        ModelError: The model does not show its attention, or its patterns and values do not make what heads mix.
+        VectorError: A vector does not match the model.
+        SettingError: A setting is out of range.
+        ModelError: The model does not expose its attention, or its heads' outputs are not patterns times values.
     """
     check_run(seed=seed, batch_size=batch_size)
     check_flags(by_head=by_head, prepend_bos=prepend_bos)
@@ -217,7 +218,7 @@ def attention_or_value(
 def _lost(
     values: Float[np.ndarray, "families arms prompts"], first: int, layers: int, heads: int
 ) -> Float[np.ndarray, "families 3 layers heads prompts"]:
-    """What the effect loses by each head; zero below the injection, by causality."""
+    """What the effect loses for each head; zero below the injection, by causality."""
     families, _, prompts = values.shape
     lost = np.zeros((families, 3, layers, heads, prompts))
     by_head = values[:, 4:].reshape(families, layers - first, heads, 3, prompts)

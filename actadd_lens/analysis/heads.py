@@ -1,4 +1,4 @@
-"""Heads on a vector: how much each would look at it (QK), and what it would write on seeing it (OV)."""
+"""How heads read a vector: how much each would attend to it (QK), and what it would then write (OV)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 
 class WrittenToken(NamedTuple):
-    """A token that a head promotes by what it writes on seeing the vector.
+    """A token that a head promotes by what it writes when it reads the vector.
 
     Attributes:
         token: Token id.
         text: The token.
         z: Its value in standard deviations of random directions of the same size.
-        adjusted_p: Adjusted for being picked, over all heads (min-P); NaN without nulls.
+        adjusted_p: P-value, adjusted for the selection over all heads (min-P); NaN without nulls.
     """
 
     token: int
@@ -48,15 +48,15 @@ class WrittenToken(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class HeadReading:
-    """What each head makes of a vector, as if the vector reached its layer unchanged; means over prompts.
+    """How each head reads a vector, as if the vector reached its layer unchanged; means over prompts.
 
     Attributes:
         vector: The vector.
-        prompts: The prompts whose tokens look at it.
+        prompts: The prompts whose tokens attend to it.
         layers: The layers, from the vector's own on.
-        attention: Attention that later tokens pay to the injected ones, by arm (unsteered, steered).
+        attention: Attention of later tokens to the injected ones, by condition (unsteered, steered).
         looks: Change of its log-odds against all other tokens, in nats, by family (the vector, then each null).
-        written: Norm of what each head would write if it looked at the injected tokens alone, less the unsteered.
+        written: Norm of the change in what each head would write if it attended to the injected tokens alone.
         promoted: For each layer and head, the tokens that this promotes most, by z-score.
         nulls: Number of null vectors.
     """
@@ -73,7 +73,7 @@ class HeadReading:
     def frame(self) -> "pd.DataFrame":
         """One row per head.
 
-        `adjusted p, look` is two-sided and adjusted over all heads (max-T), `adjusted p, token` that of each list's
+        `adjusted p, look` is two-sided and adjusted over all heads (max-T); `adjusted p, token` belongs to each list's
         first token.
         """
         import pandas as pd
@@ -99,7 +99,7 @@ class HeadReading:
         return frame
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Heat map of how much more each head would look, with the first token that it would write."""
+        """Heat map of how much more each head would attend to the vector, with the first token that it would write."""
         from actadd_lens.plots.second_look import plot_head_reading
 
         return plot_head_reading(self, ax=ax)
@@ -127,31 +127,31 @@ def head_reading(
     prepend_bos: bool = True,
     batch_size: int = 64,
 ) -> HeadReading:
-    """Find out which heads would look at a vector, and what each would write on seeing it.
+    """Find out which heads would attend to a vector, and what each would then write.
 
-    The vector is added to prompts at each layer in turn, so that the heads of that layer meet it as it is. Queries of
-    later tokens are then the unsteered ones, so the change of where they look is the vector's as a key alone, norms and
-    positions included (QK). What a head would write is the change of the values that it reads at the injected tokens,
-    in their mean, through its output weights (OV), and then through the unembedding.
+    The vector is added to prompts at each layer in turn, so that the heads of that layer read it unchanged. Queries of
+    later tokens are still the unsteered ones, so any change in where they attend comes from the vector as a key, norms
+    and positions included (QK). What a head would write is the mean change of the values that it reads at the injected
+    tokens, through its output weights (OV) and then the unembedding.
 
     Args:
         model: The model.
-        vector: A steering vector; it is met from its own layer on.
-        prompts: One text or several, with tokens behind the injected ones.
+        vector: A steering vector; it is added from its own layer on.
+        prompts: One text or several, with tokens after the injected ones.
         k: Tokens in each head's list.
         position: Prompt token that receives row 0, for a vector without a position of its own.
-        nulls: Number of null vectors that go through the same.
+        nulls: Number of null vectors that are measured in the same way.
         null_kind: As in `null_vectors`.
         seed: Seed of the nulls.
         prepend_bos: Whether prompts start with BOS.
-        batch_size: Most rows in one pass.
+        batch_size: Maximum number of rows per pass.
 
     Raises:
-        PromptError: A prompt is not text or outgrows the context.
-        PositionError: The vector does not fit onto a prompt, or no token stands behind it.
-        VectorError: The vector does not go with the model.
-        SettingError: A setting is out of its range.
-        ModelError: The model does not show its attention, or its patterns and values do not make what heads mix.
+        PromptError: A prompt is not text, or is longer than the context.
+        PositionError: The vector does not fit onto a prompt, or no token comes after it.
+        VectorError: The vector does not match the model.
+        SettingError: A setting is out of range.
+        ModelError: The model does not expose its attention, or its heads' outputs are not patterns times values.
     """
     check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)
@@ -192,14 +192,14 @@ class _Meeting:
     layers: tuple[int, ...]
 
     def check(self, tokens: Sequence[int]) -> None:
-        """See that the vector fits onto a prompt, and that tokens stand behind it.
+        """Check that the vector fits onto a prompt, and that tokens come after it.
 
         Raises:
             PositionError: It does not, or none does.
         """
         if not self._later(self._rows(tokens, [self.vector]).injected[0]).any():
             raise PositionError(
-                "No token of the prompt stands behind the injected ones, so none can look at them: use a longer prompt."
+                "No token of the prompt comes after the injected ones, so none can attend to them: use a longer prompt."
             )
 
     def seen(self, tokens: Sequence[int], vector: SteeringVector) -> _Seen:
@@ -231,7 +231,7 @@ class _Meeting:
 
     @staticmethod
     def _later(injected: Tensor) -> Tensor:
-        """Tokens behind the first injected one on which nothing lands."""
+        """Tokens after the first injected one on which nothing lands."""
         behind = injected.long().cumsum(dim=0) > 0
         return behind & ~injected
 
@@ -242,8 +242,8 @@ class _Meeting:
         values = None if values is None else values[[0, row]]
         if values is None or not is_mix(pattern, values, mixed):
             raise ModelError(
-                f"The patterns and values that {self.backend.name} shows at layer {layer} do not make what its heads "
-                "mix, so its heads cannot be asked: load it with attention that shows its pattern."
+                f"The patterns and values that {self.backend.name} shows at layer {layer} do not give its heads' "
+                "outputs, so its heads cannot be read: load it with attention that exposes its pattern."
             )
         on, later = on.to(pattern.device), later.to(pattern.device)
         paid = pattern[:, :, later][..., on].sum(dim=-1).clamp(1e-12, 1 - 1e-12)

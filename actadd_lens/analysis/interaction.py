@@ -1,4 +1,4 @@
-"""Interaction: whether vectors that are added together do what each does alone."""
+"""Interaction: whether the joint effect of several vectors is the sum of their effects alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Interaction:
-    """Several vectors together and alone.
+    """Several vectors, together and each alone.
 
     Attributes:
         metric: What was measured.
         prompts: The prompts.
         vectors: The vectors.
-        values: The metric by family (the vectors, then null vectors in all their places) and arm: unsteered, all
+        values: The metric by family (the vectors, then null vectors in all their places) and condition: unsteered, all
             together, then each alone.
     """
 
@@ -43,7 +43,7 @@ class Interaction:
 
     @property
     def effect(self) -> Effect:
-        """The joint effect minus the sum of the effects alone, beside the same of null vectors."""
+        """The joint effect minus the sum of the effects alone, with the same for null vectors."""
         changes = self.values[:, 1:] - self.values[:, :1]
         return family_effect(changes[:, 0] - changes[:, 1:].sum(axis=1))
 
@@ -62,7 +62,7 @@ class Interaction:
         return {**alone, "together": self.joint, "together − sum": self.effect}
 
     def frame(self) -> "pd.DataFrame":
-        """One row per vector, then their joint effect, then what that is beside the sum."""
+        """One row per vector, then their joint effect, then the joint effect minus the sum."""
         import pandas as pd
 
         return pd.DataFrame([{"added": name, **effect_columns(effect)} for name, effect in self._named().items()])
@@ -94,10 +94,10 @@ def interaction(
     batch_size: int = 64,
     progress: bool = True,
 ) -> Interaction:
-    """Measure vectors together and each alone: the joint effect minus the sum.
+    """Measure vectors together and each alone: the joint effect minus the sum of effects.
 
     Args:
-        model: The model; steering that is open around the call is left out.
+        model: The model; steering that is open around the call is ignored.
         vectors: Two steering vectors or more, of any layers and positions.
         metric: A metric, or a function of the last token's logits.
         prompts: One text or several.
@@ -106,14 +106,14 @@ def interaction(
         null_kind: As in `null_vectors`.
         seed: Seed of the nulls.
         prepend_bos: Whether prompts start with BOS.
-        batch_size: Most rows in one pass.
-        progress: Whether to show a bar when it takes more than a moment.
+        batch_size: Maximum number of rows per pass.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
-        PromptError: A prompt is not text or outgrows the context.
+        PromptError: A prompt is not text, or is longer than the context.
         PositionError: A vector does not fit onto a prompt.
-        VectorError: A vector does not go with the model.
-        SettingError: There are fewer than two vectors, or a setting is out of its range.
+        VectorError: A vector does not match the model.
+        SettingError: There are fewer than two vectors, or a setting is out of range.
     """
     check_run(seed=seed, batch_size=batch_size)
     backend, chosen = backend_of(model), as_metric(metric)

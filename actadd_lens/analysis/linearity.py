@@ -1,4 +1,4 @@
-"""Linearity: the effect at each coefficient beside what the gradient at coefficient zero foretells."""
+"""Linearity: the effect at each coefficient, compared with what the gradient at coefficient zero predicts."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -32,7 +32,7 @@ COEFFICIENTS = (-8.0, -4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 @dataclass(frozen=True, eq=False)
 class Linearity:
-    """The effect of c times the vectors, beside c times the first-order estimate.
+    """The effect of c times the vectors, compared with c times the first-order estimate.
 
     Attributes:
         metric: What was measured.
@@ -44,7 +44,7 @@ class Linearity:
         row_slopes: The part of the mean slope that each row carries; None for a row that lands on every token.
         row_names: What those rows are called.
         nulls: The mean effect of each null at each c.
-        name: The vectors in a few characters.
+        name: A short label of the vectors.
     """
 
     metric: Metric
@@ -65,7 +65,7 @@ class Linearity:
 
     @property
     def _kept(self) -> np.ndarray:
-        """Prompts that have a value in every arm."""
+        """Prompts that have a value in every condition."""
         kept: np.ndarray = np.isfinite(self.steered).all(axis=0) & np.isfinite(self.unsteered)
         if not kept.any():
             raise SettingError(f"{self.metric.name} has no value on any prompt: are all their positions injected?")
@@ -78,7 +78,7 @@ class Linearity:
 
     @property
     def effects(self) -> tuple[Effect, ...]:
-        """The effect at each c with its interval over prompts, beside the nulls'."""
+        """The effect at each c with its interval over prompts, and the nulls'."""
         kept = self._kept
         return tuple(
             paired_effect(row[kept, None], self.unsteered[kept, None]).with_nulls(nulls)
@@ -107,7 +107,7 @@ class Linearity:
         return pd.DataFrame(columns)
 
     def row_frame(self) -> "pd.DataFrame":
-        """Which row carries how much of the mean slope."""
+        """How much of the mean slope each row carries."""
         import pandas as pd
 
         return pd.DataFrame({"row": self.row_names, "slope": self.row_slopes})
@@ -143,32 +143,32 @@ def linearity(
     batch_size: int = 64,
     progress: bool = True,
 ) -> Linearity:
-    """Measure the effect of c times the vectors for several c, beside c times the first-order estimate.
+    """Measure the effect of c times the vectors for several c, and compare it with the first-order estimate.
 
-    The estimate is the gradient of the metric at `resid_pre`, in the unsteered model, times the injection: one
-    backward pass. Where both curves agree the model reads the vector as a linear direction; where they part it does
-    something else with it.
+    The estimate is the gradient of the metric at `resid_pre`, in the unsteered model, times the injection: one backward
+    pass. Where the curves agree, the model reads the vector as a linear direction; where they diverge, its response is
+    not linear.
 
     Args:
-        model: The model; steering that is open around the call is left out.
+        model: The model; steering that is open around the call is ignored.
         prompts: One text or several.
         vectors: One steering vector or several, all added together.
-        metric: A metric with a gradient, or such a function of the last token's logits.
+        metric: A metric with a gradient, or a differentiable function of the last token's logits.
         coefficients: Factors c, on top of the vectors' own coefficients.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         nulls: Number of null vectors that are measured at every c.
         null_kind: As in `null_vectors`.
         seed: Seed of the nulls.
         prepend_bos: Whether prompts start with BOS.
-        batch_size: Most rows in one pass.
-        progress: Whether to show a bar when it takes more than a moment.
+        batch_size: Maximum number of rows per pass.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
         CoefficientError: A coefficient is not a finite number.
-        PromptError: A prompt is not text or outgrows the context.
+        PromptError: A prompt is not text, or is longer than the context.
         PositionError: A vector does not fit onto a prompt.
-        VectorError: A vector does not go with the model.
-        SettingError: A setting is out of its range, or the metric has no gradient.
+        VectorError: A vector does not match the model.
+        SettingError: A setting is out of range, or the metric has no gradient.
     """
     check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)

@@ -1,4 +1,4 @@
-"""In how few directions several vectors lie."""
+"""How few directions hold most of several vectors."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """Several vectors in the few directions that hold most of them.
+    """Several vectors, projected onto the few directions that hold most of them.
 
     Attributes:
-        vectors: The vectors as they were.
+        vectors: The original vectors.
         rank: Number of directions that are kept.
         kept: The vectors, each row projected onto those directions.
         shares: Share of the squared lengths of all rows that lie in the first directions, by their number.
-        null_shares: The same of each set of null vectors, in the directions that hold most of that set.
+        null_shares: The same for each set of null vectors, in the directions that hold most of that set.
     """
 
     vectors: tuple[SteeringVector, ...]
@@ -71,7 +71,7 @@ def low_rank(
 ) -> LowRank:
     """Project vectors of one layer onto the few directions that hold most of all their rows (SVD, not centred).
 
-    Measure `kept` beside `vectors` to see whether what they share is what works.
+    Measure both `kept` and `vectors` to see whether what the vectors share is what works.
 
     Args:
         model: The model.
@@ -83,7 +83,7 @@ def low_rank(
 
     Raises:
         VectorError: Vectors do not go with the model, differ in layer, or are zero.
-        SettingError: There are not so many directions.
+        SettingError: There are fewer directions than `rank`.
     """
     check_run(seed=seed)
     backend = backend_of(model)
@@ -94,7 +94,7 @@ def low_rank(
     most = min(rows.shape)
     require(is_count(rank) and rank <= most, "rank", rank, f"an integer from 1 to {most}")
     if not bool(rows.norm() > 0):
-        raise VectorError("All rows are zero, so they lie in no direction.")
+        raise VectorError("All rows are zero, so they have no direction.")
     directions = torch.linalg.svd(rows, full_matrices=False).Vh[:rank]
     kept = tuple(
         dataclasses.replace(

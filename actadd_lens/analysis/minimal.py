@@ -1,4 +1,4 @@
-"""Minimal sets: with how few heads and MLPs left to change, most of an effect is still there."""
+"""Minimal sets: how few heads and MLPs have to change for most of an effect to remain."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class MinimalSet:
-    """Components by what the effect loses without each, and what the first of them keep of it.
+    """Components, ordered by how much of the effect is lost without each, and how much the first of them keep.
 
     Attributes:
         metric: What was measured.
         vectors: What was added.
-        components: Layer and name of each component, those first whose output the effect misses most.
-        lost: What the effect loses with that component's output unsteered, all others steered; mean over the prompts
-            that gave the order.
-        kept: The effect with so many of the first components free to change and all others unsteered, from none to all,
-            as a share of the whole, on the other prompts.
-        ordered_by: Prompts that gave the order.
+        components: Layer and name of each component; first those whose output the effect depends on most.
+        lost: What the effect loses if that component's output is unsteered and all others are steered; mean over the
+            prompts that determined the order.
+        kept: The effect with the first components free to change and all others unsteered, for none to all of them, as
+            a share of the whole, on the other prompts.
+        ordered_by: Prompts that determined the order.
         measured_on: Prompts that the shares were measured on.
     """
 
@@ -47,9 +47,9 @@ class MinimalSet:
     measured_on: tuple[str, ...]
 
     def size(self, share: float = 0.8) -> int:
-        """How many of the first components keep that share of the effect, and go on keeping it as more are added.
+        """How many of the first components keep that share of the effect, also when more are added.
 
-        No smaller set is looked for in another order: a better one may exist.
+        Sets in another order are not searched, so a smaller one may exist.
 
         Args:
             share: Share of the whole effect, above 0 and up to 1.
@@ -60,7 +60,7 @@ class MinimalSet:
         return int(below[-1]) + 1 if len(below) else 0
 
     def frame(self) -> "pd.DataFrame":
-        """One row per component, in order: what is lost without it alone, and kept with all up to it."""
+        """One row per component, in order: the effect lost without it, and the effect kept with all up to it."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -98,26 +98,26 @@ def minimal_set(
     batch_size: int = 64,
     progress: bool = True,
 ) -> MinimalSet:
-    """Freeze heads and MLPs one by one, then all but the first few: who is enough, and not only who takes part?
+    """Freeze heads and MLPs one by one, then all but the first few: which are sufficient, not only involved?
 
-    A component that is frozen writes what it writes unsteered. The order comes from every second prompt, and what sets
-    keep is measured on the others, so that a set is not rewarded for having been chosen.
+    A frozen component writes what it writes unsteered. Every second prompt determines the order, and what sets keep is
+    measured on the others, so that a set is not rewarded for having been chosen.
 
     Args:
-        model: The model; steering that is open around the call is left out.
+        model: The model; steering that is open around the call is ignored.
         prompts: Two texts or more.
         vectors: One steering vector or several, all added together.
         metric: A metric, or a function of the last token's logits.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         prepend_bos: Whether prompts start with BOS.
-        batch_size: Most rows in one pass.
-        progress: Whether to show a bar when it takes more than a moment.
+        batch_size: Maximum number of rows per pass.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
-        PromptError: A prompt is not text or outgrows the context.
+        PromptError: A prompt is not text, or is longer than the context.
         PositionError: A vector does not fit onto a prompt.
-        VectorError: A vector does not go with the model.
-        SettingError: There are fewer than two prompts, there is no effect to keep, or a setting is out of its range.
+        VectorError: A vector does not match the model.
+        SettingError: There are fewer than two prompts, there is no effect to keep, or a setting is out of range.
     """
     check_run(batch_size=batch_size)
     backend, chosen = backend_of(model), as_metric(metric)
@@ -137,7 +137,7 @@ def minimal_set(
     values = swapped_values(backend, ids[1::2], [found], sets, chosen, **told)[0]
     whole = float((values[1] - values[0]).mean())
     if not whole:
-        raise SettingError("The vectors change nothing on these prompts, so there is no effect that a set could keep.")
+        raise SettingError("The vectors change nothing on these prompts, so there is no effect to keep.")
     kept = (values[2:] - values[0]).mean(axis=1) / whole
     components = tuple(_named(parts[place]) for place in order)
     return MinimalSet(chosen, found, components, lost[order], kept, texts[::2], texts[1::2])

@@ -1,4 +1,4 @@
-"""Norm profile: how large the rows of a vector are, and how large the stream is that they land on."""
+"""Norm profile: how large the rows of a vector are, and how large the stream that they land on is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ class LandedRow:
     """One row of a vector on one token of the prompt.
 
     Attributes:
-        vector: Which vector, by its place among those given.
-        name: The vector in a few characters.
+        vector: Which vector, by its index among those given.
+        name: A short label of the vector.
         layer: Its injection layer.
         row: Row of the vector.
-        row_name: The row by its tokens.
+        row_name: The row, named by its tokens.
         token: The prompt token that it lands on, BOS counted.
         text: That token.
         norm: Norm of the injection row.
@@ -64,9 +64,9 @@ class NormProfile:
         tokens: Its tokens as texts.
         stream_norms: Norm of the unsteered `resid_pre` at every layer and token.
         rows: Every row on the token that it lands on.
-        names: The vectors in a few characters.
+        names: A short label of each vector.
         layers: Their injection layers.
-        massive: Tokens that something lands on whose stream is massive there; see `actadd_lens.steering.massive`.
+        massive: Tokens with a massive stream on which something lands; see `actadd_lens.steering.massive`.
     """
 
     prompt: str
@@ -93,7 +93,7 @@ class NormProfile:
 
     @property
     def table(self) -> Float[np.ndarray, "rows tokens"]:
-        """Relative norms on each token: of one vector as if it were added at each layer, of several each at its own."""
+        """Relative norms by token: of one vector as if added at each layer, of several at their own layers."""
         if len(self.names) == 1:
             table = np.full(self.stream_norms.shape, np.nan)
             for row in self.rows:
@@ -107,7 +107,8 @@ class NormProfile:
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Heat map of the relative norms over the prompt's tokens.
 
-        One vector is shown as if it were added at each layer, its own layer marked; several each at their own.
+        One vector is shown as if it were added at each layer, with its own layer marked; several are each shown at
+        their own.
         """
         from actadd_lens.plots.analysis import plot_norm_profile
 
@@ -151,9 +152,9 @@ def norm_profile(
         prepend_bos: Whether the prompt starts with BOS.
 
     Raises:
-        PromptError: The prompt is not text or outgrows the context.
+        PromptError: The prompt is not text, or is longer than the context.
         PositionError: A vector does not fit onto the prompt.
-        VectorError: A vector does not go with the model.
+        VectorError: A vector does not match the model.
 
     Warns:
         MassiveActivationWarning: A row is massive, or lands on a token that is; see `actadd_lens.steering.massive`.

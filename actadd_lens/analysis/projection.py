@@ -1,4 +1,4 @@
-"""Token by token: how far the stream of each token of a text lies along a vector, unsteered and steered."""
+"""Token by token: the projection of each token's stream on a vector, unsteered and steered."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,15 +31,15 @@ _ENDS = 3.0
 
 @dataclass(frozen=True, eq=False)
 class TextProjection:
-    """One text along a vector.
+    """One text, projected on a vector.
 
     Attributes:
         text: The text.
         tokens: Its tokens as texts.
-        unsteered: The stream of each token along the vector, in units of the stream.
-        steered: The same with vectors added; None where none was.
+        unsteered: Projection of each token's stream on the vector, in units of the stream.
+        steered: The same, steered; None if nothing was added.
         injected: Tokens on which a row that is not zero lands.
-        has_bos: Whether the first token is BOS, which is like no other token.
+        has_bos: Whether the first token is BOS, which is unlike any other token.
     """
 
     text: str
@@ -52,10 +52,10 @@ class TextProjection:
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Texts along a vector, token by token.
+    """Texts, projected on a vector token by token.
 
     Attributes:
-        name: The vector in a few characters.
+        name: A short label of the vector.
         layer: The layer at which the stream is read.
         texts: Each text.
         mean: Mean over the tokens of other texts, BOS left out.
@@ -123,7 +123,7 @@ class Projection:
         for place, (token, z) in enumerate(zip(text.tokens, self.z(values), strict=True)):
             is_bos = text.has_bos and place == 0
             shade = "transparent" if is_bos else signed_shade(float(z), _ENDS)
-            told = "BOS, like no other token" if is_bos else f"{place}: {values[place]:.3g}, z = {z:+.2f}"
+            told = "BOS, unlike any other token" if is_bos else f"{place}: {values[place]:.3g}, z = {z:+.2f}"
             piece = html_token(token, title=told, shade=shade)
             shown.append(f"<u>{piece}</u>" if marked and place in text.injected else piece)
         return "".join(shown)
@@ -142,27 +142,27 @@ def project(
     prepend_bos: bool = True,
     batch_size: int = 64,
 ) -> Projection:
-    """Lay the stream of every token of texts along a vector.
+    """Project the stream of every token of texts on a vector.
 
-    The direction is that of the sum of the vector's rows, sign of the coefficient included; on LayerNorm models without
-    its mean over `d_model`, which no reader sees. Beside each number stands its z-score against the tokens of other
-    texts: a description, and no test.
+    The direction is that of the sum of the vector's rows, including the sign of the coefficient; on LayerNorm models
+    without its mean over `d_model`, which no reader sees. Each number has a z-score against the tokens of other texts,
+    which is a description, not a test.
 
     Args:
-        model: The model; steering that is open around the call is left out.
+        model: The model; steering that is open around the call is ignored.
         texts: One text or several.
         vector: The vector that gives the direction.
         layer: The layer at which streams are read; the vector's own by default.
-        steered_by: What is added in a second, steered arm; None for no such arm.
+        steered_by: What is added for a second, steered reading; None for no such reading.
         position: Token that receives row 0, for vectors without a position of their own.
         others: Texts whose tokens give the scale; by default the package's neutral ones.
         prepend_bos: Whether texts start with BOS.
-        batch_size: Most rows in one pass.
+        batch_size: Maximum number of rows per pass.
 
     Raises:
-        PromptError: A text is not a string or outgrows the context.
+        PromptError: A text is not a string, or is longer than the context.
         PositionError: A vector does not fit onto a text.
-        VectorError: A vector does not go with the model, or has no direction.
+        VectorError: A vector does not match the model, or has no direction.
         LayerError: There is no such layer.
     """
     check_run(batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""Cosine similarity of steering vectors, beside that of unrelated pairs."""
+"""Cosine similarity of steering vectors, compared with that of unrelated pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,14 +34,14 @@ class CosineSimilarity:
         by: What was compared: `rows`, `aligned` or `pooled`.
         names: Names of the rows or vectors down the side.
         other_names: Names across the top.
-        cosines: Their cosine similarities; 0 where one of the two is zero.
+        cosines: Their cosine similarities; 0 if one of the two is zero.
         null_mean: Mean cosine of unrelated pairs in the same cell; NaN without nulls.
         null_sd: Its standard deviation.
         null_low: 2.5 % quantile of unrelated pairs.
         null_high: 97.5 % quantile.
-        nulls: Number of unrelated pairs; each is compared with every other, or with itself where both sides are of
+        nulls: Number of unrelated pairs; each is compared with every other, or with itself where both sides come from
             one pair.
-        centred: Whether each row's mean over `d_model` was taken away.
+        centred: Whether each row's mean over `d_model` was subtracted.
     """
 
     by: SimilarityBy
@@ -117,29 +117,29 @@ def cosine_similarity(
 ) -> CosineSimilarity:
     """Compare steering vectors with each other: many pairs at one layer, one pair across layers, or any others.
 
-    `rows` compares every row with every row. `aligned` compares whole vectors, row i with row i, the shorter one
-    filled up with zero rows. `pooled` compares the means of the rows that are not zero, so that order and length of
+    `rows` compares every row with every row. `aligned` compares whole vectors, row i with row i, with zero rows
+    appended to the shorter one. `pooled` compares the means of the rows that are not zero, so that order and length of
     the pairs do not matter.
 
-    Whether a cosine is large depends on the layer: differences of activations share directions even between pairs
-    that have nothing to do with each other. So each cell has its scale, the cosines of unrelated pairs that were read
-    at the same layers and treated alike, before any rescaling. Vectors of different pairs are judged by different
-    unrelated pairs; the same pair at two layers, or two rows of it, by one unrelated pair at these layers and rows.
+    Whether a cosine is large depends on the layer: differences of activations share directions even between pairs that
+    have nothing to do with each other. So each cell has its own scale: the cosines of unrelated pairs, read at the same
+    layers and treated alike, before any rescaling. Vectors of different pairs are judged by different unrelated pairs;
+    the same pair at two layers, or two rows of it, by one unrelated pair at these layers and rows.
 
     Args:
         model: The model.
         vectors: One steering vector or several, of any layers.
         others: What to compare them with; None for themselves.
         by: What is compared: `rows`, `aligned` or `pooled`.
-        centred: Take each row's mean over `d_model` away first, on LayerNorm models: every reader discards it, it
-            depends on how the weights were processed, and it would make rows look alike. Others stay as they are.
+        centred: Subtract each row's mean over `d_model` first, on LayerNorm models: every reader discards it, it
+            depends on how the weights were processed, and it would make rows look similar. No effect on other models.
         nulls: Number of unrelated pairs for the scale; 0 for none.
         seed: Seed of their draw.
-        texts: Other texts to cut them from.
+        texts: Texts to cut them from, instead of the package's.
 
     Raises:
-        VectorError: A vector does not go with the model.
-        SettingError: A setting is out of its range.
+        VectorError: A vector does not match the model.
+        SettingError: A setting is out of range.
     """
     check_run(seed=seed)
     backend = backend_of(model)

@@ -1,4 +1,4 @@
-"""Metrics of prompts whose components take patterns, values or outputs from the other arm, in shared passes."""
+"""Metrics of prompts whose components take patterns, values or outputs from the other arm (steered or unsteered)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ _REFERENCES = 2
 
 @dataclass(frozen=True, eq=False)
 class Swap:
-    """One more arm: steered or not, with some components as they are in the other arm.
+    """One more condition: steered or not, with some components as they are in the other arm.
 
     Attributes:
         steered: Whether the injection acts.
-        patterns: Heads that look where they look in the other arm.
+        patterns: Heads that attend where they attend in the other arm.
         values: Heads that mix the values of the other arm.
         outputs: Heads that write what they write in the other arm.
-        mlps: MLPs that do.
+        mlps: MLPs that write what they write in the other arm.
     """
 
     steered: bool
@@ -89,8 +89,8 @@ def swapped_values(
         metric: What is measured.
         measured: Vectors whose landing places count as injected, in every arm.
         position: Prompt token that receives row 0, for vectors without a position of their own.
-        batch_size: Most rows in one pass.
-        progress: Whether to show a bar when it takes more than a moment.
+        batch_size: Maximum number of rows per pass.
+        progress: Whether to show a progress bar if it takes more than a moment.
     """
     bound = metric.bound_to(backend)
     values = np.empty((len(families), _REFERENCES + len(swaps), len(prompts)))

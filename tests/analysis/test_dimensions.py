@@ -127,7 +127,7 @@ def test_settings_that_cannot_be_are_refused(quickest: Any) -> None:
     vector = vector_of(quickest, PAIR, 1)
     with pytest.raises(al.SettingError, match="integers from 1 to 32"):
         ablate(quickest, vector, keep=[33])
-    with pytest.raises(al.SettingError, match="asks a J-lens"):
+    with pytest.raises(al.SettingError, match="needs a J-lens"):
         ablate(quickest, vector, orders="jacobian")
     with pytest.raises(al.SettingError, match="expected one or more of"):
         ablate(quickest, vector, orders="smallest")

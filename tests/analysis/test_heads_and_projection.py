@@ -149,7 +149,7 @@ def test_streams_are_not_kept_unless_they_are_asked_for(quickest: Any) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_looked_at_or_laid_along_is_refused(quickest: Any) -> None:
     vector = vector_of(quickest, PAIR, 1)
-    with pytest.raises(al.PositionError, match="No token of the prompt stands behind"):
+    with pytest.raises(al.PositionError, match="No token of the prompt comes after"):
         al.head_reading(quickest, vector, PROMPTS[0], position="back")
     with pytest.raises(al.SettingError, match="k is 0"):
         al.head_reading(quickest, vector, PROMPTS[0], k=0)

@@ -46,21 +46,21 @@ def logit_lens_carried(
         prompt: One text.
         at: The prompt token at which the stream is read, BOS counted; None for the last.
         k: Tokens in each list.
-        order: Rank tokens by their `value`, or by their `z` score, which leaves out what any vector of that size does.
+        order: Rank tokens by their `value`, or by their `z` score, which discounts what any vector of that size does.
         tokens: Tokens to follow, as texts of one token or ids.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         nulls: Number of null vectors that are run through the same prompt.
         null_kind: As in `null_vectors`.
         seed: Seed of the nulls.
         prepend_bos: Whether the prompt starts with BOS.
-        batch_size: Most rows in one pass.
+        batch_size: Maximum number of rows per pass.
 
     Raises:
-        SettingError: A setting is out of its range.
-        PromptError: The prompt is not text or outgrows the context, or a followed text is not one token.
+        SettingError: A setting is out of range.
+        PromptError: The prompt is not text, or is longer than the context, or a followed text is not one token.
         PositionError: A vector does not fit onto the prompt, or `at` is not a token of it.
-        VectorError: A vector does not go with the model.
-        ModelError: What the model makes its logits of is not known.
+        VectorError: A vector does not match the model.
+        ModelError: It is not known how the model computes its logits.
     """
     check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)
@@ -108,7 +108,7 @@ def _streams(
     position: Position,
     batch_size: int,
 ) -> Float[Tensor, "depths arms d_model"]:
-    """The stream of one prompt's token under each arm, at every depth."""
+    """The stream at one token of a prompt in each condition, at every depth."""
     found = []
     for first in range(0, len(arms), batch_size):
         some = arms[first : first + batch_size]

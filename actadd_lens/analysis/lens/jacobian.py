@@ -1,4 +1,4 @@
-"""Jacobian lens: what a change of the stream at a layer comes to at the end of the model, in the mean over texts.
+"""Jacobian lens: what a change of the stream at a layer becomes at the end of the model, averaged over texts.
 
 Gurnee et al. 2026, "Verbalizable Representations Form a Global Workspace in Language Models"; the estimator is that of
 their reference code and of TransformerLens's `JacobianLens`, whose layer l (the output of block l) is layer l + 1 here.
@@ -38,13 +38,13 @@ LONGEST = 128
 class JacobianLens:
     """Mean Jacobians of the last stream by the stream at some layers.
 
-    A column tells what one unit of a dimension at the layer adds to the stream after the last block, summed over the
-    tokens from there on: `carried = rows @ matrix.T`.
+    A column says what one unit of a dimension at the layer adds to the stream after the last block, summed over that
+    token and all later ones: `carried = rows @ matrix.T`.
 
     Attributes:
         layers: Layers of `resid_pre`, in order.
         matrices: The mean Jacobian of each.
-        texts: Number of texts that they are means over.
+        texts: Number of texts averaged over.
         skipped: Tokens at the start of each text that were left out, as was the last one.
         longest: Tokens of each text that were read.
         digest: SHA-256 of the token ids that were read; empty where it is not known.
@@ -71,15 +71,15 @@ class JacobianLens:
         return self.matrices[self.layers.index(layer)]
 
     def carry(self, rows: Float[Tensor, "*rows d_model"], layer: int) -> Float[Tensor, "*rows d_model"]:
-        """What differences of the stream at a layer come to after the last block, to first order, in the mean."""
+        """What differences of the stream at a layer become after the last block, to first order, on average."""
         matrix = self.at(layer)
         return rows.to(matrix) @ matrix.T
 
     def check_model(self, backend: Backend) -> None:
-        """See that a model is the one that it was fitted on.
+        """Check that a model is the one that the lens was fitted on.
 
         Raises:
-            FingerprintError: It is another one.
+            FingerprintError: It is a different one.
         """
         fits = self.matrices.shape[-1] == backend.d_model and self.layers[-1] <= backend.n_layers
         if not fits:
@@ -91,10 +91,10 @@ class JacobianLens:
         self.provenance.check_model(backend)
 
     def frame(self) -> "pd.DataFrame":
-        """One row per layer: how far its Jacobian is from leaving the stream as it is.
+        """One row per layer: how far its Jacobian is from the identity.
 
-        `gain` is the root mean square length that a random direction of length 1 is carried to; `kept` is the mean
-        part of a direction that arrives as it was.
+        `gain` is the root mean square length of a random direction of length 1 after it is carried; `kept` is the mean
+        part of a direction that arrives unchanged.
         """
         import pandas as pd
 
@@ -104,7 +104,7 @@ class JacobianLens:
         return pd.DataFrame({"layer": self.layers, "gain": gain.tolist(), "kept": kept.tolist()})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as a safetensors file, with all that is known of it.
+        """Write it to a safetensors file, with everything that is known about it.
 
         Raises:
             VectorFileError: It cannot be written there.
@@ -151,25 +151,25 @@ def fit_jacobian(
 ) -> JacobianLens:
     """Fit a J-lens: the mean over texts of the Jacobian of the last stream by the stream at each layer.
 
-    Of each text, J is the mean over source tokens t of the sum over tokens t' >= t of d last[t'] / d stream[t]; the
-    first `skip_first` tokens and the last one are neither. One forward pass of `batch_size` equal rows and
-    ceil(d_model / batch_size) backward passes of them, for all layers together.
+    For each text, J is the mean over source tokens t of the sum over target tokens t' >= t of d last[t'] / d stream[t];
+    the first `skip_first` tokens and the last one are excluded from both. This takes one forward pass of `batch_size`
+    equal rows and ceil(d_model / batch_size) backward passes, for all layers together.
 
     Args:
-        model: The model; steering that is open around the call is left out.
-        texts: Texts of more than `skip_first` + 1 tokens; some dozens of 100 tokens give a usable lens. They should be
-            others than those that the lens is used on.
-        layers: Layers of `resid_pre`; that of number `n_layers`, the last stream itself, has the identity.
+        model: The model; steering that is open around the call is ignored.
+        texts: Texts of more than `skip_first` + 1 tokens; a few dozen of 100 tokens give a usable lens. They should
+            differ from the texts that the lens is used on.
+        layers: Layers of `resid_pre`; for layer `n_layers`, the last stream itself, it is the identity.
         skip_first: Tokens at the start of a text that are left out.
-        max_tokens: Tokens of a text that are read, as far as the context goes.
+        max_tokens: Tokens of a text that are read, at most the context length.
         prepend_bos: Whether texts start with BOS.
         batch_size: Dimensions of the last stream that share a backward pass.
-        progress: Whether to show a bar when it takes more than a moment.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
-        PromptError: A text is not a string, or too short to hold a token that counts.
+        PromptError: A text is not a string, or is too short to have a token that counts.
         LayerError: There is no such layer.
-        SettingError: A setting is out of its range.
+        SettingError: A setting is out of range.
     """
     backend = backend_of(model)
     chosen = tuple(sorted({backend.check_layer(layer) for layer in many(layers)}))

@@ -45,34 +45,34 @@ def logit_lens(
 
     `direction` reads the injection as it is: centred as the final norm would, times its gain, through the unembedding,
     without biases, centred over the vocabulary. It needs no prompt, and is the same on folded and raw weights.
-    `anchored` reads what the injection changes where it lands in a prompt: lens(stream + row) - lens(stream), each
-    vector alone. Beside every value stands its z-score against random directions of the same size. Logits are those
-    before any soft cap (Gemma 2), times any scale that the model puts on them (Granite, Cohere).
+    `anchored` reads what the injection changes where it lands in a prompt: lens(stream + row) - lens(stream), for each
+    vector alone. Every value has a z-score against random directions of the same size. Logits are taken before any soft
+    cap (Gemma 2), and include any scale that the model puts on them (Granite, Cohere).
 
     Args:
         model: The model.
         vectors: One steering vector or several, of any layers.
         k: Tokens in each list.
-        through: A J-lens (`fit_jacobian`), through which rows are carried to the end of the model first, each by the
-            Jacobian of its layer; z-scores are those of random directions at the layer, carried likewise.
+        through: A J-lens (`fit_jacobian`) that carries rows to the end of the model first, each by the Jacobian of its
+            layer; z-scores are against random directions at the layer, carried in the same way.
         reading: `direction` or `anchored`.
         prompt: The prompt that the rows land on; needed for `anchored`.
-        order: Rank tokens by their `value`, or by their `z` score, which leaves out what any vector of that size does.
+        order: Rank tokens by their `value`, or by their `z` score, which discounts what any vector of that size does.
         tokens: Tokens to follow, as texts of one token or ids, wherever they rank.
         position: Where row 0 lands, for vectors without a position of their own; `all` is read at the last token.
-        nulls: Number of null vectors, each rescaled to what the readout sees of the row.
+        nulls: Number of null vectors, each rescaled to the norm that the readout sees of the row.
         null_kind: As in `null_vectors`.
         seed: Seed of the nulls.
         prepend_bos: Whether the prompt starts with BOS.
 
     Raises:
-        SettingError: A setting is out of its range, the anchored reading has no prompt or a J-lens, or the J-lens lacks
-            a vector's layer.
+        SettingError: A setting is out of range, the anchored reading has no prompt or a J-lens, or the J-lens lacks a
+            vector's layer.
         FingerprintError: The J-lens was fitted on another model.
-        PromptError: The prompt is not text or outgrows the context, or a followed text is not one token.
+        PromptError: The prompt is not text, or is longer than the context, or a followed text is not one token.
         PositionError: A vector does not fit onto the prompt.
-        VectorError: A vector does not go with the model.
-        ModelError: What the model makes its logits of is not known.
+        VectorError: A vector does not match the model.
+        ModelError: It is not known how the model computes its logits.
     """
     check_run(seed=seed)
     backend = backend_of(model)
@@ -82,7 +82,7 @@ def logit_lens(
     check_flags(prepend_bos=prepend_bos)
     require(prompt is None or isinstance(prompt, str), "prompt", prompt, "a text, or None")
     if reading == "anchored" and prompt is None:
-        raise SettingError("The anchored reading is made where the rows land in a prompt: pass prompt=.")
+        raise SettingError("The anchored reading is taken where the rows land in a prompt: pass prompt=.")
     lenses = _lenses(backend, lens, found, through, reading)
     anchors = None
     if reading == "anchored":

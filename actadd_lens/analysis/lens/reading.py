@@ -18,7 +18,7 @@ from actadd_lens.prompts.texts import token_ids
 
 @dataclass(frozen=True, eq=False)
 class Lens:
-    """A readout with what is to be listed."""
+    """A readout, and what it is to list."""
 
     backend: Backend
     readout: Readout
@@ -29,12 +29,12 @@ class Lens:
 
     @classmethod
     def of(cls, backend: Backend, k: int, tokens: Sequence[str | int], order: LensOrder) -> "Lens":
-        """The lens of a model, once its settings are looked at.
+        """The lens of a model, after its settings are checked.
 
         Raises:
-            SettingError: A setting is out of its range.
+            SettingError: A setting is out of range.
             PromptError: A followed text is not one token.
-            ModelError: What the model makes its logits of is not known.
+            ModelError: It is not known how the model computes its logits.
         """
         check_choice(order, "order", "value", "z")
         readout = readout_of(backend)
@@ -56,7 +56,7 @@ class Lens:
         *,
         rescale: bool = True,
     ) -> tuple[LensRow, ...]:
-        """The lens of each row, beside the same rows of null vectors."""
+        """The lens of each row, with the same rows of null vectors."""
         values, z = read_rows(self.readout, rows, anchors)
         values, z = values[:, : self.size], z[:, : self.size]
         centred = self.readout.centre(rows)

@@ -30,8 +30,8 @@ class LensToken:
         rank: 1 for the most promoted token of the vocabulary, in the order asked for.
         value: `direction`: the centred logit before the final norm's scale; `anchored`: the change of the logit.
         z: The value in standard deviations of random directions of the same size (closed form).
-        adjusted_p: P-value of a listed token, adjusted for being picked from the vocabulary and over all lists of the
-            call (min-P: each null picks its own for each list); NaN without nulls, and for followed tokens.
+        adjusted_p: P-value of a listed token, adjusted for the selection from the vocabulary and over all lists of the
+            call (min-P: each null selects its own for each list); NaN without nulls, and for followed tokens.
     """
 
     token: int
@@ -43,24 +43,24 @@ class LensToken:
 
     @property
     def stands(self) -> bool:
-        """Whether it is larger than what a null vector lists, in all but 5 % of runs."""
+        """Whether it is significant after correction: `adjusted_p` is at most 0.05."""
         return self.adjusted_p <= LEVEL
 
 
 @dataclass(frozen=True, eq=False)
 class LensRow:
-    """The lens of one row. A row of zeros reads 0, and lists no tokens.
+    """The lens of one row. For a row of zeros, all values are 0 and no tokens are listed.
 
     Attributes:
-        vector: Which vector, by its place among those given.
-        name: The vector in a few characters.
+        vector: Which vector, by its index among those given.
+        name: A short label of the vector.
         layer: The layer at which it is read.
         row: Row of the vector; None for a carried stream.
-        row_name: The row by its tokens.
-        norm: Norm of what is read, as the final norm centres it.
-        promoted: The k most promoted tokens, the first one first.
+        row_name: The row, named by its tokens.
+        norm: Norm of what is read, centred as the final norm does.
+        promoted: The k most promoted tokens, the most promoted first.
         demoted: The k most demoted tokens, the lowest first.
-        followed: The tokens that were asked for.
+        followed: The tokens requested by `tokens=`.
         values: The value of every token.
         z: The z-score of every token.
         order: What tokens are ranked by: `value` or `z`.
@@ -128,11 +128,11 @@ class LogitLens:
 
     @property
     def standing(self) -> tuple[LensToken, ...]:
-        """The listed tokens that stand; a null vector has one in at most 5 % of calls. None without nulls."""
+        """The listed tokens that are significant after correction (a null has one in at most 5 % of calls)."""
         return tuple(token for row in self.rows for _, token in _listed(row) if token.stands)
 
     def followed_frame(self) -> "pd.DataFrame":
-        """One line per row and token that was asked for by `tokens=`."""
+        """One line per row and token requested by `tokens=`."""
         return _frame((row, "followed", token) for row in self.rows for token in row.followed)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":

@@ -37,28 +37,28 @@ def next_token_shift(
     batch_size: int = 64,
     progress: bool = True,
 ) -> NextTokenShift:
-    """Show which tokens become likelier or less likely after prompts, and what each adds to the KL divergence.
+    """Show which tokens become more or less likely after prompts, and what each adds to the KL divergence.
 
     Args:
-        model: The model; steering that is open around the call is left out of all arms.
+        model: The model; steering that is open around the call is ignored.
         prompts: One text or several; numbers are means over them.
         vectors: One steering vector or several, all added together.
         k: Tokens in each list.
-        least: List only tokens of at least this mean probability in one of the arms.
+        least: List only tokens of at least this mean probability, steered or unsteered.
         tokens: Tokens to follow, as texts of one token or ids, wherever they rank.
         position: Prompt token that receives row 0, for vectors without a position of their own.
-        nulls: Number of null vectors to run beside it.
+        nulls: Number of null vectors to run for comparison.
         null_kind: As in `null_vectors`.
         seed: Seed of the nulls.
         prepend_bos: Whether prompts start with BOS.
-        batch_size: Most rows in one pass.
-        progress: Whether to show a bar when it takes more than a moment.
+        batch_size: Maximum number of rows per pass.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
-        PromptError: A prompt is not text or outgrows the context, or a followed text is not one token.
+        PromptError: A prompt is not text, or is longer than the context, or a followed text is not one token.
         PositionError: A vector does not fit onto a prompt.
-        VectorError: A vector does not go with the model.
-        SettingError: A setting is out of its range.
+        VectorError: A vector does not match the model.
+        SettingError: A setting is out of range.
     """
     check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)

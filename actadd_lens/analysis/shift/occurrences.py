@@ -20,9 +20,9 @@ class Occurrences:
     """Every prediction that counts.
 
     Attributes:
-        tokens: The token that was to come.
-        texts: Which text it stands in.
-        log_probs: Its log-probability under each arm, the unsteered one first.
+        tokens: The token to be predicted.
+        texts: Which text it is in.
+        log_probs: Its log-probability in each condition, the unsteered one first.
     """
 
     tokens: Int[np.ndarray, " occurrences"]
@@ -35,7 +35,7 @@ class Occurrences:
         return np.asarray(self.log_probs[1:] - self.log_probs[0])
 
     def effect(self) -> Effect:
-        """Mean change by text, with its interval over texts, beside the nulls'."""
+        """Mean change by text, with its interval over texts, and the nulls'."""
         which, place = np.unique(self.texts, return_inverse=True)
         counts = np.bincount(place, minlength=len(which))
         means = np.stack([np.bincount(place, weights=arm, minlength=len(which)) / counts for arm in self.log_probs])
@@ -51,7 +51,7 @@ def read_occurrences(
     batch_size: int,
     progress: bool,
 ) -> Occurrences:
-    """Log-probabilities of the texts' own tokens under each arm; texts of like length share passes."""
+    """Log-probabilities of the texts' own tokens in each condition; texts of similar length share passes."""
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     step = max(1, batch_size // len(arms))
     tokens, places, table = [], [], []
@@ -73,7 +73,7 @@ def read_occurrences(
 def token_intervals(
     seen: Occurrences, place: Int[np.ndarray, " occurrences"], count: int
 ) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
-    """Intervals of each token's mean change: over the texts that it stands in, or over occurrences in a few texts.
+    """Intervals of each token's mean change: over the texts that it is in, or over occurrences if there are few texts.
 
     Over texts it is that of a ratio, changes over occurrences, by the jackknife.
     """

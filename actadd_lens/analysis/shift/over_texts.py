@@ -1,4 +1,4 @@
-"""Shift over texts: which of their tokens are foreseen better or worse."""
+"""Shift over texts: which of their tokens are predicted better or worse."""
 
 import math
 from collections.abc import Sequence
@@ -37,11 +37,11 @@ class TextToken:
         text: The token.
         count: Number of occurrences that count: not predicted from an injected position.
         change: Mean change of its log-probability there, in nats.
-        low: Lower end of the 95 % interval; NaN where nothing can be resampled.
+        low: Lower end of the 95 % interval; NaN where there is no interval.
         high: Upper end.
         z: (change - mean change under nulls) / their standard deviation; NaN with fewer than two.
-        adjusted_p: Two-sided p-value of the change, adjusted over all tokens that are listed, each on one scale with
-            its nulls (max-T); NaN without nulls.
+        adjusted_p: Two-sided p-value of the change, adjusted over all listed tokens, each in units of the common spread
+            with its nulls (max-T); NaN without nulls.
     """
 
     token: int
@@ -60,10 +60,9 @@ class TextShift:
 
     Attributes:
         tokens: Every token that occurs, the largest rise first.
-        effect: Mean change over the predictions of a text, with its interval over texts, beside the nulls'.
-        covers: What the intervals of single tokens are over: `texts`, or `occurrences` where there are fewer
-            than 10 texts.
-        name: The vectors in a few characters.
+        effect: Mean change over the predictions of a text, with its interval over texts, and the nulls'.
+        covers: What the intervals of single tokens are over: `texts`, or `occurrences` with fewer than 10 texts.
+        name: A short label of the vectors.
     """
 
     tokens: tuple[TextToken, ...]
@@ -119,28 +118,28 @@ def text_shift(
     batch_size: int = 16,
     progress: bool = True,
 ) -> TextShift:
-    """Show which tokens of texts are foreseen better or worse, wherever they stand.
+    """Show which tokens of texts are predicted better or worse, wherever they occur.
 
-    Predictions made from injected positions are left out, in both arms.
+    Predictions made from injected positions are left out, steered and unsteered alike.
 
     Args:
-        model: The model; steering that is open around the call is left out of all arms.
+        model: The model; steering that is open around the call is ignored.
         texts: One text or several, each within the context.
         vectors: One steering vector or several, all added together.
         least_count: Leave out tokens that occur less often.
         position: Token that receives row 0, for vectors without a position of their own.
-        nulls: Number of null vectors to run beside it.
+        nulls: Number of null vectors to run for comparison.
         null_kind: As in `null_vectors`.
         seed: Seed of the nulls.
         prepend_bos: Whether texts start with BOS.
-        batch_size: Most rows in one pass.
-        progress: Whether to show a bar when it takes more than a moment.
+        batch_size: Maximum number of rows per pass.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
-        PromptError: A text is none or outgrows the context.
+        PromptError: A text is not a string, or is longer than the context.
         PositionError: A vector does not fit onto a text.
-        VectorError: A vector does not go with the model.
-        SettingError: A setting is out of its range, or every prediction is made from an injected position.
+        VectorError: A vector does not match the model.
+        SettingError: A setting is out of range, or every prediction is made from an injected position.
     """
     check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)

@@ -15,7 +15,7 @@ from actadd_lens.statistics import Effect, family_effect
 
 
 class Sums:
-    """Means over prompts of what every arm does to every token, gathered prompt by prompt to spare memory."""
+    """Means over prompts of what each condition does to each token, gathered prompt by prompt to save memory."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Sums:
         }
 
     def kl(self) -> Effect:
-        """KL(steered || unsteered) over prompts, beside the nulls'."""
+        """KL(steered || unsteered) over prompts, and the nulls'."""
         values = self._kl.numpy()
         return family_effect(values[1:], values[0])
 

@@ -1,4 +1,4 @@
-"""Tokens picked from all by what steering does to them, and p-values that know of the picking."""
+"""Tokens selected from the vocabulary by what steering does to them, and p-values that account for the selection."""
 
 from collections.abc import Sequence
 
@@ -45,7 +45,7 @@ class Picker:
         return max_t_p(scaled[0], scaled[1:], "two-sided")
 
     def tokens(self, ids: Sequence[int], adjusted: Float[np.ndarray, " listed"]) -> tuple[ShiftedToken, ...]:
-        """What is told of some tokens."""
+        """What is reported about some tokens."""
         facts = self._facts
         texts = self._backend.token_strings(ids) if ids else []
         return tuple(

@@ -1,4 +1,4 @@
-"""What a shift of the next token's distribution comes to, and how it is shown."""
+"""The results of a next-token shift, and how they are shown."""
 
 import math
 from dataclasses import dataclass
@@ -29,8 +29,9 @@ class ShiftedToken:
         rank_before: Its rank by mean unsteered log-probability, 1 for the likeliest.
         rank_after: Its rank by mean steered log-probability.
         z: (change - mean change under nulls) / their standard deviation; NaN with fewer than two.
-        adjusted_p: P-value adjusted for being picked from all tokens, and over the three lists (min-P: each null picks
-            its own largest by the same rule); for a followed token, over those that are followed; NaN without nulls.
+        adjusted_p: P-value adjusted for the selection from all tokens, and over the three lists (min-P: each null
+            selects its own largest by the same rule); for a followed token, adjusted over the followed tokens; NaN
+            without nulls.
     """
 
     token: int
@@ -46,7 +47,7 @@ class ShiftedToken:
 
     @property
     def stands(self) -> bool:
-        """Whether it is larger than what a null vector lists, in all but 5 % of runs."""
+        """Whether it is significant after correction: `adjusted_p` is at most 0.05."""
         return self.adjusted_p <= LEVEL
 
 
@@ -56,14 +57,14 @@ class NextTokenShift:
 
     Attributes:
         prompts: The prompts.
-        rises: Tokens whose log-probability rises most, the first one first.
+        rises: Tokens whose log-probability rises most, the largest rise first.
         falls: Tokens whose log-probability falls most.
         kl_parts: Tokens with the largest parts in the KL divergence.
-        followed: The tokens that were asked for.
-        kl: KL(steered || unsteered) in nats, with its interval over prompts, beside the nulls'.
+        followed: The tokens requested by `tokens=`.
+        kl: KL(steered || unsteered) in nats, with its interval over prompts, and the nulls'.
         changes: Mean change of every token's log-probability.
-        least: Only tokens of at least this probability in one of the arms are listed.
-        name: The vectors in a few characters.
+        least: Only tokens of at least this probability, steered or unsteered, are listed.
+        name: A short label of the vectors.
     """
 
     prompts: tuple[str, ...]
@@ -93,7 +94,7 @@ class NextTokenShift:
 
     @property
     def standing(self) -> tuple[ShiftedToken, ...]:
-        """The listed tokens that stand; a null vector has one in at most 5 % of runs. None without nulls."""
+        """The listed tokens that are significant after correction (a null has one in at most 5 % of runs)."""
         return tuple(one for one in (*self.rises, *self.falls, *self.kl_parts) if one.stands)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":

@@ -34,13 +34,13 @@ def trace_injection(
 ) -> Trace:
     """Find out which heads and MLPs read an injection, and what each of them adds to a metric directly.
 
-    What a component adds directly is the change of its output times the gradient of the metric at the residual
-    stream after the last block, with the final norm's scale held (*frozen*) at that of one arm. For a logit or a
-    difference of logits that is exact. Any other metric is taken to first order, and the rest is told as
-    `higher_orders`; what the final norm's scale does is told as `final_norm`. All parts sum to the change.
+    A component's direct contribution is the change of its output times the gradient of the metric at the residual
+    stream after the last block, with the final norm's scale *frozen* at its steered or unsteered value (`at`). For a
+    logit or a difference of logits that is exact. Any other metric is taken to first order, and the rest is reported as
+    `higher_orders`; the effect of the final norm's scale is reported as `final_norm`. All parts sum to the change.
 
-    A component that the injection reaches by way of others counts with all that its output changed by. Where a norm
-    stands between attention and the stream, a head's output is its part of what the norm scales, by each arm's scale.
+    A component that the injection reaches through others counts with the whole change of its output. Where a norm lies
+    between attention and the stream, a head's output is its part of what the norm scales, by each run's scale.
 
     Args:
         model: The model.
@@ -48,24 +48,24 @@ def trace_injection(
         vectors: One steering vector or several.
         metric: A metric, or a function of the last token's logits; it must have a gradient.
         position: Prompt token that receives row 0, for vectors without a position of their own.
-        at: The arm whose final norm scale and gradient are used. A KL divergence has no gradient at the unsteered
-            one, where it is 0.
-        freeze: `attention` holds every head's attention pattern at the unsteered one, in the nulls too: what is left of
-            the change is what the injection does by the values that heads move, and by MLPs.
-        nulls: Number of null vectors to trace beside it.
+        at: Whether the final norm's scale and the gradient are the `steered` or the `unsteered` model's. A KL
+            divergence has no gradient in the unsteered model, where it is 0.
+        freeze: `attention` keeps every head's attention pattern unsteered, in the nulls too: what is left of the change
+            is what the injection does through the values that heads move, and through MLPs.
+        nulls: Number of null vectors to trace for comparison.
         null_kind: As in `null_vectors`.
         seed: Seed of the nulls.
         prepend_bos: Whether the prompt starts with BOS.
-        batch_size: Most rows in one pass.
+        batch_size: Maximum number of rows per pass.
 
     Raises:
-        PromptError: The prompt is not text or outgrows the context.
+        PromptError: The prompt is not text, or is longer than the context.
         PositionError: A vector does not fit onto the prompt.
-        VectorError: A vector does not go with the model.
-        SettingError: The metric has no gradient, or a setting is out of its range.
-        ModelError: The model's stream is not the sum of what its heads and MLPs write (norms that take in the stream
-            itself), what it makes its logits of is not known, it does not show its attention, or attention cannot be
-            frozen in it.
+        VectorError: A vector does not match the model.
+        SettingError: The metric has no gradient, or a setting is out of range.
+        ModelError: The model's stream is not the sum of what its heads and MLPs write (norms that include the stream
+            itself), it is not known how it computes its logits, it does not expose its attention, or attention cannot
+            be frozen in it.
     """
     check_run(seed=seed, batch_size=batch_size)
     backend, chosen = backend_of(model), as_metric(metric)

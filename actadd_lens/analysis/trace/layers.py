@@ -31,7 +31,7 @@ class LayerTraces:
     """A prompt pair traced at several injection layers, over the same prompts.
 
     Attributes:
-        pair: The prompt pair in a few characters.
+        pair: A short label of the prompt pair.
         coefficient: Injection coefficient.
         layers: Injection layers.
         traces: For each layer, the trace on each prompt.
@@ -49,7 +49,7 @@ class LayerTraces:
 
     @property
     def effects(self) -> tuple[Effect, ...]:
-        """The effect at each layer over the prompts, beside its nulls."""
+        """The effect at each layer over the prompts, with its nulls."""
         found = []
         for row in self.traces:
             effect = paired_effect(
@@ -61,7 +61,7 @@ class LayerTraces:
 
     @property
     def contributions(self) -> Float[np.ndarray, "injection_layers layers"]:
-        """What each layer's heads and MLP add directly, in the mean over prompts."""
+        """What each layer's heads and MLP add directly, averaged over prompts."""
         return np.array([np.mean([trace.contributions.by_layer for trace in row], axis=0) for row in self.traces])
 
     def attention(self, arm: TraceArm = "steered") -> Float[np.ndarray, "injection_layers layers"]:
@@ -75,7 +75,7 @@ class LayerTraces:
         return found
 
     def frame(self) -> "pd.DataFrame":
-        """One row per injection layer: the effect, where it comes from, and how much of the injection is looked at.
+        """One row per injection layer: the effect, where it comes from, and how much the injection is attended to.
 
         `attention` sums over the layers that can read the injection; `arrived` is the norm of the change after the
         last block at the last token, in units of the injection's norm.
@@ -102,7 +102,7 @@ class LayerTraces:
         return columns
 
     def plot(self, axes: "Sequence[Axes] | None" = None) -> "Sequence[Axes]":
-        """Effect by injection layer, beside what each later layer adds and how much it looks at the injection."""
+        """Effect by injection layer, with what each later layer adds and how much it attends to the injection."""
         from actadd_lens.plots.tracing import plot_layer_traces
 
         return plot_layer_traces(self, axes=axes)

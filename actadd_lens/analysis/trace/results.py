@@ -1,4 +1,4 @@
-"""What a trace found: where the change of a metric comes from, component by component."""
+"""The results of a trace: where the change of a metric comes from, component by component."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ class Contributions:
         heads: Each head's direct contribution.
         mlps: Each MLP's.
         carried: That of the injection itself, carried along the stream; 0 where it lands on no token that is read.
-        higher_orders: What the metric, curved in the logits, adds to its first order; 0 for logits and their
+        higher_orders: What the metric's curvature in the logits adds to its first order; 0 for logits and their
             differences.
         final_norm: What the final norm adds by changing its scale.
-        attention: What each head would add if only its attention pattern had changed, the values that it mixes being
-            the unsteered ones; NaN where a model's patterns and values do not make what its heads mix.
-        values: What it would add if only the values had changed, mixed by the unsteered pattern; NaN likewise.
+        attention: What each head would add if only its attention pattern had changed and the values were unsteered; NaN
+            where a model's head outputs are not patterns times values.
+        values: What it would add if only the values had changed and the pattern were unsteered; NaN likewise.
     """
 
     heads: Float[np.ndarray, "layers heads"]
@@ -71,17 +71,17 @@ class Contributions:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Who reads an injection, on one prompt.
+    """Which components read an injection, on one prompt.
 
-    Changes are steered minus unsteered. Layers below the injection cannot see it, and hold exact zeros. Norms are of
-    what can be read: on LayerNorm models without the mean over `d_model`.
+    Changes are steered minus unsteered. Layers below the injection cannot see it, so their changes are exactly zero.
+    Norms are of what can be read: on LayerNorm models without the mean over `d_model`.
 
     Attributes:
         prompt: The prompt.
         tokens: Its tokens as texts.
         vectors: What was added.
         metric: What was measured.
-        at: The arm whose final norm scale, and whose gradient of the metric, the contributions are taken at.
+        at: Whether the contributions use the `steered` or the `unsteered` final norm scale and gradient of the metric.
         injected: Tokens on which a row that is not zero lands.
         steered: The metric, steered.
         unsteered: The metric, unsteered.
@@ -91,8 +91,8 @@ class Trace:
         attention_steered: Attention that each token pays to injected tokens before it, by head.
         attention_unsteered: The same, unsteered.
         arrived: Norm of the change of the stream after the last block, at each token.
-        nulls: Contributions of each null; none where none was run.
-        freeze: `attention` where all attention patterns were held at the unsteered ones, else None.
+        nulls: Contributions of each null; empty if none was run.
+        freeze: `attention` if all attention patterns were frozen at the unsteered ones, else None.
     """
 
     prompt: str
@@ -130,16 +130,16 @@ class Trace:
         return tuple(index for index in range(self.injected[0], len(self.tokens)) if index not in self.injected)
 
     def attention(self, arm: TraceArm = "steered") -> Float[np.ndarray, "layers heads"]:
-        """Attention that later tokens pay to the injected ones, in the mean over them; NaN where there are none."""
+        """Attention that later tokens pay to the injected ones, averaged over later tokens; NaN if there are none."""
         shown = self.attention_steered if arm == "steered" else self.attention_unsteered
         return shown[:, :, list(self.later)].mean(axis=2) if self.later else np.full(shown.shape[:2], np.nan)
 
     def frame(self) -> "pd.DataFrame":
         """One row per part of the change; with nulls, each part's standardised contribution.
 
-        `by attention` and `by values` are what a head would add if only the one or only the other had changed.
-        `adjusted p` is two-sided and adjusted over all parts, each on one scale with its nulls (max-T): the largest of
-        many parts is large in a null vector's trace too.
+        `by attention` and `by values` are what a head would add if only its pattern or only its values had changed.
+        `adjusted p` is two-sided and adjusted over all parts, each in units of the common spread with its nulls
+        (max-T): the largest of many parts is large in a null vector's trace too.
         """
         import pandas as pd
 
@@ -177,7 +177,7 @@ class Trace:
         return frame
 
     def _adjusted(self, parts: Float[np.ndarray, " parts"]) -> Float[np.ndarray, " parts"]:
-        """Adjusted p-values of all parts; what is rounding in every arm is nothing."""
+        """Adjusted p-values of all parts; differences that are only rounding count as zero."""
         arms = np.stack([parts, *(_listed(null, self.first_layer) for null in self.nulls)])
         arms[:, arms.std(axis=0) <= 1e-5 * np.abs(arms).max()] = 0.0
         scaled = on_one_scale(arms)
@@ -196,7 +196,7 @@ class Trace:
         return plot_trace_attention(self, ax=ax)
 
     def page(self, path: "str | os.PathLike[str]", *, title: str = "A trace") -> "Path":
-        """Write one HTML file with everything in it, to be mailed or put on the web: it needs no server or network.
+        """Write one self-contained HTML file, to be mailed or put on the web: it needs no server or network.
 
         Args:
             path: The file.
@@ -213,7 +213,7 @@ class Trace:
     def __repr__(self) -> str:
         told = ", ".join(f"{name} {_rounded(part(self.contributions)):+.3g}" for name, part in PARTS.items())
         frozen = "" if self.freeze is None else f", {self.freeze} frozen"
-        return f"Trace({self.metric.name}: {self.change:+.3g} = {told}; at the {self.at} arm{frozen})"
+        return f"Trace({self.metric.name}: {self.change:+.3g} = {told}; at the {self.at} model{frozen})"
 
     def _repr_html_(self) -> str:
         frame = self.frame()
