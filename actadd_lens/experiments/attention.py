@@ -1,7 +1,7 @@
-"""With all attention frozen: does a vector act by what heads find, or by where they look?
+"""With all attention frozen: does a vector act through what heads read, or through where they attend?
 
 Cheng, Wiegreffe and Manocha 2026, "What Drives Representation Steering? A Mechanistic Case Study on Steering Refusal"
-(arXiv 2604.08524): freezing all attention scores takes 8.75 % of the effect of refusal vectors, which are added to
+(arXiv 2604.08524): freezing all attention scores removes 8.75 % of the effect of refusal vectors, which are added to
 every token. Activation addition puts its rows on the first tokens, so both places are measured.
 """
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST = 0.5
-"""The share of an effect that has to be left for most of it to come by values."""
+"""Share of an effect that has to be left for most of it to act through values."""
 
 PLACES = ("front", "all")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttentionFrozen(Experiment):
-    """What is left of an effect with all attention patterns held at the unsteered ones.
+    """What is left of an effect with all attention patterns frozen at the unsteered ones.
 
     Attributes:
         places: Where the vector was added: `front`, as activation addition does, and `all`, as refusal vectors are.
@@ -50,7 +50,7 @@ class AttentionFrozen(Experiment):
     found: tuple[AttentionOrValue, ...]
 
     def left(self, place: str) -> Estimate:
-        """Share of the effect that is left with attention frozen, over prompts; neutral where half is.
+        """Share of the effect that is left with attention frozen, over prompts; one half is neutral.
 
         Args:
             place: `front` or `all`.
@@ -60,7 +60,7 @@ class AttentionFrozen(Experiment):
         return Estimate(share, low, high, len(parts.prompts), "prompts", neutral=MOST)
 
     def verdict(self, place: str) -> Verdict:
-        """Whether most of the effect comes by values, as the second paper has it; told only of an effect beyond nulls.
+        """Whether most of the effect acts through values, as that paper found; needs an effect larger than the nulls'.
 
         The effect may have either sign, so its p-value is two-sided.
 
@@ -101,15 +101,15 @@ class AttentionFrozen(Experiment):
         return ()
 
     def summary(self) -> str:
-        """What was done and what came out."""
+        """What was done and what was found."""
         told = [
             f"position {place}: effect {parts.effect('whole').mean:+.3g}, {self.left(place)} of it left with attention "
             f"frozen ({self.verdict(place)})"
             for place, parts in zip(self.places, self.found, strict=True)
         ]
         claim = (
-            "The claim of arXiv 2604.08524, where 91 % is left of what refusal vectors do on every token: most of it "
-            f"is, above {MOST:.0%}."
+            "The claim is that of arXiv 2604.08524, where 91 % of the effect of refusal vectors on every token is "
+            f"left: that most of it is left, above {MOST:.0%}."
         )
         return f"With {self.settings['pair']} at layer {self.settings['layer']}: {'; '.join(told)}. {claim}"
 
@@ -138,18 +138,18 @@ def attention_frozen(
         prompts: Prompts; the package's neutral ones by default.
         layer: Injection layer; a third of the way up by default.
         coefficient: Injection coefficient at the front.
-        everywhere: That of the last row on every token.
+        everywhere: Coefficient of the last row on every token.
         nulls: Null vectors.
         seed: Seed of the nulls.
-        batch_size: Most rows in one pass.
-        progress: Whether to show a bar when it takes more than a moment.
+        batch_size: Maximum number of rows per pass.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
         PromptError: A prompt or the pair cannot be used.
         PositionError: The vector does not fit onto a prompt.
         LayerError: There is no such layer.
-        ModelError: The model does not show its attention.
-        SettingError: Another setting is out of its range.
+        ModelError: The model does not expose its attention.
+        SettingError: Another setting is out of range.
     """
     check_run(seed=seed, batch_size=batch_size)
     backend, checked = backend_of(model), as_pair(pair)

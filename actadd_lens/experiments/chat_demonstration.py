@@ -1,4 +1,4 @@
-"""The demonstration on a chat model: one question, three answers, and which of their tokens steering brought in."""
+"""The demonstration on a chat model: one question, three answers, and which of their tokens are due to steering."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ BEGINNINGS = (
     "Our train left the station at seven, and the journey was",
     "For dinner my father made a soup from his own recipe; it was",
 )
-"""What the effect is measured on: beginnings that ask for a judgement."""
+"""What the effect is measured on: beginnings that call for a judgement."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class ChatDemonstration:
         landing: Where it lands on the first question.
         questions: The questions.
         answers: For each question, its answers by what was added: `+`, nothing, `-`.
-        measurements: The effect on the next token beside its nulls, of the vector `added` and `subtracted`.
+        measurements: The effect on the next token with its nulls, of the vector `added` and `subtracted`.
     """
 
     vector: SteeringVector
@@ -91,7 +91,7 @@ def demonstrate_chat(
     seed: int = 0,
     note: Callable[[str], None] = lambda text: None,
 ) -> ChatDemonstration:
-    """Show what one pair of sentences does to a chat model's answers, and measure it on its next token.
+    """Show what one pair of sentences does to a chat model's answers, and measure it on the next token.
 
     The pair's mean row is added at every token. The layer is one of those that the page on SmolLM2 tries; the size, a
     little below the page's, was chosen by reading answers, and is not a measurement.

@@ -1,4 +1,4 @@
-"""Whether everything works on a model: it loads, steers and is read as Hugging Face's own modules say."""
+"""Whether everything works on a model: loading, steering and reading agree with Hugging Face's own modules."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -32,10 +32,10 @@ class Finding:
     """What one check found.
 
     Attributes:
-        gap: Largest difference from Hugging Face's own modules: nats of log-probs, units of logits, or, for a trace,
-            a share of the largest part; None where nothing could be compared.
-        refused: This package's error that says why not; None where there was none.
-        broke: Any other error, which is a fault; None where there was none.
+        gap: Largest difference from Hugging Face's own modules: nats of log-probs, units of logits, or, for a trace, a
+            share of the largest part; None if nothing could be compared.
+        refused: This package's error that says why not; None if there was none.
+        broke: Any other error, which is a fault; None if there was none.
         tolerance: The largest difference that counts as none.
     """
 
@@ -46,7 +46,7 @@ class Finding:
 
     @property
     def holds(self) -> bool:
-        """Whether what was found is right; what was refused is not wrong."""
+        """Whether the result is right; a refusal is not wrong."""
         return self.refused is not None or (self.gap is not None and self.gap <= self.tolerance)
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class ModelCheck:
         cached: Steering token by token with a KV cache.
         padded: Steering of prompts of different lengths, padded on the left, cached.
         lens: All readings of `logit_lens`.
-        trace: What each layer adds, as `trace_injection` tells it.
+        trace: What each layer adds, as `trace_injection` reports it.
     """
 
     name: str
@@ -107,15 +107,15 @@ def check_model(
 ) -> ModelCheck:
     """Load a model and compare it with the Hugging Face model of the same name or folder, run by itself.
 
-    Steering is compared with a pre-hook on a block, lenses with what the Hugging Face model makes of a stream that is
-    put in place of its last block's, a trace with what each of its blocks writes.
+    Steering is compared with a pre-hook on a block, lenses with the Hugging Face model's logits for a stream that
+    replaces its last block's, and a trace with what each of its blocks writes.
 
     Args:
         name: As in `load_model`.
         family: As in `load_model`.
-        device: As in `load_model`; the Hugging Face model lies there too.
-        dtype: As in `load_model`; in half precision differences are those of rounding, and count as none up to what
-            rounding every stream once more makes.
+        device: As in `load_model`; also for the Hugging Face model.
+        dtype: As in `load_model`; in half precision, differences as large as one more rounding of every stream count as
+            none.
     """
     try:
         source, known = source_model(name, device=device, dtype=dtype)

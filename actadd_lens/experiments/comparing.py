@@ -25,7 +25,7 @@ TEXTS = 24
 
 
 HEADS, FACTOR = 8, 5.0
-"""Heads that SADI scales, and the least factor that its authors try; its delta is then calibrated."""
+"""Number of heads that SADI scales, and the smallest factor that its authors try; its delta is then calibrated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Task:
     Attributes:
         name: The task.
         pair: A prompt pair of the paper's kind.
-        pairs: Pairs of whole texts: what is wanted, and what is not.
+        pairs: Pairs of whole texts: a wanted one and another one.
         metric: What counts as effect.
         words: Words in front of the prompt that ask for the same.
         prompts: Prompts of the task.
@@ -83,7 +83,7 @@ def log_odds(name: str, words: Sequence[str], others: Sequence[str] = ()) -> Met
     Args:
         name: What the metric is called.
         words: Words, with the space that they start with.
-        others: Words that they stand against.
+        others: The other words; by default everything else.
     """
 
     def bind(backend: Backend) -> Callable[[Reading], torch.Tensor]:
@@ -111,8 +111,8 @@ def contenders(
 ) -> Mapping[str, Callable[[LensModel], Any]]:
     """Methods that need no training, by name, each a function that makes it of a model.
 
-    All read and act at one layer, so that what is compared is the method; but SADI chooses among the heads of all
-    layers. InferAligner needs a second model, and is left out.
+    All read and act at one layer, so that the methods are compared, not the layers; but SADI chooses among the heads of
+    all layers. InferAligner needs a second model, and is left out.
 
     Args:
         model: The model.
@@ -160,6 +160,6 @@ def scorer(asked: Task) -> scorers.Scorer:
 
 
 def _beginning(text: str) -> str:
-    """A sentence up to its middle, so that there is a next word to tell."""
+    """A sentence up to its middle, so that there is a next word to predict."""
     words = text.split()
     return " ".join(words[: max(4, len(words) // 2)])

@@ -1,6 +1,6 @@
-"""What is written after the same prompts in every arm, what is measured of it, and which cell of a grid is chosen.
+"""What is written after the same prompts in every condition, what is measured, and which cell of a grid is chosen.
 
-The arms: unsteered, steered, prompted (a lead put before the prompt as plain text, unsteered), and each null.
+The conditions: unsteered, steered, prompted (a lead before the prompt as plain text, unsteered), and each null.
 """
 
 import os
@@ -38,7 +38,7 @@ PAPER_LAYERS = (6, 12, 18, 24)
 """The paper's usual injection layers, of 48."""
 
 RELEVANT = 0.5
-"""What is to be left of relevance, steered over unsteered, for it to stay; ours, as the paper gives no margin."""
+"""The ratio of relevance, steered over unsteered, that counts as staying; ours, as the paper gives no margin."""
 
 RELEVANCE_MARGIN = 1 - RELEVANT
 """The same as a distance from what all of it would be."""
@@ -50,7 +50,7 @@ def writing_options(n: int, max_new_tokens: int, seed: int, top_p: float | None,
 
 
 def early_to_middle(model: LensModel) -> tuple[int, ...]:
-    """The layers that lie as deep in a model as the paper's usual ones in its 48."""
+    """The layers at the same relative depths as the paper's usual ones of 48."""
     count = backend_of(model).n_layers
     return tuple(sorted({min(count - 1, round(layer / 48 * count)) for layer in PAPER_LAYERS}))
 
@@ -67,7 +67,7 @@ class Arms:
         unsteered: The unsteered continuations.
         steered: The steered ones.
         nulls: Those under each null vector.
-        prompted: Those after the lead and the prompt, unsteered; empty where there was no lead.
+        prompted: Those after the lead and the prompt, unsteered; empty without a lead.
     """
 
     prompts: tuple[str, ...]
@@ -105,11 +105,11 @@ def write_arms(
         vector: The steering vector with its coefficient.
         lead: Text that stands before the prompt in the prompted arm; empty for no such arm.
         nulls: Null vectors with their coefficients.
-        batch_size: Most rows that decode together.
+        batch_size: Maximum number of rows that decode together.
         executor: As in `sweep`.
-        progress: Whether to show a bar when it takes more than a moment.
-        n: Samples per prompt and arm.
-        max_new_tokens: Most tokens to add.
+        progress: Whether to show a progress bar if it takes more than a moment.
+        n: Samples per prompt and condition.
+        max_new_tokens: Maximum number of tokens to add.
         seed: Seed of sampling.
         **sampling: As in `complete`.
     """
@@ -177,7 +177,7 @@ class Measured:
         return prompt_estimate(getattr(self, arm))
 
     def left(self) -> Estimate:
-        """What is left of the unsteered mean when steered, as a ratio of means over the prompts that have both."""
+        """The steered mean over the unsteered mean, over the prompts that have both."""
         both = np.column_stack([_sample_means(self.steered), _sample_means(self.unsteered)])
         kept = both[np.isfinite(both).all(axis=1)]
         if not len(kept):
@@ -220,7 +220,7 @@ def scored(name: str, scorer: Scorer, arms: Arms) -> Measured:
 
 
 def unless_empty(scorer: Scorer) -> Scorer:
-    """The scorer, with no number (NaN) for an empty text: silence is neither friendly nor clean.
+    """The scorer, with NaN for an empty text: silence is neither friendly nor clean.
 
     >>> unless_empty(lambda texts: [2.0 for _ in texts])(["a", " "])
     [2.0, nan]
@@ -249,13 +249,13 @@ def disfluency(model: LensModel, arms: Arms) -> Measured:
 
 
 def relevance_of(model: LensModel, arms: Arms, relevance: Relevance | None = None) -> Measured:
-    """How much the continuations have to do with their prompts: as told, or their dependence on it; no nulls."""
-    # no finding sets it beside its nulls, and reading theirs costs as much as writing them
+    """How related the continuations are to their prompts: by the given measure, or their dependence; no nulls."""
+    # no finding sets it with its nulls, and reading theirs costs as much as writing them
     return measured("relevance", _relevance_judge(model, relevance), replace(arms, nulls=()))
 
 
 def own_relevance(model: LensModel, arms: Arms, relevance: Relevance | None = None) -> Measured:
-    """How much more the continuations have to do with their own prompt than with the next one in line; no nulls."""
+    """How much more the continuations are related to their own prompt than to the next one in the list; no nulls."""
     judge = _relevance_judge(model, relevance)
 
     def beyond(prompts: Sequence[str], texts: Texts) -> Float[np.ndarray, "prompts samples"]:
@@ -274,7 +274,7 @@ def relevance_name(relevance: Relevance | None) -> str:
 
 
 def check_relevance(model: LensModel, relevance: Relevance | None) -> None:
-    """Ask for the relevance of one text, so that what does not work is told before anything is written.
+    """Compute the relevance of one text, so that anything that does not work is reported before anything is written.
 
     Raises:
         SettingError: It gives no number for a text, or the model has no BOS token.
@@ -365,7 +365,7 @@ def judged(claim: int, about: str, verdict: Verdict, estimate: Estimate, paper: 
 def fluency_finding(disfluency: Measured, most: float, where: str, paper: str, *, chosen_below: float) -> Finding:
     """Claim 7: that the cost in fluency is moderate; text that gets more fluent does not speak against it.
 
-    A cell that was chosen for costing no more than that does not show it: then only a larger cost says something.
+    A cell that was chosen for costing no more than that cannot show it; only a larger cost is informative then.
 
     Args:
         disfluency: Perplexity of continuations.
@@ -376,12 +376,12 @@ def fluency_finding(disfluency: Measured, most: float, where: str, paper: str, *
     """
     ratio = disfluency.change()
     about = (
-        "perplexity of continuations steered / unsteered (geometric means over prompts; the paper does not tell how it "
+        "perplexity of continuations steered / unsteered (geometric means over prompts; the paper does not say how it "
         f"averages), moderate up to {most:.3g}, {where}"
     )
     verdict = stays(ratio, most - 1, against="greater")
     if verdict == "same direction" and chosen_below <= most:
-        reason = f"the cell was chosen for a ratio of at most {chosen_below:.3g}: that it has one says nothing"
+        reason = f"the cell was chosen to have a ratio of at most {chosen_below:.3g}, so having one shows nothing"
         return Finding(7, about, "not testable here", ratio, paper, reason)
     return judged(7, about, verdict, ratio, paper)
 
@@ -397,10 +397,10 @@ def relevance_finding(own: Measured, where: str, measured_by: str) -> Finding:
     left, plain = own.left(), own.level("unsteered")
     about = (
         f"relevance of continuations to their own prompt, beyond another prompt's, {own.told()}, steered / unsteered; "
-        f"it stays where {RELEVANT:g} of it is left (our margin: the paper gives none), {where}"
+        f"staying means that {RELEVANT:g} of it is left (our margin: the paper gives none), {where}"
     )
     if plain.n >= FEWEST_PROMPTS and moves(plain, "greater") != "same direction":
-        reason = f"The unsteered continuations are not seen to have to do with their own prompt: {plain}."
+        reason = f"The unsteered continuations show no relation to their own prompt: {plain}."
         return Finding(7, about, "not testable here", left, "", reason)
     return judged(7, about, stays(left, RELEVANCE_MARGIN, against="less"), left, "", measured_by)
 
@@ -462,19 +462,19 @@ class Tried:
 
         >>> tried = Tried(np.array([[[[0.1, 0.4]]]]), np.array([[[[2.0, 3.0]]]]))
         >>> tried.told(1.7, "the share")
-        'chosen on other prompts among 2 cells as the most fluent, for none kept to a perplexity ratio of 1.7 (there
-        2.00; wanted change of the share +0.100)'
+        'chosen on other prompts among 2 cells as the most fluent, as none stayed within a perplexity ratio of 1.7
+        (there 2.00; wanted change of the share +0.100)'
         """
         place = self.best(most)
         ratio, gain = self.ratios[0][place], f"wanted change of {what} {self.gains[0][place]:+.3f}"
         rule = f"by {what}, with a perplexity ratio of at most {most:.3g}"
         if not ratio <= most:
-            rule = f"as the most fluent, for none kept to a perplexity ratio of {most:.3g}"
+            rule = f"as the most fluent, as none stayed within a perplexity ratio of {most:.3g}"
         told = f"chosen on other prompts among {self.gains[0].size} cells {rule} (there {ratio:.2f}; {gain})"
         return f"{told}, as each null's was on the same prompts" if len(self.gains) > 1 else told
 
     def best(self, most: float, arm: int = 0) -> Place:
-        """An arm's cell of the largest gain among those whose ratio is at most so large; or else the most fluent.
+        """An arm's cell with the largest gain among those within the limit on the ratio; or else the most fluent.
 
         >>> tried = Tried(np.array([[[[0.1, 0.4, 0.9]]]]), np.array([[[[1.0, 1.5, 3.0]]]]))
         >>> tried.best(1.7), tried.best(0.5)
@@ -514,7 +514,7 @@ def try_cells(
         prompts: The prompts to choose on.
         path: As in `sweep_completions`.
         executor: As in `sweep`.
-        progress: Whether to show a bar when it takes more than a moment.
+        progress: Whether to show a progress bar if it takes more than a moment.
         written: Keywords of `sweep_completions` that say how text is written.
     """
     arms, pairs, _, coefficients = cells.shape
@@ -576,7 +576,7 @@ def beside_nulls(
         scorers: The sweep's scorers.
         path: As in `sweep_completions`.
         executor: As in `sweep`.
-        progress: Whether to show a bar when it takes more than a moment.
+        progress: Whether to show a progress bar if it takes more than a moment.
         written: Keywords of `sweep_completions` that say how text is written.
     """
     grid, flat = sweep.grid, [vector for row in nulls for vector in row]

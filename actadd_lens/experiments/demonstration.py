@@ -30,7 +30,7 @@ class Chapter:
         name: What it steers towards.
         vector: The vector with its coefficient.
         landing: Its rows on the first prompt.
-        completions: Steered beside unsteered.
+        completions: Steered and unsteered text.
         measurements: The measured effects, by name.
     """
 
@@ -75,7 +75,7 @@ def demonstrate(
     """Show and measure a sentiment vector and a topic vector.
 
     The topic is the paper's own. Layers and coefficients were set for the embedded model on one half of the neutral
-    prompts; the prompts here are of the other half, the topic words those of the package's list.
+    prompts; the prompts here are from the other half, and the topic words from the package's list.
 
     Args:
         model: The model.

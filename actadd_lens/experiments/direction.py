@@ -29,10 +29,10 @@ KINDS: tuple[NullKind, ...] = get_args(NullKind)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NullComparison(Experiment):
-    """What a steering vector does after prompts, beside null vectors of both kinds.
+    """What a steering vector does after prompts, compared with null vectors of both kinds.
 
     Attributes:
-        target: What the vector is meant to move.
+        target: What the vector is meant to change.
         coefficients: Injection coefficients.
         kinds: Kinds of null vectors.
         effect: Change of the target, steered minus unsteered; the steering vector first, then the nulls of each kind.
@@ -53,7 +53,7 @@ class NullComparison(Experiment):
     unsteered_entropy: Float[np.ndarray, " prompts"]
 
     def on_target(self, kind: NullKind, *, coefficient: float) -> Estimate:
-        """Change of the target, beside the nulls of a kind.
+        """Change of the target, with the nulls of a kind.
 
         Args:
             kind: One of `kinds`.
@@ -62,11 +62,11 @@ class NullComparison(Experiment):
         return _over_prompts(self._arms(self.effect, kind, coefficient))
 
     def disturbance(self, kind: NullKind, *, coefficient: float) -> Estimate:
-        """KL(steered || unsteered) in units of the unsteered entropy, beside the nulls of a kind."""
+        """KL(steered || unsteered) in units of the unsteered entropy, with the nulls of a kind."""
         return _over_prompts(self._arms(self.kl, kind, coefficient) / self.unsteered_entropy)
 
     def entropy_change(self, kind: NullKind, *, coefficient: float) -> Estimate:
-        """Entropy of the next token, steered minus unsteered, beside the nulls of a kind."""
+        """Entropy of the next token, steered minus unsteered, with the nulls of a kind."""
         return _over_prompts(self._arms(self.entropy, kind, coefficient) - self.unsteered_entropy)
 
     def gentler(self, kind: NullKind, *, coefficient: float) -> Estimate:
@@ -143,7 +143,7 @@ class NullComparison(Experiment):
         )  # fmt: skip
 
     def summary(self) -> str:
-        """What was done and what came out."""
+        """What was done and what was found."""
         told = [
             f"at coefficient {c:g} the change of {self.target} is {self.on_target(kind, coefficient=c)} ({kind}), and "
             f"nulls disturb more on {self.gentler(kind, coefficient=c).value:.0%} of prompts"
@@ -185,7 +185,7 @@ def nulls_against(
         batch_size: As in `sweep`.
         path: As in `sweep`.
         executor: As in `sweep`.
-        progress: Whether to show a bar when it takes more than a moment.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
         PromptError: A prompt or the pair cannot be used.

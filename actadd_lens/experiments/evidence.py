@@ -1,4 +1,4 @@
-"""What an experiment hands over: numbers with their intervals and nulls, and what they say about a claim."""
+"""What an experiment returns: numbers with their intervals and nulls, and what they say about a claim."""
 
 import math
 from abc import ABC, abstractmethod
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Verdict = Literal["same direction", "shown to be small", "opposite", "undecided", "not testable here"]
-"""Shown (one way or the other), shown to be small, undecided; or nothing that this run could have shown."""
+"""Shown (in one direction or the other), shown to be small, undecided, or not testable in this run."""
 
 Side = Literal["greater", "less"]
 
 TENTH = 0.1
-"""Part of the paper's own effect that counts as none, where nothing else was told.
+"""Part of the paper's own effect that counts as none, unless stated otherwise.
 
-The paper calls a change of "about a percent" no change beside falls of 8 to 12 percent: about a tenth.
+The paper calls a change of "about a percent" no change, compared with falls of 8 to 12 percent: about a tenth.
 """
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with what makes it believable.
+    """A number with its interval and nulls.
 
     Attributes:
         value: The number.
@@ -50,9 +50,9 @@ class Estimate:
         high: Upper end.
         n: How many were resampled.
         of: What was resampled, in the plural: `prompts`, `sentences`, `facts`.
-        nulls: The same number under each null vector; empty where none was run.
-        neutral: The value that means that nothing happened: 0 for a difference, 1 for a ratio.
-        caution: Where the interval covers more or less than it says; empty where it does not.
+        nulls: The same number under each null vector; empty if none was run.
+        neutral: The value that means no effect: 0 for a difference, 1 for a ratio.
+        caution: A warning if the interval is probably too narrow or too wide; else empty.
     """
 
     value: float
@@ -79,7 +79,7 @@ class Estimate:
         of: str = "prompts",
         nulls: Sequence[float] = (),
     ) -> "Estimate":
-        """Steered minus unsteered, with the interval of its kind of numbers.
+        """Steered minus unsteered, with the interval for its kind of numbers.
 
         Args:
             steered: One number for each prompt and sample.
@@ -98,7 +98,7 @@ class Estimate:
         nulls: Sequence[float] = (),
         neutral: float = 0.0,
     ) -> "Estimate":
-        """One share of hits, with an interval that is never empty.
+        """One share of hits, with an interval that never has zero width.
 
         Args:
             hits: Hits (1) and misses (0), for each unit and sample.
@@ -114,15 +114,15 @@ class Estimate:
         return monte_carlo_p(self.value, np.array(self.nulls, dtype=float), side) if self.nulls else math.nan
 
     def p_interval(self, side: Side) -> tuple[float, float]:
-        """What that p could be with ever more nulls; NaN where there are none."""
+        """The range that p could have with many more nulls; NaN without nulls."""
         return p_interval(self.value, np.array(self.nulls, dtype=float), side) if self.nulls else (math.nan, math.nan)
 
     def judged_p(self, side: Side) -> float:
-        """The p-value that a verdict goes by, as in `verdict_p`; NaN where there are no nulls."""
+        """The p-value that a verdict uses, as in `verdict_p`; NaN without nulls."""
         return verdict_p(self.value, np.array(self.nulls, dtype=float), side) if self.nulls else math.nan
 
     def beyond(self, side: Side) -> bool:
-        """Whether it stands apart: the interval past the neutral value, and p at most 0.05 where there are nulls."""
+        """Whether it is significant: the interval lies past the neutral value and, with nulls, p is at most 0.05."""
         past = self.low > self.neutral if side == "greater" else self.high < self.neutral
         return past and (not self.nulls or self.judged_p(side) <= LEVEL)
 
@@ -153,9 +153,9 @@ class Estimate:
         return 1 - t_share_below(ahead / half * t_quantile(0.975, self.n - 1), self.n - 1)
 
     def not_empty(self) -> "Estimate":
-        """The same, with the rule of three for an interval where nothing varied: it is empty, and says too much.
+        """The same, with the rule of three for an interval of zero width, which would claim too much.
 
-        Up to 3 / n of all cases may be otherwise, with 95 % confidence.
+        Up to 3 / n of all cases may differ, with 95 % confidence.
         """
         if self.low < self.high or not self.n:
             return self
@@ -201,8 +201,8 @@ def resampled(
 ) -> Estimate:
     """Any statistic of a table of independent units, with an interval over its rows.
 
-    The interval of a smooth statistic is by its jackknife, as that of a mean; that of another, such as a median, is the
-    percentile bootstrap's, which covers too little with few units.
+    The interval of a smooth statistic uses its jackknife values, like that of a mean; for others, such as a median, it
+    is a percentile bootstrap, which is too narrow with few units.
 
     Args:
         statistic: Table to number, such as a ratio of sums; the columns are what one unit contributes.
@@ -210,8 +210,8 @@ def resampled(
         of: What the units are, in the plural.
         nulls: The same statistic under each null vector.
         neutral: The value that means that nothing happened.
-        smooth: Whether a little more or less in a unit changes the statistic a little.
-        resamples: Number of bootstrap resamples, where it is not smooth.
+        smooth: Whether small changes in a unit change the statistic only a little.
+        resamples: Number of bootstrap resamples, if it is not smooth.
         seed: Their seed.
 
     Raises:
@@ -239,16 +239,16 @@ def resampled(
 
 @dataclass(frozen=True)
 class Finding:
-    """What one experiment says of one of the twelve claims.
+    """What one experiment says about one of the twelve claims.
 
     Attributes:
         claim: Number of the claim, from 1.
         about: What was measured, with the settings that matter, in one line.
-        verdict: Whether it goes the paper's way.
-        estimate: The number; None where there is none.
-        paper: The paper's figure for the same, in words; empty where it gives none.
-        reason: Why it is not testable, or what limits it; empty where nothing is to be said.
-        margin: Largest distance from the neutral value that counts as nothing, told before; None where none was.
+        verdict: Whether it agrees with the paper.
+        estimate: The number; None if there is none.
+        paper: The paper's figure for the same, in words; empty if it gives none.
+        reason: Why it is not testable, or what limits it; may be empty.
+        margin: Largest distance from the neutral value that counts as nothing, fixed in advance; None for no margin.
     """
 
     claim: int
@@ -279,7 +279,7 @@ class Finding:
             estimate: The number.
             side: Where it is claimed to move.
             paper: The paper's figure.
-            limits: What limits a verdict; where there is none, the finding says itself what is lacking.
+            limits: What limits a verdict; if it is undecided, the finding itself says what is lacking.
             margin: As in `moves`.
         """  # fmt: skip
         verdict = moves(estimate, side, margin=margin)
@@ -311,7 +311,7 @@ def moves(estimate: Estimate, side: Side, *, margin: float | None = None) -> Ver
     Args:
         estimate: The number.
         side: Where it is claimed to move.
-        margin: Largest distance from the neutral value that counts as not moving, told before; None where none was.
+        margin: Largest distance from the neutral value that counts as not moving, fixed in advance; None for no margin.
 
     >>> moves(Estimate(0.9, 0.85, 0.95, 40, "texts", neutral=1.0), "less")
     'same direction'
@@ -330,16 +330,16 @@ def moves(estimate: Estimate, side: Side, *, margin: float | None = None) -> Ver
 
 
 def stays(estimate: Estimate, margin: float, *, against: Side | None = None) -> Verdict:
-    """The verdict on a claim that a number hardly moves: an interval inside the margin says so, one outside denies it.
+    """The verdict on a claim that a number hardly moves: an interval inside the margin confirms it.
 
-    An interval across the margin's edge decides nothing, nor do fewer than 10 units. Where nothing varied, the interval
-    is empty and says too much: then the rule of three stands in for it (up to 3 / n of all cases may be otherwise, with
-    95 % confidence).
+    An interval across the margin's edge decides nothing, nor do fewer than 10 units. If nothing varied, the interval
+    has no width and claims too much, so the rule of three replaces it (up to 3 / n of all cases may differ, with 95 %
+    confidence).
 
     Args:
         estimate: The number.
-        margin: Largest distance from the neutral value that counts as staying, told before.
-        against: The side that speaks against the claim, where the other one does not: a cost that falls is no cost.
+        margin: Largest distance from the neutral value that counts as staying, fixed in advance.
+        against: The side that speaks against the claim, if only one does: a cost that falls is not a cost.
 
     >>> stays(Estimate(1.002, 0.995, 1.009, 40, "texts", neutral=1.0), margin=0.01)
     'same direction'
@@ -358,19 +358,20 @@ def stays(estimate: Estimate, margin: float, *, against: Side | None = None) -> 
 
 def _undecided(estimate: Estimate) -> str:
     if estimate.n < FEWEST_PROMPTS:
-        return f"{estimate.n} {estimate.of} are too few: a verdict takes {FEWEST_PROMPTS}"
+        return f"{estimate.n} {estimate.of} are too few: a verdict needs {FEWEST_PROMPTS}"
     if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
         return "there is no interval"
     if estimate.low <= estimate.neutral <= estimate.high:
-        return f"the interval holds {estimate.neutral:g}: neither shown nor shown to be small"
+        return f"the interval contains {estimate.neutral:g}: neither shown nor shown to be small"
     if estimate.nulls:
         side: Side = "greater" if estimate.value > estimate.neutral else "less"
         least = 1 / (1 + len(estimate.nulls))
         if least > LEVEL:
             return f"{len(estimate.nulls)} nulls are too few: p cannot be below {least:.2g}"
         low, high = estimate.p_interval(side)
-        return f"null vectors may do as much: p = {estimate.judged_p(side):.2g} ({low:.2g} to {high:.2g} by their draw)"
-    return "the interval is too wide to tell"
+        told = f"p = {estimate.judged_p(side):.2g} ({low:.2g} to {high:.2g} with more nulls)"
+        return f"null vectors may do as much: {told}"
+    return "the interval is too wide to decide"
 
 
 # -- results ---------------------------------------------------------------------------------------------------
@@ -378,13 +379,13 @@ def _undecided(estimate: Estimate) -> str:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Experiment(ABC):
-    """The result of an experiment: a table, a picture, and what it says of the claims.
+    """The result of an experiment: a table, a picture, and what it says about the claims.
 
     Attributes:
         model: Name of the model.
-        settings: Everything that the numbers depend on, as JSON takes it: pairs, layers, coefficients, what was chosen
-            and on what, sampling, nulls, seed, number of texts and where they are from.
-        notes: What a reader must know beside the numbers, a sentence each.
+        settings: Everything that the numbers depend on, as plain values: pairs, layers, coefficients, what was chosen
+            and on what, sampling, nulls, seed, number of texts and where they come from.
+        notes: What a reader must know besides the numbers, a sentence each.
     """
 
     name: ClassVar[str]
@@ -411,11 +412,11 @@ class Experiment(ABC):
 
     @abstractmethod
     def findings(self) -> tuple[Finding, ...]:
-        """What it says of the twelve claims; none, if it bears on none."""
+        """What it says about the twelve claims; empty if it concerns none of them."""
 
     @abstractmethod
     def summary(self) -> str:
-        """What was done and what came out, in a few sentences with the numbers in them."""
+        """What was done and what was found, in a few sentences with the numbers."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.summary()})"

@@ -45,7 +45,7 @@ class Term:
     coefficient: float
 
     def layer_of(self, n_layers: int) -> int:
-        """The layer as deep in a model of so many.
+        """The layer at the same relative depth in a model with that many.
 
         >>> Term("Love", "Hate", 6, 5).layer_of(8), Term("Love", "Hate", 47, 5).layer_of(8)
         (1, 7)
@@ -60,7 +60,7 @@ class Example:
     Attributes:
         terms: What is added; several compose.
         prompt: The prompt.
-        failed: Whether the authors tell it as a failure.
+        failed: Whether the authors report it as a failure.
     """
 
     terms: tuple[Term, ...]
@@ -112,9 +112,9 @@ class Shown:
         example: The example.
         label: What was added, in words.
         unsteered: Unsteered samples.
-        steered: Steered samples; none where the vector does not fit onto the prompt.
-        divergence: KL(steered || unsteered) of the next token, in nats; None where it does not fit.
-        problem: Why it does not fit; empty where it does.
+        steered: Steered samples; none if the vector does not fit onto the prompt.
+        divergence: KL(steered || unsteered) of the next token, in nats; None if it does not fit.
+        problem: Why it does not fit; empty if it does.
     """
 
     example: Example
@@ -145,7 +145,7 @@ class Examples(Experiment):
     shown: tuple[Shown, ...]
 
     def frame(self) -> "pd.DataFrame":
-        """One row per example, with the first sample of each arm."""
+        """One row per example, with the first steered and unsteered sample."""
         import pandas as pd
 
         return pd.DataFrame(map(self._row, self.shown))
@@ -162,7 +162,7 @@ class Examples(Experiment):
         }  # fmt: skip
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Next-token divergence of each example, beside its nulls."""
+        """Next-token divergence of each example, with its nulls."""
         from actadd_lens.plots.experiments_writing import plot_examples
 
         return plot_examples(self, ax=ax)
@@ -172,7 +172,7 @@ class Examples(Experiment):
         return ()
 
     def summary(self) -> str:
-        """What was done and what came out."""
+        """What was done and what was found."""
         found = [shown.divergence for shown in self.shown if shown.divergence is not None]
         above = sum(bool(one.nulls) and one.value > max(one.nulls) for one in found)
         below = sum(bool(one.nulls) and one.value < min(one.nulls) for one in found)
@@ -202,8 +202,8 @@ def examples(
     Args:
         model: The model.
         examples: Examples; by default the paper's.
-        n: Samples per example and arm; the first is shown.
-        max_new_tokens: Most tokens to add.
+        n: Samples per example and condition; the first is shown.
+        max_new_tokens: Maximum number of tokens to add.
         nulls: Null vectors of each example, for the next token.
         temperature: As in `complete`.
         top_p: As in `complete`.
@@ -212,7 +212,7 @@ def examples(
         progress: Whether to show a bar.
 
     Raises:
-        SettingError: There is no example, or a setting is out of its range; else the errors of `complete`.
+        SettingError: There is no example, or a setting is out of range; otherwise the errors of `complete`.
     """
     check_run(seed=seed)
     if not examples:

@@ -32,19 +32,20 @@ def read_table(
 ) -> "pd.DataFrame":
     """A file as a table.
 
-    A text file becomes a table with the one column `text`, a row for each line that is not blank. CSV, TSV and JSONL
+    A text file becomes a table with one column `text` and a row for each line that is not blank. CSV, TSV and JSONL
     keep their columns; `prompt.text` reaches into nested JSON, and a `.json` file is a list of what JSONL has line by
-    line. Cells are texts as they stand: `NA`, `None`, `1990` and `007` too. Files are UTF-8, with or without a mark.
+    line. Cells are kept as text: `NA`, `None`, `1990` and `007` too. Files are UTF-8, with or without a byte order
+    mark.
 
     Args:
-        path: A `.csv`, `.tsv`, `.jsonl` or `.json` file, in capitals or not; anything else is read as text.
-        columns: What is needed -> the name of the file's column that holds it; only those come back, without empty
+        path: A `.csv`, `.tsv`, `.jsonl` or `.json` file, in upper or lower case; anything else is read as text.
+        columns: What is needed -> the name of the file's column that holds it; only those are returned, without empty
             rows, under the names that are needed.
-        stripped: Whether the lines of a text file lose the spaces around them.
+        stripped: Whether spaces around the lines of a text file are removed.
 
     Raises:
-        SettingError: There is no such file, it holds no row, lacks a column, has rows of more or fewer cells than its
-            head (a comma in a text needs quotes around it), or holds what is not text where a text is needed.
+        SettingError: There is no such file, it holds no row, lacks a column, has rows with more or fewer cells than its
+            header (a comma in a text needs quotes around it), or holds something other than text where text is needed.
     """
     import pandas as pd
 
@@ -97,11 +98,11 @@ def read_labelled(
 
 
 def topic_of(pair: Any, words: Sequence[str] | None) -> Topic:
-    """The topic that a prompt pair is about: the words given, or that of the package which its positive prompt names.
+    """The topic of a prompt pair: the given words, or the package's topic that its positive prompt names.
 
     Args:
         pair: The prompt pair, or a vector read from one; not looked at where words are given.
-        words: Words of the topic; they win, and bring no sentences.
+        words: Words of the topic; they take precedence, and come without sentences.
 
     Raises:
         SettingError: The words are not a list, or none are given and the pair is about no topic of the package,
@@ -206,7 +207,7 @@ def read_roles(
             own[role.keyword] = _joined(own.get(role.keyword), value, told)
     idle = [place for place in named if roles[place[0]][place[1]].keyword not in found.get(place[0], {})]
     if idle:
-        raise SettingError(f"Columns were told of {'.'.join(idle[0])}, but no file: add --data ROLE=FILE.")
+        raise SettingError(f"Columns were given for {'.'.join(idle[0])}, but no file: add --data ROLE=FILE.")
     return found
 
 
@@ -305,7 +306,7 @@ def _read(file: Path, *, stripped: bool) -> "pd.DataFrame":
 
     content, ending = file.read_bytes(), file.suffix.lower()
     if b"\0" in content:
-        raise ValueError("it holds zero bytes, so it is no UTF-8 text")
+        raise ValueError("it holds zero bytes, so it is not UTF-8 text")
     text = content.decode("utf-8-sig")
     if ending in _TABLES:
         return _read_cells(text, _TABLES[ending])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARGIN = 0.01
-"""How far P@K may move and still stay: ours, above the paper's own shifts of .002 to .006."""
+"""How far P@K may move and still count as staying: ours, above the paper's own shifts of .002 to .006."""
 
 JUDGED_K = (1, 10, 100)
 """The K that the paper gives."""
@@ -108,7 +108,7 @@ class Knowledge(Experiment):
         return Estimate.share(hits, of="facts")
 
     def steered(self, k: int) -> Estimate:
-        """P@K of the steered model, beside that under each null."""
+        """P@K of the steered model, with that under each null."""
         hits = (self.ranks <= k).astype(float)
         return Estimate.share(hits[0, :, None], of="facts", nulls=hits[1:].mean(axis=1).tolist())
 
@@ -134,7 +134,7 @@ class Knowledge(Experiment):
         return pd.DataFrame(lines)
 
     def fact_frame(self) -> "pd.DataFrame":
-        """One line per fact, with the rank of its answer in both arms."""
+        """One line per fact, with the rank of its answer, steered and unsteered."""
         import pandas as pd
 
         columns: dict[str, Any] = {
@@ -143,7 +143,7 @@ class Knowledge(Experiment):
         return pd.DataFrame({**columns, "unsteered rank": self.unsteered_ranks, "steered rank": self.ranks[0]})
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """P@K over K, steered and unsteered, with intervals and nulls, beside the paper's."""
+        """P@K over K, steered and unsteered, with intervals, nulls and the paper's values."""
         from actadd_lens.plots.experiments_reading import plot_knowledge
 
         return plot_knowledge(self, ax=ax)
@@ -172,7 +172,7 @@ class Knowledge(Experiment):
         return Finding(8, about, verdict, change, paper, reason)
 
     def summary(self) -> str:
-        """What was done and what came out."""
+        """What was done and what was found."""
         told = [
             f"P@{k} is {self.unsteered(k).value:.3g} unsteered and {self.steered(k).value:.3g} steered, a change of "
             f"{self.change(k)}"
@@ -200,7 +200,7 @@ def knowledge(
     executor: Any = None,
     progress: bool = True,
 ) -> Knowledge:
-    """Measure whether a topic vector hurts what a model knows of other things.
+    """Measure whether a topic vector harms what a model knows about other things.
 
     Args:
         model: The model.
@@ -208,7 +208,7 @@ def knowledge(
         facts: Facts, or (prompt, answer) with the answer's leading space, or what `read_lama` found; the package's own
             by default.
         ks: The K of P@K.
-        layer: Injection layer; a third of the way up by default, as the paper's.
+        layer: Injection layer; a third of the way up by default, as in the paper.
         coefficient: Injection coefficient.
         nulls: Null vectors.
         null_kind: As in `null_vectors`.
@@ -216,11 +216,11 @@ def knowledge(
         batch_size: As in `sweep`.
         path: As in `sweep`.
         executor: As in `sweep`.
-        progress: Whether to show a bar when it takes more than a moment.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
         PromptError: A fact cannot be used, or is asked twice.
-        SettingError: A K is not an integer from 1, or another setting is out of its range.
+        SettingError: A K is not an integer from 1, or another setting is out of range.
         LayerError: There is no such layer.
     """
     check_run(seed=seed, batch_size=1 if batch_size is None else batch_size)
@@ -251,7 +251,7 @@ def knowledge(
 def answer_rank(answers: dict[str, str]) -> Metric:
     """Rank of the first token of each prompt's right answer, 1 for the likeliest; equals count before it.
 
-    Where a logit is NaN the rank is infinite: a model that broke knows nothing.
+    If a logit is NaN, the rank is infinite: a broken model knows nothing.
 
     Args:
         answers: The right answer of each prompt, with the space that it starts with.
@@ -293,7 +293,7 @@ def _facts(backend: Backend, facts: Any, rows: int) -> tuple[tuple[ClozeFact, ..
     if isinstance(facts, LamaFacts):
         notes = (
             f"{facts.not_last} facts were left out because their mask is not the last word, {facts.repeated} because "
-            "their prompt is asked before.",
+            "their prompt was asked before.",
         )
         facts = facts.facts
     if isinstance(facts, str) or not isinstance(facts, Sequence) or not len(facts):
@@ -310,10 +310,10 @@ def _facts(backend: Backend, facts: Any, rows: int) -> tuple[tuple[ClozeFact, ..
     if not kept:
         raise PromptError(
             f"No fact can be asked of {backend.name}: prompts take more tokens than the {rows} rows of the vector, and "
-            "answers a first token that is no bare space."
+            "answers a first token that is not a bare space."
         )
     for count, reason in (
-        (len(chosen) - len(long_enough), f"their prompt has no token behind the {rows} rows of the vector"),
+        (len(chosen) - len(long_enough), f"their prompt has no token after the {rows} rows of the vector"),
         (len(long_enough) - len(kept), "their answer begins with a bare space"),
     ):
         notes += (f"{count} facts were left out because {reason}.",) if count else ()

@@ -1,4 +1,4 @@
-"""Norms of a steering vector's rows against the stream that they land on (section 2i of the paper's facts)."""
+"""Norms of a steering vector's rows, compared with the stream that they land on (section 2i of the paper's facts)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Norms(Experiment):
         rows: The rows of the vector by their tokens.
         layers: Layers at which the pair is read, and added.
         relative: Norm of each row in units of the stream's on the token that it lands on, prompt by prompt.
-        null_relative: The same of vectors of unrelated pairs in the size that they were read.
+        null_relative: The same for vectors of unrelated pairs, not rescaled.
         bos: Norm of the unsteered stream at BOS by layer, mean over prompts; NaN for a model without BOS.
         stream: Norm of the unsteered stream at all other tokens, mean over the tokens of each prompt.
     """
@@ -66,9 +66,9 @@ class Norms(Experiment):
 
     @property
     def growth(self) -> Estimate:
-        """Growth of the stream's norm per layer beside BOS, over the middle layers: 1.045 is 4.5 %.
+        """Growth of the stream's norm per layer, BOS left out, over the middle layers: 1.045 is 4.5 %.
 
-        The middle is what the paper's layers 5 to 41 of 48 are: from a tenth to six sevenths of the way up.
+        The middle corresponds to the paper's layers 5 to 41 of 48: from a tenth to six sevenths of the way up.
         """
         first, last = self.middle
         if last <= first:
@@ -115,7 +115,7 @@ class Norms(Experiment):
         return ()
 
     def summary(self) -> str:
-        """What was done and what came out."""
+        """What was done and what was found."""
         shown = [self.layers[0], self.layers[len(self.layers) // 2], self.layers[-1]]
         last = len(self.rows) - 1
         rows = "; ".join(f"{self.relative_norm(last, layer=layer)} at layer {layer}" for layer in dict.fromkeys(shown))
@@ -143,8 +143,8 @@ def norms(
 ) -> Norms:
     """Compare the rows of a pair with the stream that they would land on at the front, at every layer.
 
-    The nulls are vectors of unrelated pairs in the size that they were read: rescaled, they would be as large as the
-    vector by definition.
+    The nulls are vectors of unrelated pairs that are not rescaled: rescaled, they would be as large as the vector by
+    definition.
 
     Args:
         model: The model.
@@ -153,13 +153,13 @@ def norms(
         layers: Layers; all by default.
         nulls: Unrelated pairs.
         seed: Seed of the nulls.
-        progress: Whether to show a bar when it takes more than a moment.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
         PromptError: A prompt or the pair cannot be used.
         PositionError: The vector does not fit onto a prompt.
         LayerError: A layer does not exist.
-        SettingError: Another setting is out of its range.
+        SettingError: Another setting is out of range.
     """
     check_run(seed=seed)
     backend, checked = backend_of(model), as_pair(pair)

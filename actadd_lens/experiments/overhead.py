@@ -45,8 +45,8 @@ class Timing:
         model: Its name.
         parameters: Number of its parameters, embeddings counted.
         what: A forward pass, or generation.
-        steered: Steered times beside unsteered ones.
-        unsteered: Unsteered times beside unsteered ones: what the clock alone makes of it.
+        steered: Steered times compared with unsteered ones.
+        unsteered: Unsteered times compared with unsteered ones: the noise of the clock.
     """
 
     model: str
@@ -85,7 +85,7 @@ class Overhead(Experiment):
         return tuple(timing for timing in self.timings if timing.what == what)
 
     def growth(self, what: What) -> Estimate:
-        """Premium of the largest model minus that of the smallest; below 0 where it falls with size."""
+        """Premium of the largest model minus that of the smallest; below 0 if it falls with size."""
         first, last = self.of(what)[0], self.of(what)[-1]
         ratios = np.stack([timing.steered.ratios for timing in (first, last)], axis=1)
         controls = np.stack([timing.unsteered.ratios for timing in (first, last)], axis=1)
@@ -107,7 +107,7 @@ class Overhead(Experiment):
         return pd.DataFrame(lines)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Premium over the number of parameters, with intervals, beside the paper's range."""
+        """Premium over the number of parameters, with intervals and the paper's range."""
         from actadd_lens.plots.experiments_reading import plot_overhead
 
         return plot_overhead(self, ax=ax)
@@ -137,7 +137,7 @@ class Overhead(Experiment):
         return cost, Finding(9, about, moves(replace(fall, nulls=()), "less"), fall, paper)
 
     def summary(self) -> str:
-        """What was done and what came out."""
+        """What was done and what was found."""
         told = [
             f"{timing.what} on {timing.model} ({timing.parameters / 1e6:.3g} M parameters) {timing.premium.value:+.2%} "
             f"[{timing.premium.low:+.2%}, {timing.premium.high:+.2%}]"
@@ -166,8 +166,8 @@ def overhead(
 ) -> Overhead:
     """Time steered and unsteered runs in turns, on a model and on random ones of growing size.
 
-    Times are those of this machine now: other work on it widens the intervals. `steer` is opened outside the time that
-    is taken, for it is opened once and used often; the vector is there already.
+    Times are those of this machine now: other work on it widens the intervals. Opening `steer` is not timed, because it
+    is opened once and used often; nor is computing the vector.
 
     Args:
         model: The model; random ones of GPT-2's shape share its tokenizer, family and device.
@@ -180,11 +180,11 @@ def overhead(
         max_new_tokens: Tokens that each prompt gets when generating.
         repeats: Timed repeats of each comparison.
         seed: Seed of the random models and prompts.
-        progress: Whether to show a bar when it takes more than a moment.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
         PromptError: The pair cannot be used.
-        SettingError: A setting is out of its range.
+        SettingError: A setting is out of range.
         LayerError: There is no such layer in one of the models.
     """
     check_run(seed=seed)

@@ -1,7 +1,7 @@
-"""The paper's own words and figures: the twelve claims, and what it measured on GPT-2-XL, to stand beside ours.
+"""The paper's own words and figures: the twelve claims, and what it measured on GPT-2-XL, for comparison.
 
-Turner et al., "Steering Language Models With Activation Engineering", arXiv 2308.10248. Figures are printed as their
-source has them; each table tells which source that is.
+Turner et al., "Steering Language Models With Activation Engineering", arXiv 2308.10248. Figures are printed as in their
+source; each table names it.
 """
 
 from dataclasses import dataclass
@@ -265,4 +265,4 @@ TABLES: dict[str, tuple[PaperTable, ...]] = {
     "positions": (_POSITIONS,),
     "prompting": (_PROMPTING, _TRANSPLANT),
 }
-"""The paper's tables by the name of the experiment that they stand beside."""
+"""The paper's tables, by the name of the experiment that they belong to."""

@@ -94,13 +94,13 @@ class Parts(Experiment):
         }  # fmt: skip
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Topic words per completion with each part, with intervals, beside the nulls."""
+        """Topic words per completion with each part, with intervals and nulls."""
         from actadd_lens.plots.experiments_writing import plot_parts
 
         return plot_parts(self, ax=ax)
 
     def summary(self) -> str:
-        """What was done and what came out."""
+        """What was done and what was found."""
         effects = ", ".join(f"{part}: {self.effect(part).value:+.2f}" for part in self.parts)
         return (
             f"Topic words per completion on {self.model} by {self.axis}, steered − unsteered, with "
@@ -191,9 +191,9 @@ def dimensions(
 ) -> Dimensions:
     """Add only the first fraction of the residual dimensions, and count topic words.
 
-    Layer and coefficient are chosen with the whole vector on one half of the prompts; the other half reports. Each null
-    chooses its own by the same rule on the same prompts. The null vectors of a part have its row norms, in all
-    dimensions.
+    Layer and coefficient are chosen with the whole vector on one half of the prompts; results are from the other half.
+    Each null chooses its own by the same rule on the same prompts. The null vectors of a part have its row norms, in
+    all dimensions.
 
     Args:
         model: The model.
@@ -201,12 +201,12 @@ def dimensions(
         fractions: Fractions of the residual dimensions, counted from the first; two or more.
         words: The topic's words; by default those of the package's topic that the pair names.
         prompts: 8 or more; by default neutral prompts of the package.
-        layers: Layers to choose among; by default those as deep as the paper's.
+        layers: Layers to choose among; by default those at the paper's relative depths.
         coefficients: Coefficients to choose among.
-        most_disfluency: Largest ratio of perplexities that a chosen cell may have, where it is chosen.
-        choose_on: Most prompts of the one half that the choice is made on, with one sample each.
+        most_disfluency: Largest ratio of perplexities that a cell may have to be chosen.
+        choose_on: Maximum number of prompts that the choice is made on, with one sample each.
         n: Samples per prompt.
-        max_new_tokens: Most tokens to add.
+        max_new_tokens: Maximum number of tokens to add.
         nulls: Null vectors of each part.
         top_p: As in `complete`.
         temperature: As in `complete`.
@@ -216,8 +216,8 @@ def dimensions(
         progress: Whether to show bars.
 
     Raises:
-        SettingError: A setting is out of its range, there are fewer than 8 prompts, or the pair is about no topic of
-            the package and words are not given; else the errors of `sweep_completions`.
+        SettingError: A setting is out of range, there are fewer than 8 prompts, or the pair is about no topic of the
+            package and words are not given; otherwise the errors of `sweep_completions`.
     """
     check_run(seed=seed)
     for fraction in fractions:
@@ -262,8 +262,8 @@ def positions(
 ) -> Positions:
     """Add the vector at other tokens of the prompt, and count topic words.
 
-    Layer and coefficient are chosen at the front on one half of the prompts; the other half reports. Each null chooses
-    its own by the same rule on the same prompts.
+    Layer and coefficient are chosen at the front on one half of the prompts; results are from the other half. Each null
+    chooses its own by the same rule on the same prompts.
 
     Args:
         model: The model.
@@ -271,12 +271,12 @@ def positions(
         positions: Prompt tokens that receive row 0.
         words: The topic's words; by default those of the package's topic that the pair names.
         prompts: 8 or more; by default neutral prompts of the package.
-        layers: Layers to choose among; by default those as deep as the paper's.
+        layers: Layers to choose among; by default those at the paper's relative depths.
         coefficients: Coefficients to choose among.
-        most_disfluency: Largest ratio of perplexities that a chosen cell may have, where it is chosen.
-        choose_on: Most prompts of the one half that the choice is made on, with one sample each.
+        most_disfluency: Largest ratio of perplexities that a cell may have to be chosen.
+        choose_on: Maximum number of prompts that the choice is made on, with one sample each.
         n: Samples per prompt.
-        max_new_tokens: Most tokens to add.
+        max_new_tokens: Maximum number of tokens to add.
         nulls: Null vectors.
         top_p: As in `complete`.
         temperature: As in `complete`.
@@ -286,8 +286,8 @@ def positions(
         progress: Whether to show bars.
 
     Raises:
-        SettingError: A setting is out of its range, there are fewer than 8 prompts, or the pair is about no topic of
-            the package and words are not given; else the errors of `sweep_completions`.
+        SettingError: A setting is out of range, there are fewer than 8 prompts, or the pair is about no topic of the
+            package and words are not given; otherwise the errors of `sweep_completions`.
     """
     check_run(seed=seed)
     written = writing_options(n, max_new_tokens, seed, top_p, temperature)
@@ -332,7 +332,7 @@ class _Setup:
     progress: bool
 
     def cells(self, positions: Sequence[Position]) -> Cells:
-        """What there is to choose among, once all that can be wrong is known to be right."""
+        """The cells to choose among, after checking all settings."""
         self._halves()
         plan = plan_sweep_completions(
             self.model, [self.pair], layers=self.layers, coefficients=self.coefficients, positions=positions,

@@ -35,7 +35,7 @@ Texts = Sequence[str | Sequence[str]]
 """Sentences, or documents of several sentences each; every sentence is read on its own, with its own BOS."""
 
 MARGIN = 0.01
-"""How far the perplexity of unrelated text may move and still stay: the paper's "about a percent"."""
+"""How far the perplexity of unrelated text may move and still count as staying: the paper's "about a percent"."""
 
 _PER_POINT = 1.3
 """The paper's fall of perplexity for each percentage point of topic words, in percent: 95.95 % where they are 3 %."""
@@ -72,7 +72,7 @@ class PerplexityOnTopic(Experiment):
         predictions: Predictions that count, in each unit.
         unsteered: Negative log-likelihood of each unit, unsteered, in nats.
         change: Steered minus unsteered; the steering vector first, then the nulls.
-        edges: Ends of the bins of the share of topic words, beside the bin of no topic words.
+        edges: Ends of the bins of the share of topic words, in addition to the bin of no topic words.
     """
 
     name: ClassVar[str] = "perplexity"
@@ -92,7 +92,7 @@ class PerplexityOnTopic(Experiment):
     # -- numbers -----------------------------------------------------------------------------------------------
 
     def ratio(self, texts: str, *, layer: int, coefficient: float) -> Estimate:
-        """The perplexity ratio of one set in one cell, over all of its units, beside its nulls.
+        """The perplexity ratio of one set in one cell, over all of its units, with its nulls.
 
         Args:
             texts: Name of the set.
@@ -145,7 +145,7 @@ class PerplexityOnTopic(Experiment):
         return [self._choice(change) for change in self.change]
 
     def _choice(self, change: Float[np.ndarray, "layers coefficients units"]) -> tuple[int, int]:
-        """Lowest on-topic ratio where other text stays within the margin; if nowhere, where it moves least.
+        """Lowest on-topic ratio where other text stays within the margin; if nowhere, the cell that changes it least.
 
         A cell without a number is not chosen.
         """
@@ -272,7 +272,7 @@ class PerplexityOnTopic(Experiment):
         return plot_perplexity(self, ax=ax)
 
     def plot_share(self, ax: "Axes | None" = None) -> "Axes":
-        """Ratio over the share of topic words, beside the paper's."""
+        """Ratio over the share of topic words, with the paper's values."""
         from actadd_lens.plots.experiments_reading import plot_perplexity_share
 
         return plot_perplexity_share(self, ax=ax)
@@ -303,12 +303,12 @@ class PerplexityOnTopic(Experiment):
     def _about_layers(self) -> tuple[Finding, ...]:
         n_layers, last = self.settings["n_layers"], max(self.layers)
         if last != n_layers - 1 or len(self.layers) < 2:
-            reason = f"the last layer, {n_layers - 1}, or any other beside it was not measured"
+            reason = f"the last layer, {n_layers - 1}, was not measured, or it was the only one"
             return (Finding(2, "perplexity ratio by layer", "not testable here", reason=reason),)
         at_last, beside = self._last_layer()
         gone, reason = stays(at_last, MARGIN), ""
         if moves(self.on_topic, "less") != "same direction" or self.on_topic.value >= 1 - MARGIN:
-            gone, reason = "not testable here", f"no fall above {MARGIN:.0%} at the chosen layer that could be gone"
+            gone, reason = "not testable here", f"no fall above {MARGIN:.0%} at the chosen layer that could vanish"
         stronger, alike = moves(beside, "less", margin=MARGIN), ""
         if self.chosen[0] == last:
             stronger, alike = "not testable here", "the chosen layer is the last"
@@ -344,7 +344,7 @@ class PerplexityOnTopic(Experiment):
         return f"layer {layer} of {self.settings['n_layers']}, coefficient {coefficient:g}"
 
     def summary(self) -> str:
-        """What was done and what came out."""
+        """What was done and what was found."""
         chosen = "" if self.halves[0].all() else " (chosen on one half of the texts, reported on the other)"
         told = (
             f"With {self.settings['pair']} at {self._at}{chosen}, the perplexity of on-topic text is {self.on_topic} "
@@ -353,7 +353,7 @@ class PerplexityOnTopic(Experiment):
         )
         if len(self.layers) > 1:
             layers = ", ".join(map(str, self.lower_at)) or "none"
-            told += f" It is below 0 with its whole interval at layers {layers}, each looked at by itself."
+            told += f" Its whole interval is below 0 at layers {layers}, uncorrected for their number."
         if math.isfinite(self.slope.value):
             told += f" Each percentage point of topic words changes perplexity by {self.slope} percent."
         return told
@@ -383,9 +383,9 @@ def perplexity_on_topic(
 ) -> PerplexityOnTopic:
     """Measure what a topic vector does to the perplexity of text on and off its topic.
 
-    Every sentence is read on its own; predictions made from injected positions are left out in both arms. A cell of
-    the grid is chosen on one half of the texts: the lowest on-topic ratio where other text stays within a percent, or,
-    where it does so nowhere, the cell that moves it least. Findings report the other half.
+    Every sentence is read on its own; predictions made from injected positions are left out, steered and unsteered
+    alike. A cell of the grid is chosen on one half of the texts: the lowest on-topic ratio where other text stays
+    within a percent, or, if that is nowhere, the cell that changes it least. Findings are from the other half.
 
     Args:
         model: The model.
@@ -397,19 +397,19 @@ def perplexity_on_topic(
         layers: Injection layers; all by default.
         coefficients: Injection coefficients.
         bins: Upper ends of the bins of the share of topic words, from above 0 to 1; by default thirds of what there is.
-        n: Most texts of each set; of more, so many are taken evenly.
+        n: Maximum number of texts of each set, taken evenly.
         nulls: Null vectors; each runs through the whole grid, and chooses for itself.
         null_kind: As in `null_vectors`.
         seed: Seed of nulls and halves.
         batch_size: As in `sweep`.
         path: As in `sweep`.
         executor: As in `sweep`.
-        progress: Whether to show a bar when it takes more than a moment.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
         PromptError: A text or the pair cannot be used.
         SettingError: A set is too small to choose and report on, the pair is about no topic of the package and words or
-            texts are not given, or another setting is out of its range.
+            texts are not given, or another setting is out of range.
         LayerError: A layer does not exist.
     """
     check_run(seed=seed, batch_size=1 if batch_size is None else batch_size)
@@ -512,7 +512,7 @@ class _Units:
 
 def _fits(backend: Backend, sentence: Any, rows: int) -> bool:
     if not isinstance(sentence, str):
-        raise PromptError(f"The text {sentence!r} is none: pass sentences, or documents as lists of sentences.")
+        raise PromptError(f"The text {sentence!r} is not a string: pass sentences, or documents as lists of sentences.")
     return len(backend.encode(sentence)) >= rows + 2
 
 

@@ -1,10 +1,10 @@
-"""What decides each claim, named before anything is run: the findings that all have to hold, and one p for all of them.
+"""What decides each claim, fixed before anything is run: the findings that all have to hold, and one p for all of them.
 
 The paper's claims say "and": that on-topic text gets likelier *and* other text stays, that sentiment shifts in *both*
-directions. So a claim is decided by all of its parts (an intersection-union test, Berger 1982): it holds where every
-part does, its p is the largest of theirs, and that takes no adjustment for their number. One part that goes the other
-way is enough against it, unadjusted. The parts are the paper's own wording; where a claim says more than a run can
-tell, `without` says what is left out and why.
+directions. So a claim is decided by all of its parts (an intersection-union test, Berger 1982): it holds if every part
+does, its p is the largest of theirs, and no adjustment for their number is needed. One part that goes the other way is
+enough against it, unadjusted. The parts follow the paper's own wording; where a claim says more than a run can show,
+`without` says what is left out and why.
 """
 
 import importlib
@@ -26,7 +26,7 @@ class Part:
         within: Where it is claimed to stay, the module and name of the margin.
         against: The side that speaks against staying; None for both.
         every: Whether all findings that begin so count, as for both directions; else the first does.
-        alone: Whether it is judged by its interval alone, whatever nulls stand beside it.
+        alone: Whether it is judged by its interval alone, regardless of nulls.
     """
 
     experiment: str
@@ -59,14 +59,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of a claim.
+    """The decision on a claim.
 
     Attributes:
         claim: The claim.
         verdict: Over all parts.
         p_value: The largest of the parts'; NaN where one has none.
         parts: Each finding that counts, with its own p.
-        without: What the claim says beside, and why it is left out.
+        without: What else the claim says, and why it is left out.
     """
 
     claim: int
@@ -83,7 +83,7 @@ class Primary:
     Attributes:
         claim: The claim.
         parts: What has to hold, all of it.
-        without: What the claim says beside, and why it is left out; empty where nothing is.
+        without: What else the claim says, and why it is left out; empty if nothing is.
     """
 
     claim: int
@@ -91,7 +91,7 @@ class Primary:
     without: str = ""
 
     def decided(self, findings: Mapping[str, Sequence[Finding]]) -> Decision | None:
-        """What the findings of a run say of the claim; None where a part of it was not measured.
+        """What the findings of a run say about the claim; None if a part of it was not measured.
 
         Args:
             findings: By experiment.
@@ -130,14 +130,14 @@ PRIMARY: tuple[Primary, ...] = (
         Part("token-shift", "log-probability of the topic's tokens", "greater"),
         Part("token-shift", "share of the vocabulary that rises less", "greater"),
         Part("token-shift", "skewness of the tokens' mean changes", "greater"),
-    ), "the bulk's being normal, for which the paper gives no number"),
+    ), "that the bulk is normal, for which the paper gives no number"),
     Primary(5, (Part("sentiment", "share of ", "greater", every=True),)),
     Primary(6, (Part("toxicity", "negativity (VADER) of continuations", "less"),),
             "profanity, which is too rare in what small models write"),
     Primary(7, (
         Part("sentiment", "relevance of continuations", None, ("continuations", "RELEVANCE_MARGIN"), "less", True),
         Part("toxicity", "relevance of continuations", None, ("continuations", "RELEVANCE_MARGIN"), "less", True),
-    ), "the cost in fluency, for a limit on it was part of the choice"),
+    ), "the cost in fluency, because a limit on it was part of the choice"),
     Primary(8, (Part("knowledge", "P@", within=("knowledge", "MARGIN"), every=True),)),
     Primary(9, (
         Part("overhead", "time premium of a steered forward", None, ("overhead", "MARGIN"), "greater"),

@@ -151,7 +151,7 @@ class Prompting(Experiment):
             reason += "; the claim itself speaks of unrelated text"
         if moves(own := self.injection["on-topic"], "less") != "same direction":
             verdict = "not testable here"
-            reason = f"the injection is not seen to do anything on the topic, where it has {own}"
+            reason = f"the injection has no significant effect on the topic: {own}"
         elif verdict == "undecided":
             reason = ""
         return Finding(
@@ -171,13 +171,13 @@ class Prompting(Experiment):
         verdict = moves(home, "greater")
         if verdict == "same direction":
             return Finding(11, about, moves(found, "less"), found, paper, f"read where it is added: {home}")
-        reason = f"read where it is added it is not seen to raise them: {home}"
+        reason = f"read where it is added, it does not raise them significantly: {home}"
         if home.n < FEWEST_PROMPTS:
-            reason = f"{home.n} prompts are too few to tell what it does read where it is added: {home.value:.3g}"
+            reason = f"{home.n} prompts are too few to judge it read where it is added: {home.value:.3g}"
         return Finding(11, about, "not testable here", found, paper, reason)
 
     def summary(self) -> str:
-        """What was done and what came out."""
+        """What was done and what was found."""
         on, off = (f"{self.injection[texts].value:.3f}" for texts in ("on-topic", "off-topic"))
         on_prompt, off_prompt = (f"{self.prompt[texts].value:.3f}" for texts in ("on-topic", "off-topic"))
         moved = "; ".join(
@@ -216,9 +216,9 @@ def prompting(
     """Compare injection with prompting (the paper's question whether it is just adding tokens).
 
     Layer and coefficient are those with the largest fall of on-topic perplexity on one half of the texts among those
-    that raise off-topic perplexity there by a percent at most, or else with the smallest rise; what is reported is
-    the other half's. Every null chooses by the same rule on the same half. Unsteered, steered and prompted texts are
-    compared over the same predictions: those made behind the rows of the vector.
+    that raise off-topic perplexity there by at most a percent, or else with the smallest rise; results are from the
+    other half. Every null chooses by the same rule on the same half. Unsteered, steered and prompted texts are compared
+    over the same predictions: those made after the rows of the vector.
 
     Args:
         model: The model.
@@ -232,17 +232,17 @@ def prompting(
         coefficients: Coefficients to choose from.
         transplant_layers: Layers to read at and to add at; by default 0, and the quarters of the model's depth.
         transplant_coefficient: Coefficient of the transplants.
-        n: Most texts of each kind; of more, so many are taken evenly.
-        nulls: Null vectors; the prompt's are as many unrelated pieces of text.
+        n: Maximum number of texts of each kind, taken evenly.
+        nulls: Null vectors; the prompt's nulls are as many unrelated pieces of text.
         seed: Seed of the halves and the nulls.
-        path: An sqlite file that keeps the transplants as they come.
+        path: An sqlite file that stores the transplants as they are computed.
         executor: As in `sweep`.
         progress: Whether to show bars.
 
     Raises:
-        PromptError: The pair is unpaired, a text is none, or no word is one token.
+        PromptError: The pair is unpaired, a text is not a string, or no word is one token.
         SettingError: There are too few texts to choose on one half and report on the other, the pair is about no topic
-            of the package and words or texts are not given, or a setting is out of its range.
+            of the package and words or texts are not given, or a setting is out of range.
         LayerError: A layer does not exist.
     """
     check_run(seed=seed)

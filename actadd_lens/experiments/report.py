@@ -32,16 +32,16 @@ _CLASSES = dict(zip(get_args(Verdict), ("same", "small", "opposite", "none", "un
 _PRIMARY_COLUMNS = ("claim", "decided by", "verdict", "p", "q")
 
 _READING = (
-    "A verdict compares one measured number with what the paper claims. “Same direction”: the whole 95 % interval "
-    "lies on the claimed side, and p is at most .05 against null vectors of equal row norms, where there are nulls "
-    "(with fewer than 39 also the p from their mean and spread); or, for something that is claimed to stay, inside the "
-    "margin that is told. “Opposite”: the same on the other side. “Shown to be small”: the interval lies within a "
-    "margin that was told before, a tenth of the paper's own effect where nothing else is told. “Undecided”: neither, "
-    "which is no evidence that there is nothing. “Not testable here”: nothing that this run measures could tell, for "
-    "the reason told. What decides a claim was named before anything was run: all findings that its wording asks for "
-    "have to hold. Its p is the largest of theirs, one-sided; q is that p adjusted for the false discovery rate over "
-    "the claims of this report (Benjamini and Hochberg). The other findings stand beside, each by itself; some judge "
-    "the same steered number in another way."
+    "A verdict compares one measured number with the paper's claim. “Same direction”: the whole 95 % interval lies on "
+    "the claimed side and, if there are null vectors of equal row norms, p against them is at most .05 (with fewer "
+    "than 39 nulls also the p from their mean and spread); for something that is claimed to stay, the interval lies "
+    "inside the stated margin. “Opposite”: the same on the other side. “Shown to be small”: the interval lies within a "
+    "margin that was fixed in advance, a tenth of the paper's own effect by default. “Undecided”: neither, "
+    "which is not evidence that there is no effect. “Not testable here”: nothing that this run measures could decide "
+    "it, for the reason given. What decides a claim was fixed before anything was run: all findings that its wording "
+    "requires have to hold. Its p is the largest of theirs, one-sided; q is that p adjusted for the false discovery "
+    "rate over the claims of this report (Benjamini and Hochberg). The other findings are reported as well, each by "
+    "itself; some judge the same steered number in another way."
 )
 
 
@@ -140,7 +140,7 @@ def _by_claim(run: "Reproduction") -> dict[int, list[tuple[str, Finding]]]:
 
 
 def _setting(value: Any) -> str:
-    """A setting in a few characters; long lists by their number."""
+    """A setting as short text; long lists by their length."""
     if isinstance(value, Mapping):
         return "; ".join(f"{name}: {_setting(item)}" for name, item in value.items())
     if isinstance(value, list):

@@ -70,8 +70,8 @@ class Shift:
         success: Whether a continuation scores beyond zero on the wanted side.
         compound: VADER's compound score.
         disfluency: Perplexity after the prompt.
-        relevance: What the continuation has to do with its prompt.
-        own_relevance: How much more it has to do with its own prompt than with another.
+        relevance: How related the continuation is to its prompt.
+        own_relevance: How much more it is related to its own prompt than to another.
     """
 
     source: str
@@ -116,7 +116,7 @@ class Sentiment(Experiment):
         )
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Share of continuations of the wanted sentiment: unsteered, prompted and steered, beside the nulls."""
+        """Share of continuations of the wanted sentiment: unsteered, prompted and steered, with the nulls."""
         from actadd_lens.plots.experiments_writing import plot_sentiment
 
         return plot_sentiment(self, ax=ax)
@@ -128,7 +128,7 @@ class Sentiment(Experiment):
     def _findings(self, shift: Shift) -> list[Finding]:
         side: Side = "greater" if shift.target == "positive" else "less"
         success, told, rise = _PAPER.get((shift.source, shift.target), ("", "", None))
-        lexicon = "VADER, a lexicon, decides; in the paper a classifier does."
+        lexicon = "VADER, a lexicon, decides; the paper uses a classifier."
         change, compound = shift.success.change(), shift.compound.change()
         where = f"{shift.label}; {self.settings['cell']}"
         share = f"share of {shift.target} continuations, {shift.success.told()}, {where}"
@@ -141,7 +141,7 @@ class Sentiment(Experiment):
         ]  # fmt: skip
 
     def summary(self) -> str:
-        """What was done and what came out."""
+        """What was done and what was found."""
         told = [
             f"{shift.label}: {100 * shift.success.mean('unsteered'):.0f} % of continuations unsteered, "
             f"{100 * shift.success.mean('steered'):.0f} % steered, {100 * shift.success.mean('prompted'):.0f} % after "
@@ -176,24 +176,24 @@ def sentiment(
     executor: Any = None,
     progress: bool = True,
 ) -> Sentiment:
-    """Continue texts of one sentiment in the other, both ways, beside prompting for it.
+    """Continue texts of one sentiment in the other, both ways, and compare steering with prompting for it.
 
-    Pair, layer and coefficient are one choice for all directions, made on one half of each sentiment's prompts; what is
-    reported comes from the other half. Each null makes a choice of its own by the same rule on the same prompts.
-    Towards the negative the vector is subtracted. In the prompted arm the text of the pair on the wanted side stands
-    before the prompt, and nothing is added. Empty continuations have no score.
+    Pair, layer and coefficient are one choice for all directions, made on one half of each sentiment's prompts; results
+    are from the other half. Each null makes its own choice by the same rule on the same prompts. Towards the negative
+    the vector is subtracted. In the prompted condition, the text of the pair on the wanted side is put before the
+    prompt, and nothing is added. Empty continuations have no score.
 
     Args:
         model: The model.
         pairs: One prompt pair or several, positive side first.
         prompts: Beginnings by their sentiment: `positive`, `negative`, and `neutral` ones to steer both ways; 8 or
             more of each. By default beginnings of the package's sentences.
-        layers: Layers to choose among; by default those as deep as the paper's.
+        layers: Layers to choose among; by default those at the paper's relative depths.
         coefficients: Coefficients to choose among, as sizes.
-        most_disfluency: Largest ratio of perplexities that a chosen cell may have, where it is chosen.
-        choose_on: Most prompts of each sentiment's one half that the choice is made on, with one sample each.
-        n: Samples per prompt and arm.
-        max_new_tokens: Most tokens to add.
+        most_disfluency: Largest ratio of perplexities that a cell may have to be chosen.
+        choose_on: Maximum number of prompts of each sentiment that the choice is made on, with one sample each.
+        n: Samples per prompt and condition.
+        max_new_tokens: Maximum number of tokens to add.
         nulls: Null vectors.
         top_p: As in `complete`.
         temperature: As in `complete`.
@@ -206,8 +206,8 @@ def sentiment(
         progress: Whether to show bars.
 
     Raises:
-        SettingError: A setting is out of its range, or there are fewer than 8 prompts of a sentiment; else the errors
-            of `sweep_completions`.
+        SettingError: A setting is out of range, or there are fewer than 8 prompts of a sentiment; else the errors of
+            `sweep_completions`.
     """
     check_run(seed=seed)
     given = _default_prompts() if prompts is None else {
@@ -228,7 +228,7 @@ def sentiment(
     return Sentiment(
         model=backend_of(model).name,
         settings={**choice_settings(cells, tried, most_disfluency, "the compound score"), **setup.settings()},
-        notes=("The prompted arm has random numbers of its own; its difference from the others is not paired.",
+        notes=("Prompted texts use random numbers of their own, so their difference from the others is not paired.",
                told_empty([shift.arms for shift in shifts])),
         shifts=shifts,
     )  # fmt: skip
@@ -258,7 +258,7 @@ class _Setup:
         return halves(self.prompts[source], self.written["seed"], self.choose_on)
 
     def cells(self) -> Cells:
-        """What there is to choose among, once all that can be wrong is known to be right."""
+        """The cells to choose among, after checking all settings."""
         known = {source for source, _ in _DIRECTIONS}
         if not self.prompts or not set(self.prompts) <= known:
             raise SettingError(f"The prompts are of {sorted(self.prompts)}: expected some of {sorted(known)}.")

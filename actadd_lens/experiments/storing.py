@@ -1,4 +1,4 @@
-"""What a run writes: files that appear complete or not at all, and values as JSON has them."""
+"""What a run writes: files that appear complete or not at all, and values in JSON."""
 
 import json
 import platform

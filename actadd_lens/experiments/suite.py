@@ -1,4 +1,4 @@
-"""Every experiment by its name, and one run of them that keeps what is done and writes one report."""
+"""Every experiment by its name, and a run of them that keeps finished work and writes one report."""
 
 import hashlib
 import inspect
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STORE = "results.sqlite"
-"""Where sweeps keep their cells, beside the results."""
+"""Where sweeps keep their cells, next to the results."""
 
 _FORMAT = 2
 """Changes whenever a kept result is written otherwise."""
@@ -33,15 +33,15 @@ _FORMAT = 2
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came of one experiment, as it is kept.
+    """The outcome of one experiment, as it is stored.
 
     Attributes:
         name: The experiment.
         title: The same, as the report has it.
         settings: Everything that the numbers depend on.
-        findings: What it says of the claims.
-        notes: What a reader must know beside the numbers.
-        summary: What was done and what came out.
+        findings: What it says about the claims.
+        notes: What a reader must know besides the numbers.
+        summary: What was done and what was found.
         columns: Names of its table's columns.
         rows: Its table.
         pictures: File names of its pictures, in the folder of the run.
@@ -86,7 +86,7 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Reproduction:
-    """What came of a run of experiments.
+    """The outcome of a run of experiments.
 
     Attributes:
         model: The model, in words and numbers.
@@ -153,10 +153,10 @@ def reproduce(
     executor: Any = None,
     progress: bool = True,
 ) -> Reproduction:
-    """Run experiments in order, keep each as it comes, and write one report of them.
+    """Run experiments in order, store each as it finishes, and write one report on all of them.
 
-    A result that lies in the folder under the same model, settings, data and version is read instead of run again; a
-    killed run goes on where it was, also inside a sweep. One that fails is told in the report, the others go on.
+    A stored result with the same model, settings, data and version is read instead of run again; a killed run continues
+    where it was, also inside a sweep. If one fails, the report says so, and the others continue.
 
     Args:
         model: The model.
@@ -164,14 +164,15 @@ def reproduce(
         out: Folder of results and report; made when missing.
         quick: Few prompts, nulls and layers, to see everything in minutes.
         shared: Settings for every experiment here that takes them, such as `{"nulls": 50, "seed": 1}`.
-        settings: Settings of single experiments, data included, such as `{"knowledge": {"facts": mine}}`; they win.
-        note: Called with each outcome, and whether it was there already.
-        executor: Who runs the sweeps and writes the texts, as in `sweep`; no outcome hangs on it.
+        settings: Settings of single experiments, including data, such as `{"knowledge": {"facts": mine}}`; they take
+            precedence.
+        note: Called with each outcome, and whether it was stored already.
+        executor: What runs the sweeps and writes the texts, as in `sweep`; no outcome depends on it.
         progress: Whether to show bars.
 
     Raises:
-        SettingError: There is no such experiment, none here takes a setting, or one cannot be told from others of its
-            kind. Nothing has run then.
+        SettingError: There is no such experiment, none here takes a setting, or a setting cannot be hashed. Nothing was
+            run.
     """
     backend = backend_of(model)
     check_executor(backend, executor)

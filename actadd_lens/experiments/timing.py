@@ -80,7 +80,7 @@ def measure(arm: Arm, reference: Arm, *, repeats: int, warmup: int = 2) -> Measu
 
     Args:
         arm: The arm that is judged.
-        reference: The arm that it is judged by.
+        reference: The arm that it is compared with.
         repeats: Timed repeats; each runs both arms once.
         warmup: Repeats before them that are not kept.
     """

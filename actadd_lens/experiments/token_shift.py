@@ -48,8 +48,8 @@ class TokenShift(Experiment):
         token_ids: Their ids.
         after_prompts: The shift after prompts, with its lists of tokens.
         rise: Change of the log-probability of the topic's tokens together, in nats, over prompts.
-        place: Share of the vocabulary that rises less than a topic token, mean over topic tokens; 0.5 for no order.
-        kl_share: Part of KL(steered || unsteered) that the topic's tokens have.
+        place: Share of the vocabulary that rises less than a topic token, mean over topic tokens; 0.5 is chance.
+        kl_share: Part of KL(steered || unsteered) that is due to the topic's tokens.
         skewness: Skewness of the tokens' mean changes over texts; above 0 with a heavy positive tail.
         bulk: Correlation of the middle 90 % of those changes with the quantiles of a normal distribution.
         seen: The tokens of the texts that occur often enough, as ids.
@@ -82,7 +82,7 @@ class TokenShift(Experiment):
         return self.after_prompts.frame()
 
     def text_frame(self) -> "pd.DataFrame":
-        """Mean change of each token over the texts, the largest rise first, beside the nulls."""
+        """Mean change of each token over the texts, the largest rise first, with the nulls."""
         import pandas as pd
 
         table = pd.DataFrame({"token": self.seen, "text": self.seen_texts, "change": self.changes[0]})
@@ -119,7 +119,7 @@ class TokenShift(Experiment):
         )  # fmt: skip
 
     def summary(self) -> str:
-        """What was done and what came out."""
+        """What was done and what was found."""
         rises = ", ".join(
             f"{visible(token.text)} ×{np.exp(token.change):.3g}" for token in self.after_prompts.rises[:5]
         )
@@ -162,25 +162,25 @@ def token_shift(
         words: Topic words, by default those of the package's topic that the pair names; the ones that are a single
             token count.
         tokens: Topic tokens instead, as texts of one token or ids.
-        prompts: Prompts to look behind; the package's neutral ones by default.
-        texts: Texts to look through; the package's sentences about all topics by default.
-        layer: Injection layer; a third of the way up by default, as the paper's.
+        prompts: Prompts whose next token is read; the package's neutral ones by default.
+        texts: Texts whose tokens are read; the package's sentences about all topics by default.
+        layer: Injection layer; a third of the way up by default, as in the paper.
         coefficient: Injection coefficient.
         k: Tokens in each list.
-        least: List only tokens of at least this mean probability in one of the arms.
+        least: List only tokens of at least this mean probability, steered or unsteered.
         least_count: Leave out tokens that occur less often in the texts.
         nulls: Null vectors.
         null_kind: As in `null_vectors`.
         seed: Seed of the nulls.
-        batch_size: Most rows in one pass.
-        path: As in `sweep`; what is read over texts is not kept.
+        batch_size: Maximum number of rows per pass.
+        path: As in `sweep`; what is read over texts is not stored.
         executor: As in `sweep`.
-        progress: Whether to show a bar when it takes more than a moment.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
         PromptError: A text cannot be used, or a topic token is not one.
         SettingError: The pair is about no topic of the package and neither words nor tokens are given, no topic word is
-            a single token, or a setting is out of its range.
+            a single token, or a setting is out of range.
         LayerError: There is no such layer.
     """
     check_run(seed=seed, batch_size=batch_size)

@@ -31,7 +31,7 @@ _RISE = {"share": 0.9 - 0.02, "words": 1.77 - 0.025}
 """The paper's rise at its best layer: share of completions with a topic word, and topic words per completion."""
 
 _GONE = 0.1
-"""Share of the effect at the chosen layer that may be left where it counts as gone; ours, as the paper gives none."""
+"""Share of the effect at the chosen layer that may remain if it counts as gone; ours, as the paper gives none."""
 
 Place = tuple[int, int, int, int]
 
@@ -43,7 +43,7 @@ class TopicWords(Experiment):
     Attributes:
         sweep: Share of completions with any topic word, and words per completion, in every cell.
         best: The cell that was chosen by the share on one half of the prompts.
-        report: The other half, by their places.
+        report: The held-out half, by their places.
         n_layers: Layers of the model.
     """
 
@@ -64,7 +64,7 @@ class TopicWords(Experiment):
         return table.rename(columns={"metric": "measure"})
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Topic words per completion over layers, beside the paper's."""
+        """Topic words per completion over layers, with the paper's values."""
         from actadd_lens.plots.experiments_writing import plot_topic_words
 
         return plot_topic_words(self, COUNT, ax=ax)
@@ -77,7 +77,7 @@ class TopicWords(Experiment):
 
     @property
     def share(self) -> Estimate:
-        """Share of completions with a topic word at the chosen layer, on the half that nothing was chosen on.
+        """Share of completions with a topic word at the chosen layer, on the held-out half.
 
         Each null reports from the cell that it chose itself.
         """
@@ -137,17 +137,17 @@ class TopicWords(Experiment):
         return takes_up, words, *self._layer_findings(can_go=words.verdict == "same direction")
 
     def _layer_findings(self, *, can_go: bool) -> tuple[Finding, Finding]:
-        """That it is gone at the last layers can be told only where those were measured, and where it was there."""
+        """That the effect vanishes at the last layers is testable only if they were measured and there was one."""
         best, last = self.best.layer, self._last_layer
         about = (
             f"topic words per completion at layer {best} − at layer {last}",
-            f"topic words per completion, steered − unsteered, {self._where(last)}, gone where "
-            f"{_GONE:.0%} of the effect at layer {best} is left at most (our margin)",
+            f"topic words per completion, steered − unsteered, {self._where(last)}, gone if "
+            f"at most {_GONE:.0%} of the effect at layer {best} is left (our margin)",
         )
         paper = ("1.77 at layer 5 of 48, about .02 from layer 40", "about .02 from layer 40 of 48, .025 unsteered")
         estimates, reason = (self.beyond_last, self.last), ""
         if not can_go:
-            reason = "There is no effect at the chosen layer that could be gone at the last."
+            reason = "There is no effect at the chosen layer that could vanish at the last."
         elif last < round(40 / 48 * self.n_layers) and last < self.n_layers - 1:
             reason = f"The last layer measured is {last} of {self.n_layers}: too early to be among the last."
         margins = (TENTH * _RISE["words"], _GONE * self.words.value)
@@ -162,7 +162,7 @@ class TopicWords(Experiment):
         return f"{self.best.coefficient:g} × ({self.sweep.grid.labels[0]}) at layer {layer} of {self.n_layers}"
 
     def summary(self) -> str:
-        """What was done and what came out."""
+        """What was done and what was found."""
         effect = self.best.effect
         return (
             f"{100 * effect.steered:.0f} % of the completions of {self.model} hold a topic word with "
@@ -190,7 +190,7 @@ def topic_words(
     executor: Any = None,
     progress: bool = True,
 ) -> TopicWords:
-    """Count topic words in completions at every layer, beside nulls that run through all layers.
+    """Count topic words in completions at every layer, with nulls that run through all layers.
 
     Args:
         model: The model.
@@ -201,7 +201,7 @@ def topic_words(
         layers: Injection layers; by default all.
         coefficients: Injection coefficients.
         n: Samples per prompt and cell.
-        max_new_tokens: Most tokens to add.
+        max_new_tokens: Maximum number of tokens to add.
         nulls: Null vectors.
         top_p: As in `complete`.
         temperature: As in `complete`.
@@ -211,8 +211,8 @@ def topic_words(
         progress: Whether to show a bar.
 
     Raises:
-        SettingError: A setting is out of its range, there are fewer than 8 prompts, or the pair is about no topic of
-            the package and words are not given; else the errors of `sweep_completions`.
+        SettingError: A setting is out of range, there are fewer than 8 prompts, or the pair is about no topic of the
+            package and words are not given; otherwise the errors of `sweep_completions`.
     """
     check_run(seed=seed)
     texts = storybook.neutral_prompts()[:40] if prompts is None else each_once(as_texts(prompts))
@@ -240,7 +240,7 @@ def topic_words(
 
 
 def cell_estimate(sweep: CompletionSweep, metric: int, place: Place, prompts: Sequence[int]) -> Estimate:
-    """The effect in one cell on some prompts, beside its nulls.
+    """The effect in one cell on some prompts, with its nulls.
 
     Args:
         sweep: The sweep.

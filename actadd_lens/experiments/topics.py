@@ -1,4 +1,4 @@
-"""Several topics, each with a vector from one pair, and the completions that take it up (section 2d of the paper)."""
+"""Several topics, each with a vector from one pair, and the completions that mention it (section 2d of the paper)."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -101,7 +101,7 @@ class Topics(Experiment):
         }  # fmt: skip
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Rise of each topic with its interval, beside the nulls and the paper's range."""
+        """Rise of each topic with its interval, the nulls and the paper's range."""
         from actadd_lens.plots.experiments_writing import plot_topics
 
         return plot_topics(self, ax=ax)
@@ -111,12 +111,12 @@ class Topics(Experiment):
         rise = self.mean_rise
         apart = [name for name in self.names if self.rise(name).beyond("greater")]
         about = f"share of completions with a topic word, mean over {len(self.names)} topics, {self.settings['cell']}"
-        told = f"{len(apart)} of {len(self.names)} topics stand apart, each looked at by itself: "
+        told = f"{len(apart)} of {len(self.names)} topics are significant, uncorrected for their number: "
         told += f"{', '.join(apart) or 'none'}."
         return (Finding.of_move(3, f"{about}, points", rise, "greater", _PAPER, told, margin=TENTH * _RISE),)
 
     def summary(self) -> str:
-        """What was done and what came out."""
+        """What was done and what was found."""
         rises = ", ".join(f"{name} {self.rise(name).value:+.0f}" for name in self.names)
         return (
             f"Vectors of {len(self.names)} topics on {self.model}, {self.settings['cell']}, {self.settings['choice']}: "
@@ -145,10 +145,10 @@ def topics(
     executor: Any = None,
     progress: bool = True,
 ) -> Topics:
-    """Steer towards several topics, one after another, and count the completions that take each up.
+    """Steer towards several topics, one after another, and count the completions that mention each.
 
-    Layer and coefficient are one choice for all topics, made on one half of the prompts; the other half reports. Each
-    null makes a choice of its own by the same rule on the same prompts.
+    Layer and coefficient are one choice for all topics, made on one half of the prompts; results are from the other
+    half. Each null makes its own choice by the same rule on the same prompts.
 
     Args:
         model: The model.
@@ -156,12 +156,12 @@ def topics(
         pairs: A prompt pair for each topic; by default the likeliest word of the topic that is one token, against
             nothing.
         prompts: 8 or more; by default neutral prompts of the package.
-        layers: Layers to choose among; by default those as deep as the paper's.
+        layers: Layers to choose among; by default those at the paper's relative depths.
         coefficients: Coefficients to choose among.
-        most_disfluency: Largest ratio of perplexities that a chosen cell may have, where it is chosen.
-        choose_on: Most prompts of the one half that the choice is made on, with one sample each.
+        most_disfluency: Largest ratio of perplexities that a cell may have to be chosen.
+        choose_on: Maximum number of prompts that the choice is made on, with one sample each.
         n: Samples per prompt.
-        max_new_tokens: Most tokens to add.
+        max_new_tokens: Maximum number of tokens to add.
         nulls: Null vectors of each topic; null i of all topics chooses one cell.
         top_p: As in `complete`.
         temperature: As in `complete`.
@@ -171,7 +171,7 @@ def topics(
         progress: Whether to show bars.
 
     Raises:
-        SettingError: A setting is out of its range, or there are fewer than 8 prompts; else the errors of
+        SettingError: A setting is out of range, or there are fewer than 8 prompts; else the errors of
             `sweep_completions`.
     """
     check_run(seed=seed)

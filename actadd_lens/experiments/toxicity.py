@@ -59,8 +59,8 @@ class Toxicity(Experiment):
         arms: What was written.
         scores: The scorers' numbers, by what they measure.
         disfluency: Perplexity after the prompt.
-        relevance: What a continuation has to do with its prompt.
-        own_relevance: How much more it has to do with its own prompt than with another.
+        relevance: How related a continuation is to its prompt.
+        own_relevance: How much more it is related to its own prompt than to another.
     """
 
     name: ClassVar[str] = "toxicity"
@@ -81,7 +81,7 @@ class Toxicity(Experiment):
         )
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Change of each score relative to the unsteered arm, beside the nulls."""
+        """Change of each score relative to unsteered text, with the nulls."""
         from actadd_lens.plots.experiments_writing import plot_toxicity
 
         return plot_toxicity(self, ax=ax)
@@ -102,16 +102,18 @@ class Toxicity(Experiment):
         )
 
     def _fall(self, score: Measured) -> Finding:
-        """Not testable where even a fall to zero would not stand apart from no fall."""
+        """Not testable if even a fall to zero would not be significant."""
         change, about = score.change(), f"{score.name} of continuations, {score.told()}, {self.settings['cell']}"
         if not prompt_estimate(-score.unsteered).beyond("less"):
-            reason = f"The unsteered rate is {score.mean('unsteered'):.3g}: even a fall to zero would not stand apart."
+            reason = (
+                f"Even a fall to zero would not be significant: the unsteered rate is {score.mean('unsteered'):.3g}."
+            )
             return Finding(6, about, "not testable here", change, _PAPER, reason)
         limits, margin = "Scored by a word list or lexicon, not an API.", TENTH * _FALL * score.mean("unsteered")
         return Finding.of_move(6, about, change, "less", _PAPER, limits, margin=margin)
 
     def summary(self) -> str:
-        """What was done and what came out."""
+        """What was done and what was found."""
         told = "; ".join(f"{score.name} {score.told()} (change {score.change()})" for score in self.scores)
         return (
             f"{len(self.arms.prompts)} prompts continued on {self.model} with {self.settings['cell']}, "
@@ -143,21 +145,20 @@ def toxicity(
 ) -> Toxicity:
     """Continue hostile prompts with a vector away from hostility, and score what is written.
 
-    Pair, layer and coefficient are chosen on one half of the prompts by the fall of the last scorer; what is reported
-    comes from the other half. Each null chooses its own by the same rule on the same prompts. Empty continuations have
-    no score.
+    Pair, layer and coefficient are chosen on one half of the prompts by the fall of the last scorer; results are from
+    the other half. Each null chooses its own by the same rule on the same prompts. Empty continuations have no score.
 
     Args:
         model: The model.
         pairs: One prompt pair or several, the friendly side first.
         prompts: 8 or more; by default the package's hostile prompts.
-        scored_by: Scorers that are to fall; by default profanity and negativity.
-        layers: Layers to choose among; by default those as deep as the paper's.
+        scored_by: Scorers that should fall; by default profanity and negativity.
+        layers: Layers to choose among; by default those at the paper's relative depths.
         coefficients: Coefficients to choose among.
-        most_disfluency: Largest ratio of perplexities that a chosen cell may have, where it is chosen.
-        choose_on: Most prompts of the one half that the choice is made on, with one sample each.
-        n: Samples per prompt and arm.
-        max_new_tokens: Most tokens to add.
+        most_disfluency: Largest ratio of perplexities that a cell may have to be chosen.
+        choose_on: Maximum number of prompts that the choice is made on, with one sample each.
+        n: Samples per prompt and condition.
+        max_new_tokens: Maximum number of tokens to add.
         nulls: Null vectors.
         top_p: As in `complete`.
         temperature: As in `complete`.
@@ -170,7 +171,7 @@ def toxicity(
         progress: Whether to show bars.
 
     Raises:
-        SettingError: A setting is out of its range, or there are fewer than 8 prompts; else the errors of
+        SettingError: A setting is out of range, or there are fewer than 8 prompts; else the errors of
             `sweep_completions`.
     """
     check_run(seed=seed)

@@ -1,6 +1,6 @@
-"""What a model thinks of a continuation: how far it surprises, and how far it hangs on its prompt.
+"""What a model makes of a continuation: how surprising it is, and how much it depends on its prompt.
 
-Both are read from plain, unsteered forward passes over text that is there already, whoever wrote it.
+Both are read from plain, unsteered forward passes over existing text, whoever wrote it.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ Texts = Sequence[Sequence[str]]
 """For each prompt, its samples."""
 
 Relevance = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
-"""Prompts and as many continuations to one number each: how much a continuation has to do with its prompt."""
+"""Prompts and as many continuations to one number each: how related a continuation is to its prompt."""
 
 EMBEDDINGS = "sentence-transformers/all-MiniLM-L6-v2"
 """The sentence embeddings of the paper (section 2e)."""
@@ -31,14 +31,14 @@ def surprise(
 ) -> Float[np.ndarray, "prompts samples"]:
     """Mean nats per token of continuations after their prompts; its exponential is their perplexity, the disfluency.
 
-    Prompt and continuation are read as one text, so that any model can judge what another one wrote. What outgrows the
+    Prompt and continuation are read as one text, so that any model can judge what another one wrote. What exceeds the
     model's context is left out; an empty continuation has no value (NaN).
 
     Args:
-        model: The model that judges; steering that is open around the call is left out.
+        model: The model that judges; steering that is open around the call is ignored.
         prompts: One prompt for each row of continuations.
         continuations: Continuations of each prompt, as many for one as for another.
-        batch_size: Most rows in one pass.
+        batch_size: Maximum number of rows per pass.
 
     Raises:
         SettingError: There are not as many rows of continuations as prompts.
@@ -58,10 +58,10 @@ def dependence(
     mutual information. It measures relevance without another model.
 
     Args:
-        model: The model that judges; steering that is open around the call is left out.
+        model: The model that judges; steering that is open around the call is ignored.
         prompts: One prompt for each row of continuations.
         continuations: Continuations of each prompt, as many for one as for another.
-        batch_size: Most rows in one pass.
+        batch_size: Maximum number of rows per pass.
 
     Raises:
         SettingError: The model has no BOS token, or there are not as many rows of continuations as prompts.
@@ -129,8 +129,8 @@ def _spans(backend: Backend, prompts: Sequence[str], continuations: Texts) -> li
     counts = {len(row) for row in continuations}
     if len(prompts) != len(continuations) or len(counts) > 1:
         raise SettingError(
-            f"{len(prompts)} prompts and {len(continuations)} rows of {sorted(counts)} continuations do not go "
-            "together: give a row for each prompt, all of one length."
+            f"{len(prompts)} prompts and {len(continuations)} rows of {sorted(counts)} continuations do not "
+            "match: give a row for each prompt, all of one length."
         )
     found = []
     for prompt, row in zip(prompts, continuations, strict=True):

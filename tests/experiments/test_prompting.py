@@ -129,7 +129,7 @@ def test_a_transplant_that_cannot_be_told_is_not_said_to_do_nothing(
         return finding.reason
 
     assert "8 prompts are too few" in reason(Estimate(3.16, np.nan, np.nan, 8, "prompts"))
-    assert "not seen to raise them" in reason(Estimate(0.0, -0.1, 0.1, 20, "prompts"))
+    assert "does not raise them" in reason(Estimate(0.0, -0.1, 0.1, 20, "prompts"))
 
 
 def test_every_null_is_reported_from_the_cell_that_it_chose_itself(
@@ -177,7 +177,7 @@ def test_verdicts_follow_from_the_numbers(found: Prompting) -> None:
     assert verdicts == ["undecided", "opposite"]
     idle = constructed(found, (0.8, 0.9), 1e-5, injection=(0.999, 1.001)).findings()
     assert [finding.verdict for finding in idle[1:3]] == ["not testable here"] * 2
-    assert "not seen to do anything on the topic" in idle[1].reason
+    assert "no significant effect on the topic" in idle[1].reason
     assert {finding.claim for finding in found.findings()} == {11}
 
 

@@ -189,7 +189,7 @@ def test_layers_are_judged_where_there_is_a_fall_early_enough_and_on_the_half_th
     nothing = np.zeros((19, 4, 1, 2))
     idle = made_up(np.concatenate([1e-4 * LAYERS[None, :, None], nothing])).findings()
     assert [idle[5].verdict, idle[5].reason] == [
-        "not testable here", "no fall above 1% at the chosen layer that could be gone",
+        "not testable here", "no fall above 1% at the chosen layer that could vanish",
     ]  # fmt: skip
     found = made_up(np.concatenate([LAYERS[None, :, None], nothing]))
     on_half = found.findings()[6].estimate

@@ -253,7 +253,7 @@ def test_fluency_that_improves_is_no_cost() -> None:
 def test_fluency_is_not_judged_by_the_limit_that_the_cell_was_chosen_with() -> None:
     better, worse = (filled("disfluency", 0.0, np.log(ratio), is_log=True) for ratio in (0.2, 2.5))
     kept = fluency_finding(better, 1.7, "cell", "", chosen_below=1.7)
-    assert (kept.verdict, "chosen for a ratio of at most 1.7" in kept.reason) == ("not testable here", True)
+    assert (kept.verdict, "chosen to have a ratio of at most 1.7" in kept.reason) == ("not testable here", True)
     assert fluency_finding(worse, 1.7, "cell", "", chosen_below=1.7).verdict == "opposite"
 
 
