@@ -4,19 +4,19 @@
 ActAddError
 ├── PromptError (ValueError)              a prompt, pad or prompt pair that cannot be used
 ├── LayerError (ValueError)               a layer that the model does not have
-├── CoefficientError (ValueError)         NaN, infinite, or no number
+├── CoefficientError (ValueError)         NaN, infinite, or not a number
 ├── PositionError (ValueError)            rows that do not fit onto the prompt
-│   └── AmbiguousPositionError            the prompt cannot be told from the forward pass alone
-├── VectorError (ValueError)              vectors that do not go together, or not with this model
+│   └── AmbiguousPositionError            where the prompt ends is not known from the forward pass alone
+├── VectorError (ValueError)              vectors that do not match each other, or not this model
 │   └── FingerprintError                  a vector that was read from another model
-├── VectorFileError (ValueError)          a file that is no sound steering vector, or adapter, or whatever was asked for
+├── VectorFileError (ValueError)          a file that is not a valid steering vector, adapter, or other requested object
 ├── SteeringError (RuntimeError)          steering that cannot act as asked: other threads, a hook point that is gone
 ├── NonFiniteError (ArithmeticError)      numbers that overflowed, so nothing can be read from them
-├── SettingError (ValueError)             any other setting out of its range
-├── WorkerError (RuntimeError)            workers that die again and again, or that compute otherwise
-├── ExtensionError (ImportError)          a name of another package that is not there, is given twice, or does not load
-├── ModelError (ValueError)               an object, name or folder that is no usable model
-│   └── ModelDownloadError (OSError)      a model that is not here and could not be fetched
+├── SettingError (ValueError)             any other setting out of range
+├── WorkerError (RuntimeError)            workers that keep dying, or that would compute other numbers
+├── ExtensionError (ImportError)          a name of another package that is missing, defined twice, or does not load
+├── ModelError (ValueError)               an object, name or folder that is not a usable model
+│   └── ModelDownloadError (OSError)      a model that is not on this machine and could not be fetched
 ```
 
 Every message says what is wrong with the actual value, what was expected, and what to do.
@@ -41,7 +41,7 @@ class LayerError(ActAddError, ValueError):
 
 
 class CoefficientError(ActAddError, ValueError):
-    """An injection coefficient that is NaN, infinite or no number."""
+    """An injection coefficient that is NaN, infinite or not a number."""
 
 
 class PositionError(ActAddError, ValueError):
@@ -49,11 +49,11 @@ class PositionError(ActAddError, ValueError):
 
 
 class AmbiguousPositionError(PositionError):
-    """The prompt cannot be told from the forward pass alone, and is not guessed."""
+    """Where the prompt begins or ends is not known from the forward pass alone, and is not guessed."""
 
 
 class VectorError(ActAddError, ValueError):
-    """Steering vectors that do not go together, or not with this model."""
+    """Steering vectors that do not match each other, or not this model."""
 
 
 class FingerprintError(VectorError):
@@ -61,7 +61,7 @@ class FingerprintError(VectorError):
 
 
 class VectorFileError(ActAddError, ValueError):
-    """A file that holds no sound steering vector, or whatever else was asked for."""
+    """A file that does not hold a valid steering vector, adapter, or other requested object."""
 
 
 class SteeringError(ActAddError, RuntimeError):
@@ -73,19 +73,19 @@ class NonFiniteError(ActAddError, ArithmeticError):
 
 
 class SettingError(ActAddError, ValueError):
-    """A setting out of its range."""
+    """A setting out of range."""
 
 
 class WorkerError(ActAddError, RuntimeError):
-    """Workers that die again and again, cannot be reached, or would compute other numbers than this process."""
+    """Workers that keep dying, cannot be reached, or would compute other numbers than this process."""
 
 
 class ExtensionError(ActAddError, ImportError):
-    """A method, metric or scorer of another package that is not there, is given twice, or does not load."""
+    """A method, metric or scorer of another package that is missing, defined twice, or does not load."""
 
 
 class ModelError(ActAddError, ValueError):
-    """An object, name or folder that is no usable model."""
+    """An object, name or folder that is not a usable model."""
 
 
 class ModelDownloadError(ModelError, OSError):

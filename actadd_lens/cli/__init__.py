@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except ActAddError as error:
         print(f"actadd: error: {error}", file=sys.stderr)
-        print(f"actadd: why, with wrong and right code: docs/{error.section()}", file=sys.stderr)
+        print(f"actadd: explanation, with wrong and right code: docs/{error.section()}", file=sys.stderr)
         return _WRONG_INPUT
     except KeyboardInterrupt:
         print("actadd: interrupted", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`actadd check`: whether everything works on a model, beside Hugging Face's own modules."""
+"""`actadd check`: whether everything works on a model, compared with Hugging Face's own modules."""
 
 import argparse
 import json
@@ -16,18 +16,20 @@ def add(commands: Any) -> None:
     """Add the command and its options."""
     check = commands.add_parser(
         "check",
-        help="whether a model loads, agrees with transformers, and is steered and read rightly",
+        help="check that a model loads, agrees with transformers, and is steered and read correctly",
         epilog="example: actadd check path/to/folder --json",
     )
     check.add_argument("model", help="a TransformerLens name or a local folder")
-    check.add_argument("--family", choices=("hooked", "bridge"), help="only this family (default: all that there are)")
+    check.add_argument(
+        "--family", choices=("hooked", "bridge"), help="only this family (default: all that are installed)"
+    )
     add_device(check)
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command; 1 where something is wrong, or nothing loads."""
+    """Run the command; the exit code is 1 if something is wrong, or nothing loads."""
     from actadd_lens.experiments.checking import check_model, families_here
 
     families = families_here() if options.family is None else (options.family,)
@@ -43,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _shown(rows: Sequence["ModelCheck"]) -> str:
-    """A line for each family, and under it why what is refused is refused."""
+    """A line for each family, followed by the reasons for what is refused."""
     names = ("loads", "whole", "cached", "padded", "lens", "trace")
     lines = [f"{'family':<8}" + "".join(f"{name:<14}" for name in names)]
     for row in rows:
@@ -51,5 +53,5 @@ def _shown(rows: Sequence["ModelCheck"]) -> str:
         lines.append((f"{row.family:<8}" + "".join(f"{cell:<14}" for cell in cells)).rstrip())
         reasons = {name: finding.refused or finding.broke for name, finding in row.findings.items()}
         lines += [f"  {name}: {reason}" for name, reason in reasons.items() if reason]
-    lines.append("Numbers are largest differences from the Hugging Face model run by itself.")
+    lines.append("Numbers are the largest differences from the Hugging Face model run on its own.")
     return "\n".join(lines)

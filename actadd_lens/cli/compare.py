@@ -18,11 +18,13 @@ def add(commands: Any) -> None:
     compare.add_argument("--task", default="sentiment", help="sentiment or weddings (default: sentiment)")
     compare.add_argument("--layer", type=int, help="layer of all methods (default: three fifths of the depth)")
     compare.add_argument("--method", action="append", default=[], metavar="NAME",
-                         help="a method of an installed extension to compare too; may be given again")  # fmt: skip
+                         help="a method of an installed extension to compare too; repeatable")  # fmt: skip
     compare.add_argument("--at-most", type=float, default=0.3, metavar="NATS",
                          help="budget of damage: KL(unsteered || steered) on other text (default: 0.3)")  # fmt: skip
     compare.add_argument("--nulls", type=int, default=19, help="nulls of each method (default: 19)")
-    compare.add_argument("--written", action="store_true", help="score texts that the model writes, not the next token")
+    compare.add_argument(
+        "--written", action="store_true", help="score texts that the model writes, instead of the next token"
+    )
     compare.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     compare.add_argument("--out", type=Path, metavar="FOLDER", help="write tables, picture and JSON there")
     add_model(compare)

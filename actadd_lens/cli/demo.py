@@ -67,7 +67,7 @@ def _print_answers(found: "ChatDemonstration", *, colour: bool) -> None:
     print(
         f"\nOne vector: the mean row of {vector.label}, read at the input of block {vector.layer} and added there to "
         f"every token, {found.landing.touches[-1].relative:.2f} times as long as the stream.\n"
-        + ("Coloured: tokens that it made at least e times as likely, darker for more.\n" if colour else "")
+        + ("Coloured: tokens that it made at least e times as likely; darker means more.\n" if colour else "")
     )
     for question, answers in zip(found.questions, found.answers, strict=True):
         print(f"User: {question}")

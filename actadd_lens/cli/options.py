@@ -1,4 +1,4 @@
-"""What commands share: options of the model, and values as people write them."""
+"""What commands share: options for the model, and parsing of values."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """The options that say which model."""
+    """The options that choose the model."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model", default="storybook", help="a TransformerLens name or a local folder (default: storybook)"
@@ -21,13 +21,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: Any) -> None:
-    """The options that say where a model lies, and in which precision."""
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    """The options for a model's device and precision."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--dtype", help="precision of the weights: float32, bfloat16 or float16 (default: float32)")
 
 
 def add_workers(parser: Any) -> None:
-    """The options that say who does the work."""
+    """The options for sharing work among processes."""
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--workers", type=int, metavar="N", help="share the work among N processes on this machine")
     who.add_argument("--dask", metavar="ADDRESS", help="share it among the workers of a Dask scheduler, "
@@ -36,7 +36,7 @@ def add_workers(parser: Any) -> None:
 
 @contextmanager
 def executor_of(options: argparse.Namespace) -> Iterator[Any]:
-    """What the options say, as `executor=`; None for this process."""
+    """The options as `executor=`; None for this process."""
     if options.workers is not None:
         from actadd_lens.workers import worker_pool
 
@@ -52,7 +52,7 @@ def executor_of(options: argparse.Namespace) -> Iterator[Any]:
 
 
 def numbers(text: str) -> Sequence[int] | str:
-    """Layers as people write them: 0:12, 0:12:2, 3,4,9, or all."""
+    """Layers from text such as 0:12, 0:12:2, 3,4,9, or all."""
     if text == "all":
         return text
     found: list[int] = []
@@ -62,18 +62,18 @@ def numbers(text: str) -> Sequence[int] | str:
             raise argparse.ArgumentTypeError(f"{part!r} is not a layer or range of layers, such as 3, 0:12 or 0:12:2")
         numbers = [int(bound) for bound in bounds]
         if len(numbers) == 3 and numbers[2] == 0:
-            raise argparse.ArgumentTypeError(f"{part!r} takes steps of 0")
+            raise argparse.ArgumentTypeError(f"{part!r} has a step of 0")
         found += numbers if len(numbers) == 1 else range(*numbers)
     return found
 
 
 def place(text: str) -> Any:
-    """A position as people write it: an index, or a name."""
+    """A position from text: an index, or a name."""
     return int(text) if text.removeprefix("-").isdecimal() else text
 
 
 def floats(text: str) -> Sequence[float]:
-    """Numbers between commas."""
+    """Numbers separated by commas."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:

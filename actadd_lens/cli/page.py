@@ -1,4 +1,4 @@
-"""`actadd page`: one HTML file of a sweep or a trace, which needs no server and no network."""
+"""`actadd page`: a self-contained HTML file of a sweep or a trace, which needs no server and no network."""
 
 import argparse
 import sys
@@ -12,7 +12,9 @@ from actadd_lens.errors import SettingError
 
 def add(commands: Any) -> None:
     """Add the command and its options."""
-    page = commands.add_parser("page", help="one HTML file of a sweep or a trace, to be mailed or put on the web")
+    page = commands.add_parser(
+        "page", help="one self-contained HTML file of a sweep or a trace, to be mailed or put on the web"
+    )
     kinds = page.add_subparsers(title="of what", required=True, metavar="KIND")
     swept = kinds.add_parser(
         "sweep",
@@ -34,10 +36,10 @@ def add(commands: Any) -> None:
     traced.add_argument("--layer", type=int, required=True, help="injection layer")
     traced.add_argument("--coefficient", type=float, default=1.0, help="injection coefficient (default: 1)")
     traced.add_argument("--position", default="front", help="front, mid, back, all, or a token index (default: front)")
-    traced.add_argument("--nulls", type=int, default=0, help="null vectors traced beside it (default: 0)")
+    traced.add_argument("--nulls", type=int, default=0, help="null vectors to trace for comparison (default: 0)")
     traced.add_argument("--seed", type=int, default=0, help="seed of the nulls (default: 0)")
     traced.add_argument("--at", choices=("unsteered", "steered"), default="unsteered",
-                        help="the model at which contributions are taken (default: unsteered)")  # fmt: skip
+                        help="model whose norm scale and gradient are used (default: unsteered)")  # fmt: skip
     sweep.add_metrics(traced.add_argument_group("metric, one"))
     add_model(traced)
     _add_file(traced, "trace.html")
@@ -66,7 +68,7 @@ def run_trace(options: argparse.Namespace) -> int:
     _check_place(options.file)
     measured = sweep.metrics_of(options)
     if len(measured) != 1:
-        raise SettingError(f"A trace is of one metric, but {len(measured)} were given.")
+        raise SettingError(f"A trace takes one metric, but {len(measured)} were given.")
     from actadd_lens.analysis.trace import trace_injection
     from actadd_lens.methods.actadd import compute_steering_vector
     from actadd_lens.models import load_model
@@ -88,7 +90,7 @@ def run_trace(options: argparse.Namespace) -> int:
 
 
 def _check_place(file: Path) -> None:
-    """See that there is a folder to write to, before anything is run."""
+    """Check that there is a folder to write to, before anything is run."""
     if not file.parent.is_dir():
         raise SettingError(
             f"There is no folder {file.parent} to write {file.name} to: make it, or give another --file."

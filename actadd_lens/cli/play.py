@@ -9,9 +9,11 @@ from actadd_lens.errors import SettingError
 
 def add(commands: Any) -> None:
     """Add the command and its options."""
-    play = commands.add_parser("play", help="a playground in the browser: steer, look and measure, on this machine")
+    play = commands.add_parser(
+        "play", help="open a playground in the browser, on this machine: steer, inspect and measure"
+    )
     add_model(play)
-    play.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: one that is free)")
+    play.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)")
     play.add_argument("--no-browser", action="store_true", help="only print the address")
     play.set_defaults(run=run)
 
@@ -36,11 +38,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         socket = config.bind_socket()
     except SystemExit:
-        raise SettingError(
-            f"Port {options.port} is taken: choose another one as --port, or 0 for a free one."
-        ) from None
+        raise SettingError(f"Port {options.port} is taken: choose another --port, or 0 for a free one.") from None
     address = f"http://{HERE}:{socket.getsockname()[1]}"
-    print(f"The playground is at {address} (Ctrl + C ends it)", flush=True)
+    print(f"The playground is at {address} (press Ctrl+C to stop)", flush=True)
     if not options.no_browser:
         import webbrowser
 

@@ -20,21 +20,23 @@ def add(commands: Any) -> None:
         help="run the paper's experiments and write one report: verdicts, figures, tables",
         epilog="example: actadd reproduce perplexity --data on_topic=wedding.txt --data off_topic=shipping.txt",
     )
-    reproduce.add_argument("name", nargs="*", help="experiments (default: all); --list tells which there are")
-    reproduce.add_argument("--list", action="store_true", help="list the experiments, and what they take")
+    reproduce.add_argument("name", nargs="*", help="experiments (default: all); --list shows their names")
+    reproduce.add_argument("--list", action="store_true", help="list the experiments and the data that they take")
     reproduce.add_argument("--out", type=Path, default=Path("reproduction"), metavar="FOLDER",
-                           help="folder of results and report, where nothing is run twice "
+                           help="folder for results and report; finished work is kept "
                                 "(default: reproduction)")  # fmt: skip
-    reproduce.add_argument("--quick", action="store_true", help="few prompts and nulls: everything in minutes")
-    own = reproduce.add_argument_group("data and settings, each for the experiments here that take it")
+    reproduce.add_argument(
+        "--quick", action="store_true", help="few prompts and nulls, so that everything takes minutes"
+    )
+    own = reproduce.add_argument_group("data and settings, each applied to the experiments that take it")
     own.add_argument("--data", action="append", default=[], metavar="ROLE=FILE",
-                     help="text, CSV or JSONL; EXPERIMENT.ROLE=FILE where several have the role")  # fmt: skip
+                     help="text, CSV or JSONL; EXPERIMENT.ROLE=FILE if several experiments have the role")  # fmt: skip
     own.add_argument("--column", action="append", default=[], metavar="ROLE.WHAT=COLUMN",
                      help="the column that holds it, such as prompts.text=prompt.text")  # fmt: skip
-    own.add_argument("--most", type=int, help="most rows of a file, or of each label in it, taken evenly")
+    own.add_argument("--most", type=int, help="maximum number of rows of a file, or of each label in it, taken evenly")
     own.add_argument("--pair", nargs=2, metavar=("POSITIVE", "NEGATIVE"), help="prompt pair, for named experiments")
-    own.add_argument("--layers", type=numbers, help="such as 0:12 (12 left out), 0:12:2, 3,4,9, or all")
-    own.add_argument("--coefficients", type=floats, help="such as =-4,-1,1,4 (with = before a minus)")
+    own.add_argument("--layers", type=numbers, help="such as 0:12 (without 12), 0:12:2, 3,4,9, or all")
+    own.add_argument("--coefficients", type=floats, help="such as =-4,-1,1,4 (write = before a minus sign)")
     own.add_argument("--nulls", type=int, help="null vectors")
     own.add_argument("--seed", type=int, help="seed of everything random")
     own.add_argument("--set", action="append", default=[], metavar="EXPERIMENT.SETTING=VALUE", dest="settings",
@@ -54,9 +56,7 @@ def run(options: argparse.Namespace) -> int:
         print("\n".join(one.told() for one in chosen))
         return 0
     if options.pair and not options.name:
-        raise SettingError(
-            "--pair is for the experiments that it suits: name them, such as `actadd reproduce toxicity`."
-        )
+        raise SettingError("--pair needs experiments that it suits: name them, such as `actadd reproduce toxicity`.")
     data = read_roles({one.name: one.data for one in chosen}, options.data, options.column, most=options.most)
     settings = merged(data, read_settings(options.settings))
     asked = {name: getattr(options, name) for name in ("layers", "coefficients", "nulls", "seed")}

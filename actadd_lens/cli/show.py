@@ -1,4 +1,4 @@
-"""`actadd show`: what a file of a steering vector or of other interventions holds."""
+"""`actadd show`: the contents of a file with a steering vector or other interventions."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from actadd_lens.cli.options import loaded, vector_json
 
 def add(commands: Any) -> None:
     """Add the command and its options."""
-    show = commands.add_parser("show", help="what a file of a steering vector or other interventions holds")
+    show = commands.add_parser("show", help="show the contents of a file with a steering vector or other interventions")
     show.add_argument("file", type=Path)
     show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(run=run)
@@ -37,7 +37,7 @@ def _lines(values: dict[str, Any]) -> Iterator[str]:
 
 
 def _printable(text: str) -> str:
-    """A text without the control characters by which a file could steer the terminal that shows it."""
+    """A text without control characters, with which a file could manipulate the terminal."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 

@@ -1,4 +1,4 @@
-"""`actadd steer`: a prompt completed, steered beside unsteered."""
+"""`actadd steer`: complete a prompt, steered and unsteered."""
 
 import argparse
 import json
@@ -18,12 +18,14 @@ def add(commands: Any) -> None:
     """Add the command and its options."""
     steer = commands.add_parser(
         "steer",
-        help="complete a prompt, steered beside unsteered",
+        help="complete a prompt, steered and unsteered",
         epilog='example: actadd steer "The girl looked at the dog. She felt" --pair " happy" " sad" --layer 3 '
         "--coefficient 4 --n 3",
     )
     steer.add_argument("prompt", nargs="+", help="one or more prompts")
-    steer.add_argument("--chat", action="store_true", help="the prompts are what a user says: write them as a chat")
+    steer.add_argument(
+        "--chat", action="store_true", help="treat the prompts as user messages and format them as a chat"
+    )
     steer.add_argument("--system", metavar="TEXT", help="system message of the chat (default: the model's own)")
     source = steer.add_argument_group("steering vectors")
     source.add_argument("--pair", nargs=2, action="append", default=[], metavar=("POSITIVE", "NEGATIVE"),
@@ -39,13 +41,13 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="steering vector or other interventions from a file",
+        help="file with a steering vector or other interventions",
     )
     source.add_argument("--no-bos", action="store_true", help="read the pairs without BOS")
     source.add_argument("--row", type=int, metavar="INDEX", help="only this row of each pair's vector (-1: the last)")
     source.add_argument("--norm", type=float, help="scale each row of the pairs' vectors to this norm")
     source.add_argument("--position", default="front", help="front, mid, back, all, or a token index (default: front)")
-    source.add_argument("--save", type=Path, metavar="FILE", help="write the vector of the one pair to a file")
+    source.add_argument("--save", type=Path, metavar="FILE", help="write the vector of the pair to a file")
     _add_text(steer)
     add_model(steer)
     steer.add_argument("--json", action="store_true", help="print JSON")
@@ -53,16 +55,19 @@ def add(commands: Any) -> None:
 
 
 def _add_text(steer: argparse.ArgumentParser) -> None:
-    """The options that say how the text goes on."""
+    """The options for how the text is written."""
     text = steer.add_argument_group("text")
     text.add_argument("--n", type=int, default=1, help="samples per prompt (default: 1)")
-    text.add_argument("--max-new-tokens", type=int, default=40, help="most tokens to add (default: 40)")
+    text.add_argument("--max-new-tokens", type=int, default=40, help="maximum number of tokens to add (default: 40)")
     text.add_argument("--seed", type=int, default=0, help="seed of the samples (default: 0)")
     text.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
-    text.add_argument("--top-p", type=float, help="only the likeliest tokens up to this probability")
+    text.add_argument("--top-p", type=float, help="only the likeliest tokens up to this total probability")
     text.add_argument("--top-k", type=int, help="only the k likeliest tokens")
     text.add_argument(
-        "--frequency-penalty", type=float, default=0.0, help="taken from a logit per occurrence (default: 0)"
+        "--frequency-penalty",
+        type=float,
+        default=0.0,
+        help="subtracted from a token's logit for each occurrence (default: 0)",
     )
     text.add_argument(
         "--stop", action="append", default=[], help="text that ends a completion; may be given several times"
@@ -75,9 +80,9 @@ def run(options: argparse.Namespace) -> int:
     if options.save and (len(options.pair) != 1):
         raise SettingError(f"--save writes the vector of one pair, but {len(options.pair)} were given.")
     if options.system is not None and not options.chat:
-        raise SettingError("--system goes with --chat: it is the system message of a chat.")
+        raise SettingError("--system needs --chat: it is the system message of a chat.")
     if not options.pair and (options.no_bos or options.row is not None or options.norm is not None):
-        raise SettingError("--no-bos, --row and --norm go with --pair; a vector from a file is taken as it is.")
+        raise SettingError("--no-bos, --row and --norm need --pair; a vector from a file is used as it is.")
     if not options.pair and not options.vector:
         raise SettingError("Nothing to steer with: give --pair POSITIVE NEGATIVE with --layer, or --vector FILE.")
     position = place(options.position)
@@ -112,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _computed(model: "LensModel", pair: list[str], layer: int, options: argparse.Namespace) -> "SteeringVector":
-    """The vector of a pair, read and cut as the options say."""
+    """The vector of a pair, read and cut according to the options."""
     from actadd_lens.methods.actadd import compute_steering_vector
     from actadd_lens.prompts.pairs import PromptPair
 
@@ -129,9 +134,9 @@ def _per_pair(options: argparse.Namespace, name: str, default: Any) -> list[Any]
         raise SettingError(f"--pair needs --{name}.")
     values = given or [default]
     if not pairs and given:
-        raise SettingError(f"--{name} goes with --pair; a vector from a file has its own.")
+        raise SettingError(f"--{name} needs --pair; a vector from a file has its own.")
     if len(values) not in (1, pairs) and pairs:
-        raise SettingError(f"{len(values)} times --{name} does not go with {pairs} pairs: give one, or one each.")
+        raise SettingError(f"--{name} was given {len(values)} times for {pairs} pairs: give one, or one for each.")
     return values * pairs if len(values) == 1 else values
 
 

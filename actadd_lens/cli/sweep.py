@@ -31,38 +31,42 @@ def add(commands: Any) -> None:
 
 
 def add_options(sweep: argparse.ArgumentParser) -> None:
-    """The options that say what is swept."""
+    """The options for what is swept."""
     sweep.add_argument("prompt", nargs="*", help="prompts (default: the package's first 16 neutral ones)")
     sweep.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="more prompts: one a line, or the column `text` of CSV or JSONL"
+        "--prompts", type=Path, metavar="FILE", help="more prompts: one per line, or the column `text` of CSV or JSONL"
     )
     grid = sweep.add_argument_group("grid")
     grid.add_argument("--pair", nargs=2, action="append", required=True, metavar=("POSITIVE", "NEGATIVE"),
                       help="prompt pair; may be given several times")  # fmt: skip
-    grid.add_argument("--layers", type=numbers, required=True, help="such as 0:12 (12 left out), 0:12:2, 3,4,9, or all")
-    grid.add_argument("--coefficients", type=floats, required=True, help="such as =-4,-1,1,4 (with = before a minus)")
+    grid.add_argument("--layers", type=numbers, required=True, help="such as 0:12 (without 12), 0:12:2, 3,4,9, or all")
+    grid.add_argument(
+        "--coefficients", type=floats, required=True, help="such as =-4,-1,1,4 (write = before a minus sign)"
+    )
     grid.add_argument("--positions", default="front", help="such as front,back,3 (default: front)")
     add_metrics(sweep.add_argument_group("metrics, at least one"))
     course = sweep.add_argument_group("run")
-    course.add_argument("--nulls", type=int, default=0, help="null vectors beside each pair's own (default: 0)")
-    course.add_argument("--seed", type=int, default=0, help="seed of the nulls (default: 0)")
-    course.add_argument("--batch-size", type=int, help="most rows in one pass (default: as memory allows)")
     course.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="write table, pictures and, as they come, results there"
+        "--nulls", type=int, default=0, help="null vectors to compare each pair's vector with (default: 0)"
     )
-    course.add_argument("--resume", action="store_true", help="go on with the results that are in FOLDER")
-    course.add_argument("--cost", action="store_true", help="only tell what it would take")
+    course.add_argument("--seed", type=int, default=0, help="seed of the nulls (default: 0)")
+    course.add_argument("--batch-size", type=int, help="maximum number of rows per pass (default: as memory allows)")
+    course.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write table, pictures and intermediate results to this folder"
+    )
+    course.add_argument("--resume", action="store_true", help="continue with the results in FOLDER")
+    course.add_argument("--cost", action="store_true", help="only print what it would take")
     add_workers(course)
     add_model(sweep)
 
 
 def add_metrics(measured: Any) -> None:
-    """The options that say what is measured."""
+    """The options for what is measured."""
     measured.add_argument("--logprob", action="append", default=[], metavar="TOKEN", help="log-prob of the next token")
     measured.add_argument("--logit-difference", nargs=2, action="append", default=[], metavar=("TOKEN", "OTHER"),
-                          help="logit of one next token minus another's")  # fmt: skip
+                          help="logit of one next token minus that of another")  # fmt: skip
     measured.add_argument("--kl", action="append", default=[], choices=("shift", "damage"),
-                          help="KL(steered || unsteered), or the other way round")  # fmt: skip
+                          help="KL(steered || unsteered), or the reverse")  # fmt: skip
     measured.add_argument("--perplexity", action="store_true", help="perplexity of the prompts")
     measured.add_argument("--entropy", action="store_true", help="entropy of the next token")
 
@@ -86,10 +90,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def plan_of(options: argparse.Namespace) -> "SweepPlan":
-    """The sweep that the options ask for."""
+    """The sweep that the options describe."""
     store = None if options.out is None else options.out / _STORE
     if options.resume and store is None:
-        raise SettingError("--resume goes on with results in a folder: give --out FOLDER as well.")
+        raise SettingError("--resume continues with the results in a folder: give --out FOLDER as well.")
     if store is not None and store.exists() and not options.resume:
         raise SettingError(f"{store} holds results of an earlier run: add --resume, or choose another folder.")
     prompts = _sweep_prompts(options)
@@ -121,7 +125,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingError(f"There can be no folder {folder} ({error}): give another one as --out.") from error
+        raise SettingError(f"The folder {folder} cannot be made ({error}): give another --out.") from error
 
 
 def _sweep_prompts(options: argparse.Namespace) -> list[str]:
@@ -138,7 +142,7 @@ def _sweep_prompts(options: argparse.Namespace) -> list[str]:
 
 
 def metrics_of(options: argparse.Namespace) -> list[Any]:
-    """The metrics that the options ask for."""
+    """The metrics that the options describe."""
     from actadd_lens.measuring import metrics
 
     found = [metrics.next_token_logprob(token) for token in options.logprob]

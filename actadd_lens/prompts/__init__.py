@@ -1,4 +1,4 @@
-"""What a model is given to read: prompt pairs, texts as tokens, and places and spans among them."""
+"""What a model reads: prompt pairs, texts as tokens, and places and spans among the tokens."""
 
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair
 from actadd_lens.prompts.positions import Position, check_position, start_of

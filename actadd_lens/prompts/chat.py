@@ -1,4 +1,4 @@
-"""Chat prompts: messages, written out by the tokenizer's own template, and where each of them lies among the tokens."""
+"""Chat prompts: messages, formatted by the tokenizer's own template, and where each of them lies among the tokens."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +35,7 @@ class Part:
 
 
 class ChatPrompt(str):
-    """A conversation as the model reads it: a text like any other prompt, which also knows its parts.
+    """A conversation as the model reads it: a text like any other prompt that also knows its parts.
 
     Attributes:
         messages: The messages, as pairs of role and content.
@@ -59,10 +59,10 @@ class ChatPrompt(str):
 
 
 def chat(model: LensModel, messages: str | Sequence[Mapping[str, str]], *, system: str | None = None) -> ChatPrompt:
-    """A chat prompt, written out by the tokenizer's own template, up to where the model's turn begins.
+    """A chat prompt, formatted by the tokenizer's own template, up to where the model's turn begins.
 
-    It is a text, to be used wherever a prompt is. Where the template begins with BOS, as most do, no second one is
-    added by `complete` and its like.
+    It is a text that can be used wherever a prompt can. If the template begins with BOS, as most do, `complete` and
+    similar functions add no second one.
 
     Args:
         model: The model.
@@ -71,13 +71,13 @@ def chat(model: LensModel, messages: str | Sequence[Mapping[str, str]], *, syste
 
     Raises:
         PromptError: The tokenizer has no chat template, there is no message, one is not a role and a text, or the
-            template refuses the conversation.
+            template rejects the conversation.
     """
     backend = backend_of(model)
     said = _checked(messages, system)
     if not getattr(backend.tokenizer, "chat_template", None):
         raise PromptError(
-            f"The tokenizer of {backend.name} has no chat template, so it cannot tell how a conversation is written: "
+            f"The tokenizer of {backend.name} has no chat template that says how a conversation is written: "
             "write the prompt as a text, or set tokenizer.chat_template."
         )
     text = _rendered(backend, said)
@@ -88,7 +88,7 @@ def chat(model: LensModel, messages: str | Sequence[Mapping[str, str]], *, syste
 def token_spans(model: LensModel, prompt: str, *, prepend_bos: bool = True) -> dict[str, tuple[int, int | None]]:
     """Where the parts of a chat prompt lie among its tokens, BOS counted.
 
-    A token that holds characters of a message and of the template counts as the message's.
+    A token with characters of both a message and the template counts as the message's.
 
     Args:
         model: The model.
@@ -96,12 +96,12 @@ def token_spans(model: LensModel, prompt: str, *, prepend_bos: bool = True) -> d
         prepend_bos: As in `complete`.
 
     Returns:
-        For each role the first token of its last message, and the token after that message. Where a role speaks
-        several times, `user 1`, `user 2` and so on are all of its messages, from the first. `assistant` is the model's
-        own turn: it starts after the last token of the prompt, and has no end.
+        For each role the first token of its last message, and the token after that message. If a role speaks several
+        times, `user 1`, `user 2` and so on are its messages from the first. `assistant` is the model's own turn: it
+        starts after the last token of the prompt and has no end.
 
     Raises:
-        PromptError: The prompt is not a chat prompt, or its tokenizer does not tell which characters a token covers.
+        PromptError: The prompt is not a chat prompt, or its tokenizer does not report which characters a token covers.
     """
     if not isinstance(prompt, ChatPrompt):
         raise PromptError(
@@ -124,11 +124,11 @@ def token_spans(model: LensModel, prompt: str, *, prepend_bos: bool = True) -> d
 
 
 def read_spans(backend: Backend, tokens: Sequence[int]) -> dict[str, tuple[int, int | None]] | None:
-    """Where the parts of a chat prompt lie, told from its tokens alone, as `token_spans` tells it from the prompt.
+    """Where the parts of a chat prompt lie, from its tokens alone; `token_spans` finds the same from the prompt.
 
-    The tokens are cut where the tokenizer's template writes something between messages. What is found counts only if
-    the template, given these messages, writes the same text again. Of messages that hold the template's own marks
-    nobody can tell more than the model can.
+    The tokens are cut where the tokenizer's template writes something between messages. A result counts only if the
+    template, given these messages, writes the same text again. Messages that contain the template's own marks are as
+    ambiguous here as they are for the model.
 
     Args:
         backend: The model.
@@ -226,7 +226,7 @@ def _rendered(backend: Backend, said: Sequence[tuple[str, str]]) -> str:
     try:
         text = backend.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template raises whatever its author wrote, by way of jinja
-        raise PromptError(f"The chat template of {backend.name} refuses this conversation: {error}") from error
+        raise PromptError(f"The chat template of {backend.name} rejects this conversation: {error}") from error
     return str(text)
 
 
@@ -240,7 +240,7 @@ def _part(backend: Backend, said: tuple[tuple[str, str], ...], index: int, text:
     if not same or text[len(before) : stop].strip() != content.strip():
         raise PromptError(
             f"The chat template of {backend.name} does not write message {index} ({role}) as it is, so its parts "
-            "cannot be told: write the prompt as a text."
+            "cannot be found: write the prompt as a text."
         )
     return Part(role, len(before), stop)
 
@@ -249,7 +249,7 @@ def _covered(backend: Backend, prompt: str, *, prepend_bos: bool) -> tuple[tuple
     """Token ids of a prompt, and the characters that each of them covers; a BOS put before the text covers none."""
     tokens = tuple(backend.encode(prompt, prepend_bos=prepend_bos))
     if not getattr(backend.tokenizer, "is_fast", False):
-        raise PromptError(f"The tokenizer of {backend.name} does not tell which characters a token covers.")
+        raise PromptError(f"The tokenizer of {backend.name} does not report which characters a token covers.")
     plain = backend.tokenizer(str(prompt), add_special_tokens=False, return_offsets_mapping=True)
     shift = len(tokens) - len(plain["input_ids"])
     if shift not in (0, 1) or list(tokens[shift:]) != list(plain["input_ids"]):

@@ -42,7 +42,7 @@ class PromptPair:
 
     Attributes:
         positive: The prompt whose activations are added.
-        negative: The prompt whose activations are taken away; `""` means spaces, None an unpaired addition, whose
+        negative: The prompt whose activations are subtracted; `""` means spaces, None means an unpaired addition, whose
             large BOS row stays in.
         pad: Text or token id of exactly one token; by default the tokenizer's bare space.
         prepend_bos: Whether both rows start with BOS.
@@ -68,7 +68,7 @@ class PromptPair:
 
     @property
     def label(self) -> str:
-        """The pair in a few characters, for axes and tables."""
+        """The pair as a short label, for axes and tables."""
         if self.negative is None:
             return repr(self.positive)
         return f"{self.positive!r} − {self.negative!r}"
@@ -77,7 +77,7 @@ class PromptPair:
         """The two padded rows of token ids.
 
         Raises:
-            PromptError: The pad is not one token, the tokenizer has no bare space, or a row outgrows the context.
+            PromptError: The pad is not one token, the tokenizer has no bare space, or a row is longer than the context.
         """
         backend = backend_of(model)
         rows = [backend.encode(text, prepend_bos=self.prepend_bos) for text in self._texts]
@@ -98,7 +98,7 @@ class PromptPair:
 
 
 def as_pair(pair: Any) -> PromptPair:
-    """A prompt pair from what people write: a `PromptPair`, or a tuple of two texts.
+    """A prompt pair from a `PromptPair` or a tuple of two texts.
 
     Raises:
         PromptError: It is neither.

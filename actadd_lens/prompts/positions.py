@@ -1,8 +1,8 @@
 """Pure arithmetic of positions: which rows of a vector meet which columns of a forward pass.
 
-Token indices are 0-based and count BOS but not padding. The columns of a forward pass are the new tokens of that
-pass; `past` columns lie before them in the KV cache. A position is a place for rows, which land one to a token, or a
-span of tokens that all receive the same row (see `spans`).
+Token indices are 0-based and count BOS but not padding. The columns of a forward pass are the new tokens of that pass;
+`past` columns lie before them in the KV cache. A position is a place for rows, which land one per token, or a span of
+tokens that all receive the same row (see `spans`).
 """
 
 from operator import index as as_index
@@ -21,12 +21,12 @@ PLACES = ("front", "mid", "back")
 
 
 def check_position(position: Any, *, rows: int, bos: bool | None = None) -> Position:
-    """The position in its plain form, once it is known to be one: an index, a name, or a span.
+    """The position in its plain form, after checking it: an index, a name, or a span.
 
     Args:
         position: An index, a name, a span, a slice, or a boolean mask.
         rows: Number of rows of the vector that goes there.
-        bos: For `all` and `prompt`, whether BOS is meant; None leaves it to the name.
+        bos: For `all` and `prompt`, whether BOS is included; None leaves it to the name.
 
     Raises:
         PositionError: The position is not an index, a known name or a span, is negative, or is a span for a vector of
@@ -44,7 +44,7 @@ def check_position(position: Any, *, rows: int, bos: bool | None = None) -> Posi
             )
         return _with_bos(position if isinstance(position, str) else span, bos)
     if bos is not None:
-        raise PositionError(f"bos= goes with a span such as 'all' or 'prompt', not with position {position!r}.")
+        raise PositionError(f"bos= is for a span such as 'all' or 'prompt', not for position {position!r}.")
     if isinstance(position, str):
         if position not in PLACES:
             raise PositionError(f"Position {position!r} is not known: use {_KNOWN}.")
@@ -160,7 +160,7 @@ def overlap(start: int, rows: int, *, past: int, seen: int) -> tuple[slice, slic
 
 
 def as_position(position: Any) -> Any:
-    """A position as people give it to a tool: slices and masks become spans, all else is looked at with its vector.
+    """A position as it is passed to a tool: slices and masks become spans; the rest is checked with its vector.
 
     >>> as_position(slice(1, 3)), as_position("front")
     (slice(1, 3), 'front')
@@ -169,6 +169,6 @@ def as_position(position: Any) -> Any:
 
 
 def plain_position(position: Any) -> Any:
-    """A position as what a table or a JSON file can hold: an index, a name, or a span in words."""
+    """A position in a form for tables and JSON files: an index, a name, or a span in words."""
     span = as_span(position)
     return position if span is None or isinstance(position, str) else repr(span)

@@ -1,7 +1,7 @@
 """Spans: tokens that all receive the same row, as `[start, stop)` of absolute token indices, counted over the KV cache.
 
-Token indices are 0-based and count BOS but not padding. Whether BOS is meant is said by the span: names leave it out
-unless they end in `+bos`; indices mean what they say.
+Token indices are 0-based and count BOS but not padding. Whether BOS is included depends on the span: names exclude it
+unless they end in `+bos`; indices count it as token 0.
 """
 
 import math
@@ -18,14 +18,14 @@ from actadd_lens.prompts.chat import ROLES, read_spans
 
 @dataclass(frozen=True)
 class PromptFacts:
-    """What a span may ask of a prompt.
+    """What a span may need to know about a prompt.
 
     Attributes:
         length: Tokens of the prompt, BOS counted, padding not.
-        has_bos: Whether its first token is BOS; None where the tokens were not seen.
-        tokens: Its token ids; None where they were not seen, or not all of them.
+        has_bos: Whether its first token is BOS; None if the tokens were not seen.
+        tokens: Its token ids; None if not all of them were seen.
         row: Its row in the batch.
-        reader: The model, for marks that are text and parts of a chat; None where it is not known.
+        reader: The model, for marks that are text and parts of a chat; None if it is not known.
     """
 
     length: int
@@ -41,8 +41,8 @@ class Reach:
 
     Attributes:
         start: First token index.
-        stop: First token index beyond it; infinite where generated tokens are covered.
-        mask: For a span with gaps, which tokens from `start` on are meant.
+        stop: First token index beyond it; infinite if generated tokens are covered.
+        mask: For a span with gaps, which tokens from `start` on are covered.
     """
 
     start: int
@@ -62,7 +62,7 @@ class Span(ABC):
 
     @abstractmethod
     def reach(self, prompt: PromptFacts) -> Reach:
-        """The tokens that are meant in one prompt.
+        """The tokens that are covered in one prompt.
 
         Raises:
             PositionError: The prompt has no such tokens.
@@ -83,8 +83,8 @@ class Named(Span):
         """From the prompt's start, or its end, or its last token on."""
         if self.needs_bos and prompt.has_bos is None:
             raise AmbiguousPositionError(
-                "This pass began from a residual stream, so its tokens were not seen and BOS cannot be told from the "
-                f"rest, which position {self.name!r} needs. Start from tokens, or name a position."
+                "This pass began from a residual stream, so its tokens were not seen, and which of them is BOS is not "
+                f"known, which position {self.name!r} needs. Start from tokens, or name a position."
             )
         start = int(bool(prompt.has_bos)) if self.needs_bos else 0
         match self.name.removesuffix("+bos"):
@@ -99,10 +99,10 @@ class Named(Span):
 
 @dataclass(frozen=True)
 class Said(Span):
-    """What somebody says in a chat prompt: the tokens of a role's last message, and nothing of the template's.
+    """What a role says in a chat prompt: the tokens of its last message, without the template's.
 
-    The prompt's tokens tell: they are read by the tokenizer's own chat template. `assistant` is the model's own turn,
-    which starts after the prompt.
+    The message is found in the prompt's tokens with the tokenizer's own chat template. `assistant` is the model's own
+    turn, which starts after the prompt.
     """
 
     name: str
@@ -128,7 +128,7 @@ def _spans_of(prompt: PromptFacts, name: str) -> dict[str, tuple[int, int | None
     """Where the roles of a chat prompt speak; None where it is not a chat prompt."""
     if prompt.tokens is None or prompt.reader is None:
         raise AmbiguousPositionError(
-            f"The part {name!r} of a chat is looked for among the prompt's tokens, but they were not all seen: start "
+            f"The part {name!r} of a chat is looked for among the prompt's tokens, but not all were seen: start "
             "from tokens, and pass the prompt in one piece."
         )
     return read_spans(prompt.reader, prompt.tokens)
@@ -194,7 +194,7 @@ class After(Span):
         """From the last token of the mark's last occurrence in the prompt on."""
         if prompt.tokens is None:
             raise AmbiguousPositionError(
-                f"after({self.mark!r}) looks for its mark among the prompt's tokens, but they were not all seen: start "
+                f"after({self.mark!r}) looks for its mark among the prompt's tokens, but not all were seen: start "
                 "from tokens, pass the prompt in one piece, or use since(index)."
             )
         spans = _spans_of(prompt, self.mark) if self.mark in ROLES and prompt.reader is not None else None
@@ -220,14 +220,15 @@ class After(Span):
 
 
 def after(mark: Any) -> After:
-    """From the last token of a text mark on, generated tokens too: where a chat model's turn begins, say.
+    """From the last token of a text mark on, generated tokens too: for example where a chat model's turn begins.
 
     The last occurrence counts, and its last token is included. A text is looked for in the prompt's text, so it does
-    not matter how it would be tokenised alone; token ids are looked for as they stand.
+    not matter how it would be tokenised alone; token ids are looked for as they are.
 
     Args:
         mark: A text, or token ids: a list or a tensor. In a chat prompt, `user`, `system` and `assistant` are the
-            roles: from the last token before the role's last message on, which for `assistant` is the prompt's last.
+            roles: the span starts at the last token before the role's last message, which for `assistant` is the
+            prompt's last.
 
     Raises:
         PositionError: The mark is empty, or neither text nor token ids.
@@ -288,12 +289,12 @@ def first(n: int) -> Window:
 
 @dataclass(frozen=True)
 class Mask(Span):
-    """Some tokens of the prompt, told one by one: one mask for all prompts, or one per prompt."""
+    """Some tokens of the prompt, marked one by one: one mask for all prompts, or one per prompt."""
 
     table: tuple[tuple[bool, ...], ...]
 
     def reach(self, prompt: PromptFacts) -> Reach:
-        """The tokens that the mask marks; it may end before the prompt does, and says nothing of generated tokens."""
+        """The tokens that the mask marks; it may end before the prompt does, and covers no generated tokens."""
         if len(self.table) > 1 and prompt.row >= len(self.table):
             raise PositionError(
                 f"The mask has {len(self.table)} rows, but there is a prompt number {prompt.row + 1}: give one row, or "
@@ -312,7 +313,7 @@ class Mask(Span):
 
 
 def as_span(position: Any) -> Span | None:
-    """A span from what people write: a name, a span, a slice, or a boolean mask; None where it is none of these.
+    """A span from a name, a span, a slice, or a boolean mask; None if it is none of these.
 
     Raises:
         PositionError: A slice has steps, or a mask is not one of booleans.

@@ -1,4 +1,4 @@
-"""Texts that a model goes on from: what people write, checked, and as token ids."""
+"""Texts that a model continues: checked, and as token ids."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -32,10 +32,10 @@ def as_texts(prompts: Any) -> tuple[str, ...]:
 
 
 def notice_repeats(texts: Sequence[str]) -> None:
-    """Warn of prompts that stand there more than once.
+    """Warn of prompts that are given more than once.
 
-    They are not errors: the numbers of each are right. But a text that is repeated says nothing new, so intervals,
-    p-values and means count it once.
+    They are not errors: the numbers of each are right. But a repeated text adds no information, so intervals, p-values
+    and means count it once.
 
     Warns:
         UserWarning: A text is repeated.
@@ -45,7 +45,7 @@ def notice_repeats(texts: Sequence[str]) -> None:
         first = next(text for text in texts if texts.count(text) > 1)
         warnings.warn(
             f"{repeated} of the {len(texts)} prompts are repeats, such as {first[:40]!r}: each counts once, "
-            "since the others tell nothing new.",
+            "since repeats add no information.",
             stacklevel=3,
         )
 
@@ -66,10 +66,10 @@ def each_once(texts: Sequence[str]) -> tuple[str, ...]:
 def encode_prompts(
     backend: Backend, prompts: Sequence[str], *, prepend_bos: bool = True, room: int = 0
 ) -> list[tuple[int, ...]]:
-    """Token ids of prompts, once each is known to leave room in the context.
+    """Token ids of prompts, after checking that each leaves room in the context.
 
     Raises:
-        PromptError: There is none, one is not text or empty, or one is too long.
+        PromptError: There is no prompt, or one is not text, empty, or too long.
     """
     if not prompts:
         raise PromptError("No prompt was given: pass a text, or several.")

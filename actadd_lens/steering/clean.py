@@ -1,4 +1,4 @@
-"""Reading a model unsteered, whatever steering is open around it, and what interventions come to on known prompts."""
+"""Reading a model unsteered, whatever steering is open around it, and resolving interventions on known prompts."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -98,7 +98,7 @@ def resolved(backend: Backend, assignments: Assignments, prompts: Prompts) -> di
 def landings_of(
     backend: Backend, interventions: Sequence[Intervention], position: Position, prompts: Prompts
 ) -> dict[Spot, list[Landing]]:
-    """What lands where at each hook point, what changes nothing left out.
+    """What lands where at each hook point, without what changes nothing.
 
     Raises:
         PositionError: Rows overhang a prompt, or a prompt has no such tokens.
@@ -108,7 +108,7 @@ def landings_of(
 
 
 def check_fits(backend: Backend, interventions: Sequence[Intervention], position: Position, prompts: Prompts) -> None:
-    """See that everything lands on every prompt; nothing is read or run for it.
+    """Check that everything lands on every prompt, without reading or running anything.
 
     Raises:
         PositionError: Rows overhang a prompt, or a prompt has no such tokens.

@@ -32,14 +32,14 @@ from actadd_lens.vectors.vector import SteeringVector, as_interventions
 
 KIND = "interventions"
 _ORDINARY = (TypeError, KeyError, ValueError, OverflowError, RecursionError, ActAddError)
-"""What is raised where a header holds something else than it should."""
+"""What is raised if a header holds something unexpected."""
 
 
 def save_interventions(vectors: Any, path: str | os.PathLike[str]) -> None:
-    """Write interventions to one safetensors file, whole or not at all; `load_interventions` gives them back.
+    """Write interventions to one safetensors file, completely or not at all; `load_interventions` reads them back.
 
-    Steering vectors, projections, factors, replacements, and any of them behind a gate can be kept, with positions
-    and provenance. What a method made of several is kept as these.
+    Steering vectors, projections, factors, replacements, and any of them behind a gate can be saved, with positions and
+    provenance. A method's result that consists of several is saved as these.
 
     Args:
         vectors: One intervention, or several that act together, in order.
@@ -59,7 +59,7 @@ def save_interventions(vectors: Any, path: str | os.PathLike[str]) -> None:
 def load_interventions(path: str | os.PathLike[str]) -> tuple[Intervention, ...]:
     """The interventions of a file that `save_interventions` or `save` wrote, in order, equal to what was saved.
 
-    Files of steering vectors are read too, ours and those that `load_vectors` knows.
+    Files of steering vectors are read too: this package's, and those that `load_vectors` knows.
 
     Args:
         path: The file.

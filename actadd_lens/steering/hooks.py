@@ -17,7 +17,7 @@ from actadd_lens.steering.landings import Assignment, Landing, Prompts, act, lan
 
 
 class Session(ABC):
-    """Steering that is open on a model: it answers each hook's question, what is done to this stream.
+    """Steering that is open on a model: it tells each hook what is done to its stream.
 
     A session belongs to the thread that opened it.
     """
@@ -53,7 +53,7 @@ class Session(ABC):
 
     @abstractmethod
     def steered(self, spot: Spot, stream: Tensor) -> Tensor | None:
-        """The steered copy of a stream at a hook point; None where nothing of ours meets this pass."""
+        """The steered copy of a stream at a hook point; None if nothing is done in this pass."""
 
 
 class InjectionHook:
@@ -95,7 +95,7 @@ class Told(Session):
 
     Attributes:
         past: Columns in the cache before the next pass.
-        grows: Whether what stands behind a prompt is text that was written after it, and not padding.
+        grows: Whether what comes after a prompt is text that was written after it, and not padding.
     """
 
     def __init__(self, backend: Backend, assignments: Mapping[Spot, Sequence[Assignment]], prompts: Prompts) -> None:
@@ -206,7 +206,7 @@ def injected(backend: Backend, assignments: Mapping[Spot, Sequence[Assignment]],
 
 
 def check_called(session: Session, spots: Sequence[Spot]) -> None:
-    """See that every hook was called.
+    """Check that every hook was called.
 
     Raises:
         SteeringError: One was not.

@@ -1,6 +1,6 @@
-"""Interventions beside adding: setting and removing a projection, scaling, replacing, gating, one for each prompt.
+"""Interventions other than adding: setting and removing a projection, scaling, replacing, gating, one for each prompt.
 
-Each is a small frozen class that says where it acts and gives one pure operation; none is known by name to the engine.
+Each is a small frozen class that says where it acts and gives one pure operation; the engine knows none by name.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ from actadd_lens.vectors.vector import (
 
 @dataclass(frozen=True, eq=False)
 class ProjectionSet(Intervention):
-    """The stream's projection on a direction becomes a value; see `set_projection` and `project_out`.
+    """Set the stream's projection on a direction to a value; see `set_projection` and `project_out`.
 
     Attributes:
         direction: A steering vector of one row; only its direction and the sign of its coefficient count.
-        value: The projection afterwards, in units of the stream: one for all tokens, or one per row.
+        value: The projection afterwards, in the stream's own units: one for all tokens, or one per row.
         position: Where it acts.
     """
 
@@ -74,7 +74,7 @@ class ProjectionSet(Intervention):
         return Project(direction / direction.norm(), self.value.to(direction)[:, None])
 
     def check(self, backend: Backend) -> None:
-        """The direction goes with the model, in the coordinates that it was read in."""
+        """Check that the direction matches the model, and that its coordinates are processed as when it was read."""
         self.direction.check(backend)
         check_coordinates(backend, self)
 
@@ -97,8 +97,8 @@ def set_projection(direction: Any, value: Any, *, layer: int | None = None) -> P
 
     Args:
         direction: A steering vector of one row; or a tensor or array [d_model], with `layer`.
-        value: The projection z afterwards, in units of the stream; or one per token, for tokens from a place on.
-        layer: The layer, where the direction does not tell it.
+        value: The projection z afterwards, in the stream's own units; or one per token, for tokens from a place on.
+        layer: The layer, if the direction does not have one.
 
     Raises:
         VectorError: The direction has several rows, or is zero.
@@ -115,7 +115,7 @@ def project_out(direction: Any, *, layer: int | None = None) -> ProjectionSet:
 
     Args:
         direction: A steering vector of one row; or a tensor or array [d_model], with `layer`.
-        layer: The layer, where the direction does not tell it.
+        layer: The layer, if the direction does not have one.
 
     Raises:
         VectorError: The direction has several rows, or is zero.
@@ -178,7 +178,7 @@ class Scaled(Intervention):
         return Multiply(factor)
 
     def check(self, backend: Backend) -> None:
-        """The model has the layer, and the factor fits the width of the site."""
+        """Check that the model has the layer, and that the factor fits the width of the site."""
         backend.check_layer(self.layer, site=self.site)
         widths = {1, backend.width(self.site)} | ({int(backend.model.cfg.n_heads)} if self.site == "head" else set())
         if self.factor.shape[1] not in widths:
@@ -198,11 +198,11 @@ def scale(
 
     Args:
         factor: A number; [rows, 1] for one factor per token; [width] or [1, width] for one per element (for heads also
-            one per head); [rows, width] for both. A tensor that asks for a gradient keeps its graph.
+            one per head); [rows, width] for both. A tensor that requires a gradient keeps its graph.
         layer: The block.
         site: Where in it: `resid_pre`, `attn_out`, `mlp_out`, `head` (`hook_z`), `neuron` (`hook_post`), or
             `neuron_pre` (`hook_pre`).
-        model: The model that single elements belong to; with it, other models and other weight processing are refused.
+        model: The model that single elements belong to; if given, other models and other weight processing are refused.
         source: Where the factor comes from, in your words.
 
     Raises:
@@ -220,7 +220,7 @@ class Replaced(Intervention):
     """Activations overwritten; see `replace`.
 
     Attributes:
-        values: [rows, width]; None for those of an unsteered pass over the same prompt.
+        values: [rows, width]; None for the values of an unsteered pass over the same prompt.
         layer: The block.
         site: Where in it.
         position: Where it acts.
@@ -249,7 +249,7 @@ class Replaced(Intervention):
 
     @property
     def reads(self) -> tuple[Spot, ...]:
-        """The same spot, unsteered, where clean values are meant."""
+        """The same spot, unsteered, if clean values are used."""
         return (self.spot,) if self.values is None else ()
 
     def operation(self, backend: Backend, clean: CleanReads | None) -> Operation:
@@ -260,7 +260,7 @@ class Replaced(Intervention):
         return Overwrite(clean.values[self.spot])
 
     def check(self, backend: Backend) -> None:
-        """The model has the layer, and the values fit the width of the site."""
+        """Check that the model has the layer, and that the values fit the width of the site."""
         backend.check_layer(self.layer, site=self.site)
         self.provenance.check_model(backend)
         if self.values is None:
@@ -280,12 +280,12 @@ def replace(
 
     Args:
         values: One row, or one per token from a place on: a tensor or an array [width] or [rows, width]. Or `"clean"`:
-            what the unsteered model has there on the same prompt, which undoes what earlier layers changed. Clean
-            values exist for tokens of the prompt; generated ones are left as they are.
+            what the unsteered model has there on the same prompt, which undoes changes by earlier layers. Clean values
+            exist for tokens of the prompt; generated tokens are left unchanged.
         layer: The block.
         site: Where in it: `resid_pre`, `attn_out`, `mlp_out`, `head` (`hook_z`, heads side by side), `neuron`, or
             `neuron_pre`.
-        model: The model that the values were read from; with it, other models and weight processing are refused.
+        model: The model that the values were read from; if given, other models and weight processing are refused.
         source: Where the values come from, in your words.
 
     Raises:
@@ -301,10 +301,10 @@ def replace(
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """Yes or no for a prompt, from one of its tokens in an unsteered pass; see `gate`.
+    """Open or closed for a prompt, decided by one of its tokens in an unsteered pass; see `gate`.
 
     Attributes:
-        direction: A steering vector of one row; the score is the product with its injection.
+        direction: A steering vector of one row; the score is the dot product with its injection.
         threshold: The gate opens above it.
         token: Which token of the prompt is read; -1 is the last.
     """
@@ -340,20 +340,20 @@ class Gate:
         return scores
 
     def weights(self, clean: CleanReads) -> Float[Tensor, " batch"]:
-        """1 where the gate is open, 0 where it is shut."""
+        """1 where the gate is open, 0 where it is closed."""
         return (self.of(clean) > self.threshold).float()
 
 
 def gate(direction: Any, threshold: float, *, layer: int | None = None, token: int = -1) -> Gate:
-    """A gate that opens where a prompt's activation has more than a threshold along a direction.
+    """A gate that opens if a prompt's activation exceeds a threshold along a direction.
 
-    It is read once per prompt, in an unsteered pass, and kept while the model writes on.
+    It is read once per prompt, in an unsteered pass, and kept during generation.
 
     Args:
-        direction: A steering vector of one row, whose injection the activation is multiplied with; or a tensor, with
+        direction: A steering vector of one row, whose dot product with the activation is the score; or a tensor, with
             `layer`.
         threshold: The gate opens above it.
-        layer: Where it is read, if the direction does not tell it.
+        layer: Where it is read, if the direction has no layer.
         token: Which token of the prompt; -1 is the last.
 
     Raises:
@@ -367,12 +367,12 @@ def gate(direction: Any, threshold: float, *, layer: int | None = None, token: i
 
 @dataclass(frozen=True, eq=False)
 class Gated(Intervention):
-    """Another intervention, where a gate is open for the prompt; see `gated`.
+    """Another intervention, applied if a gate is open for the prompt; see `gated`.
 
     Attributes:
         inner: What is done where the gate is open.
         gate: What opens it: a `Gate`, or a function of the prompts' clean reads that gives one weight per prompt.
-        gate_reads: What such a function has to be given.
+        gate_reads: What such a function is given.
     """
 
     inner: Intervention
@@ -421,7 +421,7 @@ class Gated(Intervention):
         return (*own, *self.inner.reads)
 
     def operation(self, backend: Backend, clean: CleanReads | None) -> Operation:
-        """G times the inner operation."""
+        """The inner operation, weighted by the gate."""
         assert clean is not None
         weights = self.gate.weights(clean) if isinstance(self.gate, Gate) else self.gate(clean)
         if not isinstance(weights, Tensor) or weights.shape != (len(clean.lengths),):
@@ -429,7 +429,7 @@ class Gated(Intervention):
         return Blend(self.inner.operation(backend, clean), weights[:, None, None])
 
     def check(self, backend: Backend) -> None:
-        """Both go with the model."""
+        """Check that both match the model."""
         self.inner.check(backend)
         if isinstance(self.gate, Gate):
             self.gate.direction.check(backend)
@@ -448,7 +448,7 @@ class Gated(Intervention):
         return dataclasses.replace(self, inner=self.inner.with_vector(vector))
 
     def times(self, coefficient: float) -> "Gated":
-        """The inner intervention so many times as large."""
+        """The inner intervention, scaled by the coefficient."""
         return dataclasses.replace(self, inner=self.inner.times(coefficient))
 
     def at(self, *, position: Any, bos: bool | None = None) -> "Gated":
@@ -466,19 +466,19 @@ def gated(intervention: Intervention, gate: Any, *, reads: Sequence[tuple[int, S
     Args:
         intervention: A steering vector or any other intervention.
         gate: A `gate(direction, threshold)`; or a function that is given the unsteered activations of the prompts
-            (`CleanReads`) and returns a weight per prompt, 0 for shut and 1 for open.
-        reads: For such a function: layers, or (layer, site), that it is given.
+            (`CleanReads`) and returns a weight per prompt, 0 for closed and 1 for open.
+        reads: For such a function: the layers, or (layer, site), whose activations it is given.
 
     Raises:
-        VectorError: The intervention is none, or the gate neither.
-        SettingError: A function is told nothing to read.
+        VectorError: The intervention or the gate is something else.
+        SettingError: A function has nothing to read.
     """
     (inner,) = as_interventions(intervention)
     if not isinstance(gate, Gate) and not callable(gate):
         raise VectorError(f"A {type(gate).__name__} is not a gate: use gate(direction, threshold), or a function.")
     spots = tuple(Spot(*item) if isinstance(item, tuple) else Spot(item) for item in reads)
     if not isinstance(gate, Gate) and not spots:
-        raise SettingError("The gate is a function, but reads= names no layer that it is to be given.")
+        raise SettingError("The gate is a function, but reads= names no layer for it to read.")
     return Gated(inner, gate, spots)
 
 
@@ -496,19 +496,19 @@ class PerPrompt:
         return len(self.items)
 
     def at(self, *, position: Any, bos: bool | None = None) -> "PerPrompt":
-        """All of them with a position of their own."""
+        """All of them, with this position as their own."""
         moved = tuple(tuple(found.at(position=position, bos=bos) for found in row) for row in self.items)
         return PerPrompt(moved)
 
     def check(self, backend: Backend) -> None:
-        """Each goes with the model."""
+        """Check that each matches the model."""
         for row in self.items:
             for found in row:
                 found.check(backend)
 
 
 def per_prompt(items: Sequence[Any]) -> PerPrompt:
-    """One intervention for each prompt, or each row of a batch: other vectors, or other coefficients.
+    """A separate intervention for each prompt, or each row of a batch: other vectors, or other coefficients.
 
     Args:
         items: One for each prompt: a vector or another intervention, several of them, or None for an unsteered one.
@@ -525,7 +525,7 @@ def per_prompt(items: Sequence[Any]) -> PerPrompt:
 
 
 def by_prompt(backend: Backend, vectors: Any, prompts: int) -> list[tuple[Intervention, ...]]:
-    """What is done to each prompt, once all of it is known to go with the model.
+    """What is done to each prompt, after checking that all of it matches the model.
 
     Args:
         backend: The model.
@@ -533,7 +533,7 @@ def by_prompt(backend: Backend, vectors: Any, prompts: int) -> list[tuple[Interv
         prompts: Number of prompts.
 
     Raises:
-        VectorError: One does not go with the model, or there are not as many as prompts.
+        VectorError: One does not match the model, or there are not as many as prompts.
     """
     if not isinstance(vectors, PerPrompt):
         return [check_interventions(backend, vectors)] * prompts
@@ -544,13 +544,13 @@ def by_prompt(backend: Backend, vectors: Any, prompts: int) -> list[tuple[Interv
 
 
 def check_coordinates(backend: Backend, intervention: Intervention) -> None:
-    """See that a model's weights are processed as those were that an intervention was read with.
+    """Check that a model's weights are processed as they were when an intervention was read.
 
-    On LayerNorm models, centring moves projections and single elements; folding value biases moves what heads mix. On
-    others, and where nothing is recorded, there is nothing to compare.
+    On LayerNorm models, centring changes projections and single elements; folding value biases changes what heads mix.
+    On other models, and where nothing is recorded, there is nothing to compare.
 
     Raises:
-        VectorError: They were processed in another way.
+        VectorError: They were processed differently.
     """
     told = intervention.provenance.weight_processing
     here = backend.weight_processing
@@ -560,7 +560,7 @@ def check_coordinates(backend: Backend, intervention: Intervention) -> None:
         return
     raise VectorError(
         f"{intervention.label} was read with {told}, but {backend.name} here has {here}: projections and single "
-        "elements differ between the two. Read it anew from this model, or load the model in the same way."
+        "elements differ between the two. Read it again from this model, or load the model in the same way."
     )
 
 
@@ -589,7 +589,7 @@ def placed(intervention: Intervention, position: Any) -> Position:
     """Where an intervention goes: its own position, or the one given.
 
     Raises:
-        PositionError: The position is none, or does not go with the number of rows.
+        PositionError: The position is invalid, or does not fit the number of rows.
     """
     own = intervention.position
     return check_position(position if own is None else own, rows=intervention.rows)

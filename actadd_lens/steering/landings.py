@@ -30,7 +30,7 @@ class Assignment:
         intervention: What is done.
         position: Where its row 0 lands, or a span.
         rows: Rows of the batch; None means all.
-        operation: What it comes to, once what it reads is known.
+        operation: Its operation, once what it reads is known.
     """
 
     intervention: Intervention
@@ -53,7 +53,7 @@ def assign(
     """Interventions at their hook points; one's own position wins over the one given.
 
     Raises:
-        PositionError: The position is none, or does not go with an intervention's rows.
+        PositionError: The position is invalid, or does not fit an intervention's rows.
     """
     found: dict[Spot, list[Assignment]] = {}
     for intervention in interventions:
@@ -279,8 +279,8 @@ def resolve(
     if spots:
         if prompts.tokens is None:
             raise AmbiguousPositionError(
-                "A gate or a clean value is read from the prompt in a pass of its own, but the prompt's tokens were "
-                "not seen, or not all of them: start from tokens, and pass the prompt in one piece."
+                "A gate or a clean value is read from the prompt in a pass of its own, but not all of the prompt's "
+                "tokens were seen: start from tokens, and pass the prompt in one piece."
             )
         clean = read(prompts.tokens, spots)
     found = {

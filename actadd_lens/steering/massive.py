@@ -1,12 +1,12 @@
 """Massive activations: rows and tokens that one coordinate makes far larger than others (arXiv 2402.17762).
 
-Some models give a few tokens, BOS first of all, a stream that is tens or hundreds of times as long as all others,
-nearly all of it in one coordinate. Attention rests there; of the text it says nothing.
+Some models give a few tokens, above all BOS, a stream that is tens or hundreds of times as long as all others, nearly
+all of it in one coordinate. Heads attend to it when they have nothing else to do; it says nothing about the text.
 
-A row counts as massive where two things hold, which are both arithmetic. One coordinate outweighs all others together
-(it has more than half of the squared norm), so that the row points along an axis rather than anywhere else. And its
-norm is more than √10 times that of its neighbours, so that a stream that it is added to is less than a tenth of the
-sum's squared norm: what stood there is written over, and an ordinary row that lands on it is lost.
+A row counts as massive if two conditions hold, both of them arithmetic. One coordinate outweighs all others together
+(it has more than half of the squared norm), so that the row points along an axis. And its norm is more than √10 times
+that of its neighbours. Added to an ordinary stream, such a row leaves it less than a tenth of the sum's squared norm,
+so the stream is overwritten; and an ordinary row that is added to a massive token is lost.
 """
 
 import math
@@ -23,14 +23,14 @@ from actadd_lens.models.protocol import Spot
 from actadd_lens.steering.clean import read_clean
 
 FAR = math.sqrt(10)
-"""A norm so many times that of its neighbours leaves them less than a tenth of the squared norm of a sum."""
+"""A norm this many times that of its neighbours leaves them less than a tenth of the squared norm of a sum."""
 
 _OUTWEIGHS = 0.5
-"""Share of the squared norm from which on one coordinate outweighs all others together."""
+"""Share of the squared norm above which one coordinate outweighs all others together."""
 
 
 class MassiveActivationWarning(UserWarning):
-    """A row is massive, or one lands on a token that is: see `actadd_lens.steering.massive`."""
+    """A row is massive, or lands on a massive token: see `actadd_lens.steering.massive`."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Massive:
     Attributes:
         index: The row, or the token, BOS counted.
         text: Its token; empty where the row has none.
-        layer: The layer at which it was looked at.
+        layer: The layer at which it was found.
         ratio: Its norm in units of the median norm of its neighbours.
         coordinate: The coordinate of the stream that is largest there.
         share: That coordinate's share of the squared norm.
@@ -62,7 +62,7 @@ class Massive:
 
 
 def outweighed(rows: Float[Tensor, "rows d_model"]) -> Bool[Tensor, " rows"]:
-    """Rows in which one coordinate outweighs all others together: what a massive row always has."""
+    """Rows in which one coordinate outweighs all others together, as in every massive row."""
     energy = rows.detach().float().square()
     found: Tensor = energy.amax(dim=-1) > _OUTWEIGHS * energy.sum(dim=-1)
     return found
@@ -92,7 +92,7 @@ def massive(
 
 
 def massive_tokens(stream: Float[Tensor, "pos d_model"], *, layer: int, texts: Sequence[str]) -> tuple[Massive, ...]:
-    """The massive tokens of a prompt, beside the median of all its tokens."""
+    """The massive tokens of a prompt, compared with the median of all its tokens."""
     return massive(stream, ordinary_of(stream), layer=layer, texts=texts)
 
 
@@ -150,8 +150,8 @@ def warn_of_rows(found: Sequence[tuple[str, Massive]], *, stacklevel: int) -> No
     """
     if found:
         warnings.warn(
-            f"{_listed([f'({label}), row {item}' for label, item in found])}. Such massive activations say nothing of "
-            "the text: added, they write over the tokens that they land on, and their norm is not a measure for a "
+            f"{_listed([f'({label}), row {item}' for label, item in found])}. Such massive activations say nothing "
+            "about the text: added, they overwrite the tokens that they land on, and their norm is no guide to a "
             "coefficient. Leave the row out (vector.without_rows(i)), read without BOS (PromptPair(..., "
             "prepend_bos=False)), or choose other words or another layer.",
             MassiveActivationWarning,
@@ -171,8 +171,8 @@ def warn_of_landings(rows: Sequence[tuple[str, Massive]], tokens: Sequence[Massi
     told += [f"token {item}" for item in dict.fromkeys(tokens)]
     if told:
         warnings.warn(
-            f"{_listed(told)}. A massive row writes over the tokens that it lands on; what is added to a massive token "
-            "is next to nothing there, whatever its coefficient. Choose another position, or leave such rows out "
+            f"{_listed(told)}. A massive row overwrites the tokens that it lands on; what is added to a massive token "
+            "has almost no effect there, at any ordinary coefficient. Choose another position, or leave such rows out "
             "(vector.without_rows(i)).",
             MassiveActivationWarning,
             stacklevel=stacklevel + 1,

@@ -37,10 +37,10 @@ class Touch:
     Attributes:
         token: Index of the prompt token, BOS counted.
         text: The token.
-        vector: Which vector, by its place among those given.
-        label: The vector in a few characters.
+        vector: Which vector, by its index among those given.
+        label: A short label of the vector.
         layer: Injection layer.
-        row: Row of the vector; None where one row lands on every token.
+        row: Row of the vector; None if one row lands on every token.
         norm: Norm of the injection row.
         relative: The same in units of the unsteered stream's norm at that token and layer.
     """
@@ -63,8 +63,8 @@ class Preview:
         prompt: The prompt.
         tokens: Its tokens as texts, BOS first.
         touches: Every row that lands on a token.
-        parts: Of a chat prompt, for each token who says it, or `template`; empty for other prompts.
-        massive: Tokens that something lands on whose stream is massive there; see `actadd_lens.steering.massive`.
+        parts: For a chat prompt, who says each token, or `template`; empty for other prompts.
+        massive: Tokens with a massive stream on which something lands; see `actadd_lens.steering.massive`.
     """
 
     prompt: str
@@ -147,20 +147,20 @@ def preview(
 ) -> Preview:
     """Show which row lands on which token of a prompt, and how large it is there.
 
-    Runs the unsteered model up to the highest injection layer, no further.
+    Runs the unsteered model up to the highest injection layer and no further.
 
     Args:
         model: The model.
         prompt: One text.
-        vectors: One steering vector or other intervention, or several. For what does not add, the norm is that of the
-            change that it makes to the unsteered activations.
+        vectors: One steering vector or other intervention, or several. For an intervention that does not add, the norm
+            is that of the change it makes to the unsteered activations.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         prepend_bos: Whether the prompt starts with BOS.
 
     Raises:
-        PromptError: The prompt is not text or outgrows the context.
+        PromptError: The prompt is not text, or is longer than the context.
         PositionError: A vector does not fit onto the prompt.
-        VectorError: A vector does not go with the model.
+        VectorError: A vector does not match the model.
 
     Warns:
         MassiveActivationWarning: A row is massive, or lands on a token that is; see `actadd_lens.steering.massive`.
@@ -224,7 +224,7 @@ def notice_landings(
 
 
 def _row_norms(item: Intervention) -> list[float] | None:
-    """Norm of each row of what is added; None for what does something else."""
+    """Norm of each row of what is added; None for interventions that do not add."""
     return item.injection.detach().float().norm(dim=-1).tolist() if isinstance(item, SteeringVector) else None
 
 

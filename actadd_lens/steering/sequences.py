@@ -1,7 +1,7 @@
-"""What a pass tells: which sequence it belongs to, where that sequence's prompt lies, and how far it has come.
+"""What a pass reveals: which sequence it belongs to, where that sequence's prompt lies, and how far it has come.
 
-Knowledge belongs to a sequence. With a KV cache, that is the cache's own object, which comes again with every pass;
-without one, each pass is a sequence of its own. What a pass leaves open is an error, never a guess.
+Knowledge belongs to a sequence. With a KV cache, a sequence is identified by the cache object, which comes back with
+every pass; without one, each pass is its own sequence. What remains unknown is an error, never a guess.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from actadd_lens.steering.landings import Assignment, Landing, Prompts
 REMEDY = "Pass prompt_lengths= to steer, or generate with actadd_lens.complete, which knows its prompts."
 
 _SAME_STREAM = 2e-2
-"""Relative difference up to which the sizes of two streams count as those of the same tokens, in half precision too."""
+"""Relative difference up to which the norms of two streams count as equal, also in half precision."""
 
 
 @dataclass(eq=False)
@@ -50,7 +50,7 @@ class Sequences:
     landings: dict[Spot, list[Landing]] = field(default_factory=dict)
 
     def acts_from(self, column: int) -> bool:
-        """Whether anything is done at a column or beyond; with padding between tokens that is looked at anew."""
+        """Whether anything is done at a column or beyond; with padding between tokens, that is checked again."""
         return not self.is_plain or any(item.stop > column for found in self.landings.values() for item in found)
 
 
@@ -193,7 +193,7 @@ def meet(backend: Backend, step: Pass, questions: Questions, memory: Memory, tol
 
     Raises:
         AmbiguousPositionError: Mask and tokens leave open where a prompt begins or ends, and it matters.
-        PositionError: `prompt_lengths` does not go with the batch.
+        PositionError: `prompt_lengths` does not match the batch.
     """
     context = memory.with_lone_tokens_shown(step.context, step.seen)
     step = Pass(context, step.tokens, step.stream, step.goes_on)
@@ -236,7 +236,7 @@ def join(backend: Backend, step: Pass, questions: Questions, told: tuple[int, ..
     # Without lengths, nothing that is counted from the front overhangs.
     lengths = (backend.n_ctx,) * step.batch if told is None else told * step.batch if len(told) == 1 else told
     if len(lengths) != step.batch:
-        raise PositionError(f"prompt_lengths {list(lengths)} does not go with a batch of {step.batch} rows.")
+        raise PositionError(f"prompt_lengths {list(lengths)} does not match a batch of {step.batch} rows.")
     return Sequences(Prompts(firsts, tuple(lengths), (False,) * step.batch), columns, real, is_plain)
 
 
@@ -305,7 +305,7 @@ def _told_lengths(told: tuple[int, ...], step: Pass, counts: Sequence[int], n_ct
     too_long = any(length > longest for length, longest in zip(lengths, most, strict=False))
     if len(lengths) != step.batch or too_long:
         raise PositionError(
-            f"prompt_lengths {list(told)} does not go with a batch of {step.batch} rows of {list(counts)} tokens: "
+            f"prompt_lengths {list(told)} does not match a batch of {step.batch} rows of {list(counts)} tokens: "
             "give one length per row, BOS counted and padding not."
         )
     return list(lengths)
@@ -341,13 +341,13 @@ def _check_start(backend: Backend, tokens: Tensor | None, firsts: Sequence[int],
         raise AmbiguousPositionError(
             f"Rows {padded.nonzero().flatten().tolist()} seem to be padded on the left, but no attention mask says so, "
             "so the model takes the padding for text. Pass attention_mask=, or use "
-            "actadd_lens.complete. (A text that says BOS itself looks the same once it gets another: then pass "
+            "actadd_lens.complete. (A text that already contains BOS looks the same after getting another: then pass "
             "prepend_bos=False.)"
         )
     if bool(begins_twice.any()):
         raise AmbiguousPositionError(
-            f"Rows {begins_twice.nonzero().flatten().tolist()} begin with two BOS tokens: a text that says BOS itself "
-            "got another, so every row would land one token early. Pass prepend_bos=False."
+            f"Rows {begins_twice.nonzero().flatten().tolist()} begin with two BOS tokens: a text that already contains "
+            "BOS got another, so every row would land one token early. Pass prepend_bos=False."
         )
 
 
@@ -364,7 +364,7 @@ def _check_ends(backend: Backend, questions: Questions, tokens: Tensor | None, l
     if questions.length or questions.spans:
         raise AmbiguousPositionError(
             "Some rows of this batch may end in padding, but no attention mask came with it, so where their tokens end "
-            f"cannot be told. {REMEDY}"
+            f"is not known. {REMEDY}"
         )
     if questions.fits > min(sure):
         raise AmbiguousPositionError(
@@ -383,8 +383,8 @@ def _check_bos(
     if any(token != backend.bos_token_id for token in starts):
         raise AmbiguousPositionError(
             f"The rows of {questions.front_with_bos} begin with BOS, but this prompt does not, so each of them would "
-            "land one token off. Pass prepend_bos=True to the model, read the vector with prepend_bos=False, or say "
-            "position=0 if that is meant."
+            "land one token off. Pass prepend_bos=True to the model, read the vector with prepend_bos=False, or pass "
+            "position=0 if that is intended."
         )
 
 

@@ -1,4 +1,4 @@
-"""How large an injection is beside the stream that it lands on."""
+"""How large an injection is compared with the stream that it lands on."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def relative_sizes(
     ]
     if not found:
         raise PositionError(
-            f"{vector.label} lands on no token of these prompts, so its size there cannot be told: name a position "
+            f"{vector.label} lands on no token of these prompts, so it has no size there: name a position "
             "inside the prompt, such as 'all'."
         )
     return float(torch.tensor(found).median())

@@ -1,4 +1,4 @@
-"""`steer` and `fwd_hooks`: steering of whatever runs, with each sequence's prompt learnt from its own passes."""
+"""`steer` and `fwd_hooks`: steering of whatever runs; where each prompt ends is learnt from its own passes."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,13 +37,13 @@ class SteeringWarning(UserWarning):
 
 
 class Watched(Session):
-    """Steering of passes that are not announced: each one is looked at as it goes through the blocks.
+    """Steering of passes that are not announced: each is observed as it goes through the blocks.
 
     Args:
         backend: The model.
         rows: For each row of a batch, what is done; one entry for all rows.
         position: For interventions without a position of their own.
-        lengths: Tokens of each prompt, where the caller told them.
+        lengths: Tokens of each prompt, if the caller passed them.
         is_strict: Whether a block that ran without its hook being called is an error.
     """
 
@@ -156,7 +156,7 @@ class Watched(Session):
         """
         for columns in self._short.values():
             raise PositionError(
-                f"prompt_lengths {list(self._lengths or ())} does not go with what ran: a sequence ended after "
+                f"prompt_lengths {list(self._lengths or ())} does not match what ran: a sequence ended after "
                 f"{columns} columns. Give one length per row, BOS counted and padding not."
             )
 
@@ -256,28 +256,28 @@ def steer(
     """Steer whatever runs inside: any TransformerLens call, with or without the KV cache.
 
     Each intervention acts once per token, at its hook point, on a copy. Where a prompt begins and ends is learnt for
-    each sequence from its own passes: a sequence is known again by its KV cache. Where that leaves it open, an error
-    says so and nothing is guessed.
+    each sequence from its own passes; a sequence is recognised by its KV cache. If that does not settle it, an error
+    says so, and nothing is guessed.
 
-    Steering belongs to the thread that opened it: a pass of another thread is an error, but for those of tools such as
-    `complete`, which steer their own passes only. Compiled models run as they are written while it is open.
+    Steering belongs to the thread that opened it: a pass of another thread is an error, except for those of tools such
+    as `complete`, which steer their own passes only. Compiled models run uncompiled while it is open.
 
     Args:
         model: The model to steer.
         *vectors: Steering vectors or other interventions, one or several, or a list of them, or `per_prompt([...])`.
             At one hook point they act in the order given.
         position: Prompt token that receives row 0, or a span for one row, for those without a position of their own.
-        prompt_lengths: Tokens of each prompt, BOS counted and padding not, where passes alone do not tell: one number,
-            a list, or a tensor.
+        prompt_lengths: Number of tokens of each prompt, BOS counted and padding not, if it is not clear from the
+            passes: one number, a list, or a tensor.
 
     Yields:
         The model itself.
 
     Raises:
-        VectorError: A vector does not go with the model.
+        VectorError: A vector does not match the model.
         LayerError: The model has no such layer.
         PositionError: A vector does not fit onto a prompt.
-        AmbiguousPositionError: The prompt cannot be told from the pass.
+        AmbiguousPositionError: Where the prompt begins or ends is not clear from the pass.
         SteeringError: Another thread runs the model, or a block ran and its hook was not called.
     """
     backend = backend_of(model)
@@ -306,8 +306,8 @@ def fwd_hooks(
 ) -> list[tuple[str, Callable[..., Any]]]:
     """Hooks for `model.run_with_hooks(..., fwd_hooks=...)` or `model.hooks(...)`, one per hook point.
 
-    While the list lives, module hooks hang on the model beside it: they change nothing, and tell the hooks of past
-    length, mask and tokens. They go when the list goes.
+    While the list exists, module hooks observe the model: they change nothing, and give the hooks the past length, mask
+    and tokens. They are removed with the list.
 
     Args:
         model: The model to steer.
@@ -319,9 +319,9 @@ def fwd_hooks(
         Hook names and hook functions.
 
     Raises:
-        VectorError: A vector does not go with the model.
+        VectorError: A vector does not match the model.
         LayerError: The model has no such layer.
-        PositionError: A position is none, or does not go with a vector.
+        PositionError: A position is invalid, or does not fit a vector.
     """
     backend = backend_of(model)
     rows = _by_row(backend, vectors)

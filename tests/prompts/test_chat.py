@@ -134,7 +134,7 @@ def test_wrong_conversations_are_told(talker: Any, messages: Any, system: Any, m
 
 def test_what_the_template_itself_refuses_is_told(talker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(talker.tokenizer, "chat_template", "{{ raise_exception('Roles must take turns') }}")
-    with pytest.raises(al.PromptError, match="refuses this conversation: Roles must take turns"):
+    with pytest.raises(al.PromptError, match="rejects this conversation: Roles must take turns"):
         al.chat(talker, "Hi")
 
 
@@ -171,7 +171,7 @@ def test_the_command_line_writes_a_chat(gpt2_folder: Path, tmp_path: Path, capsy
     printed = capsys.readouterr().out
     assert "<|endoftext|>system\nBe kind.<|im_end|>\n<|endoftext|>user\nThe dog<|im_end|>" in printed
     assert main([*told, "--system", "Be kind."]) == 2
-    assert "--system goes with --chat" in capsys.readouterr().err
+    assert "--system needs --chat" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("messages", ["The girl looked at the dog.", TALK])

@@ -388,7 +388,7 @@ def test_projections_and_elements_refuse_other_coordinates(load: Any) -> None:
         (lambda: al.first(0), al.PositionError, "covers no token"),
         (lambda: al.after(""), al.PositionError, "has no mark"),
         (lambda: al.scale(1.0, layer=1).at(position=slice(0, 9, 2)), al.PositionError, "has steps"),
-        (lambda: al.scale(1.0, layer=1).at(position="front", bos=True), al.PositionError, "goes with a span"),
+        (lambda: al.scale(1.0, layer=1).at(position="front", bos=True), al.PositionError, "is for a span"),
         (lambda: al.scale(1.0, layer=1).at(position=al.since(0), bos=False), al.PositionError, "begin it at 1"),
     ],
 )

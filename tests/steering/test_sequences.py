@@ -151,7 +151,7 @@ def test_a_prompt_in_chunks_without_its_length_is_refused(model: Any, row: Any, 
 
 def test_a_told_length_that_never_comes_is_told(model: Any, row: Any) -> None:
     tokens = tokens_of(model, LONG)
-    match = "does not go with"
+    match = "does not match"
     with pytest.raises(al.PositionError, match=match), al.steer(model, row, prompt_lengths=[99]), torch.no_grad():
         cached(model, tokens, None)
 
