@@ -8,8 +8,8 @@ love = al.compute_steering_vector(model, ("Love", "Hate"), layer=3)
 al.complete(model, "I hate you because", 5 * love, n=3)
 ```
 
-The public names stand in `__init__.pyi`; each loads what it needs when it is first used, so the import itself is quick:
-neither torch nor TransformerLens is loaded by it.
+The public names are listed in `__init__.pyi`. Each loads what it needs on first use, so the import itself is quick and
+loads neither torch nor TransformerLens.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""What a setting has to be: looked at before anything runs."""
+"""Checks of settings, made before anything runs."""
 
 import inspect
 from numbers import Integral
@@ -9,7 +9,7 @@ from actadd_lens.errors import SettingError
 
 
 def require(condition: bool, name: str, value: Any, expected: str) -> None:
-    """Refuse a setting that is out of its range.
+    """Refuse a setting that is out of range.
 
     Raises:
         SettingError: The condition does not hold.
@@ -29,7 +29,7 @@ def is_whole(value: Any) -> bool:
 
 
 def as_integer(value: Any) -> int | None:
-    """The integer that a value is, numpy's and a tensor's own included; None where it is none.
+    """The value as an integer, also from numpy or a tensor; None if it is not an integer.
 
     >>> as_integer(np.int64(3)), as_integer(True), as_integer(2.0), as_integer(np.array([1, 2]))
     (3, None, None, None)
@@ -43,7 +43,7 @@ def as_integer(value: Any) -> int | None:
 
 
 def takes(function: Any, count: int) -> bool:
-    """Whether something can be called with so many values; what does not tell its parameters is believed."""
+    """Whether something can be called with that many values; assumed if its parameters cannot be inspected."""
     if not callable(function):
         return False
     try:
@@ -56,7 +56,7 @@ def takes(function: Any, count: int) -> bool:
 
 
 def check_run(*, seed: Any = 0, batch_size: Any = 1) -> None:
-    """Refuse a seed or a size of batches that is none, before anything runs.
+    """Refuse an invalid seed or batch size, before anything runs.
 
     Args:
         seed: An integer from 0.
@@ -70,7 +70,7 @@ def check_run(*, seed: Any = 0, batch_size: Any = 1) -> None:
 
 
 def check_flags(**flags: Any) -> None:
-    """Refuse what is neither True nor False where one of them is asked: a text such as "no" would count as True.
+    """Refuse anything but True or False for a flag: a text such as "no" would count as True.
 
     Args:
         **flags: Settings by their names.
@@ -83,7 +83,7 @@ def check_flags(**flags: Any) -> None:
 
 
 def check_choice(value: Any, name: str, *choices: str) -> None:
-    """Refuse what is none of the names that a setting knows.
+    """Refuse a value that is not one of a setting's choices.
 
     Args:
         value: The setting.
@@ -98,7 +98,7 @@ def check_choice(value: Any, name: str, *choices: str) -> None:
 
 
 def many(values: Any) -> list[Any]:
-    """One value or several, as several; a text is one, and so is an array without axes.
+    """One value or several, as a list; a text is one value, and so is an array without axes.
 
     >>> many(3), many("ab"), many(range(2))
     ([3], ['ab'], [0, 1])

@@ -1,7 +1,7 @@
-"""Methods, metrics and scorers of other packages: found by their entry points, loaded when they are asked for.
+"""Methods, metrics and scorers of other packages: found by their entry points, loaded when they are used.
 
 A package names them in its metadata, in the groups `actadd_lens.methods`, `actadd_lens.metrics` and
-`actadd_lens.scorers`. Nothing of it is imported before one of its names is used.
+`actadd_lens.scorers`. It is not imported before one of its names is used.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ KINDS = ("methods", "metrics", "scorers")
 
 @dataclass(frozen=True)
 class Extension:
-    """A name that another package gives to this one.
+    """A name that another package adds to this one.
 
     Attributes:
         kind: `methods`, `metrics` or `scorers`.
         name: How it is called: `al.metrics.NAME`, `methods.NAME`.
         package: The package that it comes from, with its version.
         value: The module and the object in it.
-        problem: Why the name cannot be used, or is not this package's; empty where all is well as far as is known
-            without loading it.
+        problem: Why the name cannot be used, or does not refer to that package; empty if no problem is known without
+            loading it.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Extension:
 
 
 def extensions() -> tuple[Extension, ...]:
-    """What installed packages add to methods, metrics and scorers; nothing of theirs is loaded for it."""
+    """What installed packages add to methods, metrics and scorers; listing them loads none."""
     return tuple(
         Extension(kind, point.name, _package(point), point.value, _problem(kind, point.name))
         for kind in KINDS
@@ -55,8 +55,7 @@ def load_extension(kind: str, name: str) -> Any:
         name: Its name.
 
     Raises:
-        ExtensionError: No package gives one of this name, several do, this package has one itself, or it cannot be
-            loaded.
+        ExtensionError: No package defines the name, several do, this package defines it itself, or it cannot be loaded.
     """
     found = _named(kind, name)
     if not found:

@@ -1,4 +1,4 @@
-"""Where the modules of 0.1 are now: importing one by its old name says what to write."""
+"""Where the modules of 0.1 are now: importing one by its old name raises an error with the new name."""
 
 import sys
 from typing import Any

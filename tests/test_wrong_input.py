@@ -345,7 +345,7 @@ def test_parts_that_do_not_exist(vector: Any) -> None:
     for norm in (NAN, INF):
         with pytest.raises(al.VectorError, match="expected finite numbers"):
             vector.with_norm(norm)
-    with pytest.raises(al.VectorError, match=f"norms do not go with {rows} rows"):
+    with pytest.raises(al.VectorError, match=f"norms do not match {rows} rows"):
         vector.with_norm(torch.ones(rows + 1))
 
 

@@ -1,4 +1,4 @@
-"""What tells one thing from another by all that it holds: tensors, functions, models."""
+"""Hashes that distinguish tensors, functions and models by their whole contents."""
 
 from actadd_lens.identity.digests import Digester, digest
 from actadd_lens.identity.model_state import COLLECTORS, callers_hooks, model_key, surroundings

@@ -20,19 +20,19 @@ from actadd_lens.vectors.provenance import Provenance
 from actadd_lens.vectors.vector import SteeringVector
 
 _LARGEST_REMAINDER = 1e-2
-"""A row that causality makes zero may differ by rounding; by more than this share of the stream, something is wrong."""
+"""A row that causality makes zero may differ by rounding; beyond this share of the stream, something is wrong."""
 
 
 @dataclass(frozen=True, eq=False)
 class SteeringVectors:
     """Steering vectors of several pairs at several layers.
 
-    `vectors[pair, layer]` is one vector, by the pair's place and the layer's number; `vectors[pair]` all layers of
-    a pair; iteration goes through all of them, pair by pair.
+    `vectors[pair, layer]` is one vector, by the pair's index and the layer's number; `vectors[pair]` gives all layers
+    of a pair; iteration goes through all vectors, pair by pair.
 
     Attributes:
         pairs: The prompt pairs.
-        layers: The layers, in the order asked for.
+        layers: The layers, in the order given.
         table: One row of vectors per pair.
     """
 
@@ -67,9 +67,9 @@ def compute_steering_vector(
     """The steering vector of one prompt pair: h_A = h+ - h- at `resid_pre` of a layer (Algorithm 1 of the paper).
 
     Args:
-        model: The model to read, steered or not: the vector is that of the unsteered model.
+        model: The model to read; if it is being steered, the unsteered model is read.
         pair: A `PromptPair`, or (positive, negative).
-        layer: The block at whose input the rows are read, and added unless `at_layer` says otherwise.
+        layer: The block at whose input the rows are read, and added unless `at_layer` changes it.
 
     Returns:
         One row per token, BOS counted. Rows before the first differing token are exactly zero.
@@ -100,7 +100,7 @@ def compute_steering_vectors(
         model: The model to read.
         pairs: Prompt pairs, or (positive, negative) tuples.
         layers: Layers to read at; the pass stops at the highest.
-        batch_size: Most prompts in one pass; a pair takes two.
+        batch_size: Maximum number of prompts per pass; a pair takes two.
 
     Raises:
         PromptError: A pair cannot be tokenised or padded, or there is none.
@@ -122,7 +122,7 @@ def read_vectors(
     layers: Iterable[int],
     batch_size: int = 256,
 ) -> SteeringVectors:
-    """The same as `compute_steering_vectors`, for tools that know what to do with massive rows: without the warning."""
+    """The same as `compute_steering_vectors` without the warning, for tools that handle massive rows themselves."""
     check_run(batch_size=batch_size)
     backend = backend_of(model)
     if isinstance(pairs, PromptPair) or (isinstance(pairs, tuple) and any(isinstance(text, str) for text in pairs)):
@@ -150,9 +150,9 @@ def read_vectors(
 
 
 def _notice(backend: Backend, found: SteeringVectors) -> None:
-    """Warn of pairs that are no pairs, and, once, of massive rows.
+    """Warn of pairs of identical prompts, and, once, of massive rows.
 
-    Only where one coordinate outweighs a row does the model read anything more, to compare the row's norm with.
+    Only if one coordinate outweighs a row does the model read anything more, to compare the row's norm with.
     """
     for pair in found.pairs:
         if pair.positive == pair.negative:
@@ -177,13 +177,13 @@ def _notice(backend: Backend, found: SteeringVectors) -> None:
 def differences(
     backend: Backend, tokens: Sequence[PairTokens], layers: Sequence[int], *, batch_size: int = 256
 ) -> Iterator[list[Float[Tensor, "pos d_model"]]]:
-    """For each pair of token rows, h+ - h- at each layer: what a steering vector is made of, without any text.
+    """For each pair of token rows, h+ - h- at each layer: the contents of a steering vector, from token ids.
 
     Args:
         backend: The model.
         tokens: Padded rows of token ids.
         layers: Layers to read at.
-        batch_size: Most rows in one pass; a pair takes two.
+        batch_size: Maximum number of rows per pass; a pair takes two.
 
     Raises:
         VectorError: Rows that causality makes equal differ.
@@ -198,7 +198,7 @@ def _differences(
 ) -> Iterator[list[Float[Tensor, "pos d_model"]]]:
     """One pass of pairs.
 
-    Rows are filled up on the right to the longest pair of the batch, which by causality changes nothing before.
+    Rows are padded on the right to the longest pair of the batch, which by causality changes nothing before.
     """
     rows = [row for pair in tokens for row in (pair.positive, pair.negative) if row is not None]
     longest = max(map(len, rows))
@@ -241,7 +241,7 @@ def actadd(
     layer: int | None = None,
     paper_layer: int | None = None,
 ) -> SteeringVector:
-    """Activation addition (arXiv 2308.10248) by the door of its neighbours: `compute_steering_vector`.
+    """Activation addition (arXiv 2308.10248), called like the other methods: `compute_steering_vector`.
 
     Read: the rows of one prompt pair at `resid_pre`. Lands: row by row on the prompt's first tokens. Does: x + c v.
 
@@ -249,7 +249,8 @@ def actadd(
         model: The model to read.
         pair: A `PromptPair`, or (positive, negative).
         layer: The block at whose input the rows are read and added.
-        paper_layer: The same number: this paper counts the inputs of blocks, as we do; the others count outputs.
+        paper_layer: The same number: this paper counts the inputs of blocks, as this package does; other papers count
+            outputs.
 
     Raises:
         PromptError: The pair cannot be tokenised or padded.

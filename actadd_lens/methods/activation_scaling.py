@@ -1,9 +1,9 @@
 """Activation scaling (Stoehr et al., Findings of EMNLP 2024, arXiv 2410.04962): scale what is there.
 
 One number for each site, layer and token of a template strengthens, weakens or reverses the activation there. It is
-learnt by gradient: the answer is to flip in both directions (effectiveness), all other tokens to keep their
-probabilities (faithfulness), with as little as possible (minimality). The paper's code is not public: losses, margin,
-weights and optimiser are our reading.
+learnt by gradient so that the answer flips in both directions (effectiveness) and all other tokens keep their
+probabilities (faithfulness), with as small a change as possible (minimality). The paper's code is not public: losses,
+margin, weights and optimiser are our reading.
 """
 
 import os
@@ -37,7 +37,7 @@ _SIGNS = (1.0, -1.0)
 
 @dataclass(frozen=True)
 class Task:
-    """A prompt and the two answers between which it is to be moved.
+    """A prompt, and the two answers between which it should move.
 
     Attributes:
         prompt: A text, or token ids with BOS.
@@ -59,7 +59,7 @@ class _Tokens:
     wrong: tuple[int, ...]
 
     def listed(self) -> list[list[Any]]:
-        """One list a task, as a file has it."""
+        """One list per task, for a file."""
         return [
             [list(row), right, wrong] for row, right, wrong in zip(self.prompts, self.right, self.wrong, strict=True)
         ]
@@ -75,7 +75,7 @@ class _Tokens:
 
 @dataclass(frozen=True, eq=False)
 class ScalingReport:
-    """How far learnt scaling flips answers, and what it does to all else; see `evaluate_scaling`.
+    """How well learnt scaling flips answers, and what it does to everything else; see `evaluate_scaling`.
 
     Attributes:
         coefficients: Those that were tried.
@@ -84,7 +84,7 @@ class ScalingReport:
         kl_others: KL(unsteered || steered) in nats over the vocabulary without both answers, renormalised.
         kl_all: The same over the whole vocabulary.
         size: Mean absolute value of what was learnt.
-        margin: The margin that was asked for.
+        margin: The required margin.
     """
 
     coefficients: tuple[float, ...]
@@ -101,7 +101,7 @@ class ScalingReport:
 
     @property
     def effectiveness(self) -> float:
-        """Mean of what is missing of the margin, in the direction of the coefficient; 0 is best."""
+        """Mean shortfall from the margin, in the direction of the coefficient; 0 is best."""
         return float((self.margin - self._towards).relu().mean())
 
     @property
@@ -111,12 +111,12 @@ class ScalingReport:
 
     @property
     def flips(self) -> dict[float, float]:
-        """At each coefficient, the share of tasks whose answer is the one asked for."""
+        """At each coefficient, the share of tasks with the desired answer."""
         shares = (self._towards > 0).float().mean(dim=1).tolist()
         return dict(zip(self.coefficients, shares, strict=True))
 
     def effect(self, coefficient: float) -> Effect:
-        """How many more tasks have the answer asked for than without steering, with its interval over tasks.
+        """How many more tasks have the desired answer than without steering, with its interval over tasks.
 
         Args:
             coefficient: One of those that were tried.
@@ -170,30 +170,31 @@ def activation_scaling(
 
     The loss is `effectiveness` times the mean over tasks and both signs s of relu(margin - s (right - wrong logit)),
     plus `faithfulness` times the mean KL(unsteered || steered) over the vocabulary without both answers, plus
-    `minimality` times the mean absolute value of what is learnt. All starts at zero; Adam. A step takes one pass of two
-    rows a task and its gradient; the model is not touched.
+    `minimality` times the mean absolute value of what is learnt. Everything starts at zero and is trained by Adam. A
+    step takes one pass with two rows per task, and its gradient; the model is not changed.
 
-    The paper's layer l of the stream is a block's output, our l + 1; what its attention and MLP write has one number.
+    The paper's layer l of the stream is a block's output, l + 1 here; outputs of attention and MLP have the same number
+    in both.
 
     Args:
         model: The model; also one with an adapter on.
-        tasks: `Task`s, or (prompt, right, wrong). Prompts of one length, but for probes.
+        tasks: `Task`s, or (prompt, right, wrong). Prompts have one length, except for probes.
         sites: `attn_out`, `mlp_out`, `resid_pre`, `head`, `neuron`, or (layer, site) for single places.
-        layers: Our layer numbers; by default all blocks, and of `resid_pre` what each block leaves.
-        paper_layers: The paper's numbers in their place.
+        layers: In this package's count; by default all blocks, and for `resid_pre` the output of each block.
+        paper_layers: The paper's numbers instead.
         learn: `scalars`: one for each site, layer and token (ActivScalar); `vectors` to add there (SteerVec); `probes`:
             x (1 + c p·x), one p for all tokens, so that prompts may differ in length (DynScalar).
-        margin: Logits by which the answer is to win.
+        margin: Logits by which the answer should win.
         effectiveness: Weight of the flip.
         faithfulness: Weight of all other tokens.
         minimality: Weight of the mean absolute value.
-        steps: Updates at most.
-        learning_rate: Of Adam.
+        steps: Maximum number of updates.
+        learning_rate: Adam's learning rate.
         batch_size: Tasks in a step; all by default.
-        held_out: Other tasks; what is kept is what does best on them.
-        patience: Ends when the loss (on `held_out`, where it is given) has not fallen for so many steps.
-        seed: Which tasks make a batch.
-        checkpoint: A file to go on from where it is there, and to write every few steps.
+        held_out: Other tasks; the result that does best on them is kept.
+        patience: Number of steps without a lower loss (on `held_out`, if given) after which training ends.
+        seed: Seed of the batches.
+        checkpoint: A file to resume from, if it exists, and to write every few steps.
         progress: Whether to show a bar.
 
     Returns:
@@ -202,7 +203,7 @@ def activation_scaling(
     Raises:
         PromptError: Prompts have different lengths, or an answer is not one token.
         LayerError: The model has no such layer.
-        SettingError: A setting is out of its range, or the checkpoint is of another run.
+        SettingError: A setting is out of range, or the checkpoint is of another run.
         NonFiniteError: The loss overflowed.
     """
     course = Course(steps, learning_rate, patience=patience, checkpoint=checkpoint, progress=progress)
@@ -244,8 +245,8 @@ def evaluate_scaling(
         scaling: What was learnt.
         tasks: `Task`s, or (prompt, right, wrong).
         coefficients: Those to try.
-        margin: Logits by which the answer is to win.
-        batch_size: Most rows in one pass.
+        margin: Logits by which the answer should win.
+        batch_size: Maximum number of rows per pass.
 
     Raises:
         PromptError: A prompt has another length than what was learnt, or an answer is not one token.

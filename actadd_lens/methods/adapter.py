@@ -1,4 +1,4 @@
-"""Adapters: small changes of a model's weights, switched on for a while (LoRA, Hu et al., arXiv 2106.09685).
+"""Adapters: small changes of a model's weights, switched on temporarily (LoRA, Hu et al., arXiv 2106.09685).
 
 W x becomes (W + s B A) x with A [rank, inputs] and B [outputs, rank]. The model's own weights are never touched.
 """
@@ -47,7 +47,7 @@ class Adapter:
         provenance: The model that it was trained for; `source` says how.
         folds_norms: Whether gains of the norms were folded into the weights of that model, which changes what A reads.
         settings: What it was trained with.
-        history: For each step of training, the loss before it and what it is made of.
+        history: For each step of training, the loss before it and its terms.
     """
 
     matrices: Matrices
@@ -61,7 +61,7 @@ class Adapter:
     def untrained(
         cls, model: LensModel, *, rank: int = 8, scale: float = 1.0, weights: Sequence[str] | str = "all", seed: int = 0
     ) -> "Adapter":
-        """An adapter that changes nothing yet: A uniform within 1 / sqrt(inputs), as LoRA draws it, and B zero.
+        """An adapter that changes nothing yet: A is uniform within 1 / sqrt(inputs), as in LoRA, and B is zero.
 
         Args:
             model: The model.
@@ -84,21 +84,21 @@ class Adapter:
 
     @property
     def rank(self) -> int:
-        """Rows of A; the largest, where they differ."""
+        """Rows of A; the largest number, if they differ."""
         return max(int(reads.shape[0]) for reads, _ in self.matrices.values())
 
     @property
     def label(self) -> str:
-        """Its origin and size in a few characters."""
+        """Its origin and size as a short label."""
         return f"{self.provenance.source}, rank {self.rank} on {len(self.matrices)} weights"
 
     @contextmanager
     def on(self, model: LensModel) -> Iterator[LensModel]:
         """The model with the adapter, for whatever runs in this block and in this thread.
 
-        Steering may be opened outside or inside it, other adapters too: their changes add up. A pass of another thread
-        is an error meanwhile, for it cannot be known whether it was meant. By whatever way the block ends, the model
-        is as it was; its own weights have not been touched.
+        Steering and other adapters may be opened outside or inside it: changes of adapters add up. Meanwhile, a pass of
+        another thread is an error, because it is not known whether it should have the adapter. However the block ends,
+        the model is restored; its own weights are never changed.
 
         Args:
             model: The model.
@@ -117,7 +117,7 @@ class Adapter:
 
     @contextmanager
     def off(self, model: LensModel) -> Iterator[LensModel]:
-        """The model without this adapter again, inside a block in which it is on; elsewhere nothing changes.
+        """The model without this adapter, inside a block in which it is on; elsewhere nothing changes.
 
         Args:
             model: The model.
@@ -133,7 +133,7 @@ class Adapter:
             yield model
 
     def check(self, backend: Backend) -> tuple[LinearMap, ...]:
-        """See that the adapter goes with a model.
+        """Check that the adapter matches a model.
 
         Returns:
             The model's linear maps that it changes.
@@ -180,7 +180,7 @@ class Adapter:
     def learning(
         self, backend: Backend
     ) -> "tuple[dict[str, Tensor], list[tuple[LinearMap, Callable[[Tensor], Tensor]]]]":
-        """Copies of the matrices that ask for a gradient, by name, and the weights that are computed from them.
+        """Copies of the matrices that require a gradient, by name, and the weights that are computed from them.
 
         Args:
             backend: The model.
@@ -197,7 +197,7 @@ class Adapter:
         return parameters, weights
 
     def frame(self) -> "pd.DataFrame":
-        """One row for each step of training: the loss before its update, and what it is made of."""
+        """One row for each step of training: the loss before its update, and its terms."""
         import pandas as pd
 
         return pd.DataFrame([{"step": step, **row} for step, row in enumerate(self.history)])
@@ -211,7 +211,7 @@ class Adapter:
     # -- files ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a safetensors file, whole or not at all.
+        """Write it to a safetensors file, completely or not at all.
 
         Args:
             path: The file.
@@ -228,7 +228,7 @@ class Adapter:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Adapter":
-        """Read one from a file; the model is looked at when it is switched on.
+        """Read one from a file; the model is checked when it is switched on.
 
         Args:
             path: The file.

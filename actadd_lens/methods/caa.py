@@ -26,21 +26,21 @@ def caa(
     batch_size: int = BATCH_SIZE,
     progress: bool = False,
 ) -> SteeringVector:
-    """The mean over pairs of what the matching answer has more than the other, at one token (section 3 of the paper).
+    """The mean over pairs of the matching answer's activation minus the other's, at one token (section 3 of the paper).
 
     Read: question and answer, at the letter of an answer such as "(A)", the second to last token. Lands: on the last
-    token of the text that ends the instruction, and on all after it, generated ones too. Does: x + c v.
+    token of the mark that ends the instruction, and on all later tokens, generated ones too. Does: x + c v.
 
     Args:
-        model: The model to read, steered or not: the vector is that of the unsteered model.
+        model: The model to read; if it is being steered, the unsteered model is read.
         pairs: (with the matching answer, with the other one): texts, chat prompts, or token ids.
-        layer: Ours: the stream that enters this block.
+        layer: In this package's count: the stream that enters this block.
         paper_layer: The paper's l, the output of block l, which is our l + 1.
-        read: The token that is read; or a mask for each prompt, first those of the matching answers.
+        read: The token that is read; or a mask for each prompt, those of the matching answers first.
         mark: What ends an instruction, such as "[/INST]": a text or token ids. Without it, the vector lands on the
-            prompt's last token and on generated ones, which is the same where the prompt ends with the mark.
-        prepend_bos: Whether texts start with BOS; token ids are read as they stand.
-        batch_size: Most prompts in one pass.
+            prompt's last token and on generated ones, which is the same if the prompt ends with the mark.
+        prepend_bos: Whether texts start with BOS; token ids are read as they are.
+        batch_size: Maximum number of prompts per pass.
         progress: Whether to show a bar.
 
     Returns:
@@ -64,7 +64,7 @@ def caa(
 
 
 def common_norm(vectors: Any) -> list[SteeringVector]:
-    """Vectors of one layer, each rescaled to their mean norm, as the paper does with all its behaviours.
+    """Vectors of one layer, each rescaled to their mean norm, as the paper does with its behaviours.
 
     Args:
         vectors: One vector or several, of one row each.

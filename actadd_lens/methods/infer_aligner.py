@@ -30,9 +30,10 @@ class InferAligner(Together):
     """The aligned model's vectors, and the target's gates.
 
     Attributes:
-        vectors: What is added at each layer, coefficient and all, at every token.
-        gates: A gate for each layer at which one was fitted, in our numbers: the target's own direction of unit norm.
-        accuracy: How many of the prompts each of them takes for what they are.
+        vectors: What is added at each layer and every token, with its coefficient.
+        gates: A gate for each layer at which one was fitted, by this package's numbers: the target's own direction of
+            unit norm.
+        accuracy: Share of the prompts that each gate classifies correctly.
         rule: `best`: the most accurate gate opens all layers; `each`: each layer has its own, also read unsteered.
     """
 
@@ -43,7 +44,7 @@ class InferAligner(Together):
 
     @property
     def best_layer(self) -> int:
-        """The layer of the most accurate gate, in our numbers; of several the lowest."""
+        """The layer of the most accurate gate, by this package's numbers; the lowest of several."""
         return max(self.accuracy, key=lambda layer: self.accuracy[layer])
 
     @property
@@ -60,7 +61,7 @@ class InferAligner(Together):
 
     @property
     def ungated(self) -> tuple[SteeringVector, ...]:
-        """The vectors alone, as behind a gate that is always open."""
+        """The vectors alone, as with a gate that is always open."""
         return self.vectors
 
     def at(self, *, position: Any, bos: bool | None = None) -> "InferAligner":
@@ -68,12 +69,12 @@ class InferAligner(Together):
         return replace(self, vectors=tuple(vector.at(position=position, bos=bos) for vector in self.vectors))
 
     def times(self, coefficient: float) -> "InferAligner":
-        """So many times as much behind the same gates."""
+        """The same, scaled by a factor behind the same gates."""
         return replace(self, vectors=tuple(coefficient * vector for vector in self.vectors))
 
     @torch.no_grad()
     def running(self, model: LensModel, prompts: Sequence[Prompt], *, prepend_bos: bool = True) -> PerPrompt:
-        """A third rule, for prompts that are known: each layer's gate reads what lower layers have changed already.
+        """A third rule, for known prompts: each layer's gate reads the stream as lower layers have already changed it.
 
         Args:
             model: The target.
@@ -97,7 +98,7 @@ class InferAligner(Together):
         return PerPrompt(tuple(found))
 
     def with_vectors(self, vectors: Sequence[SteeringVector]) -> "InferAligner":
-        """Others behind the same gates, such as null vectors.
+        """Other vectors behind the same gates, such as null vectors.
 
         Raises:
             LayerError: They have other layers.
@@ -126,36 +127,36 @@ def infer_aligner(
 ) -> InferAligner:
     """Vectors of an aligned model, added in a target model on prompts at which the target's own gate opens.
 
-    Read: harmful prompts less harmless ones, at the last token of the filled template: in the aligned model what is
-    added, in the target what the gate looks along. Lands: on every token, BOS and generated ones too. Does: x + c g v,
-    where g is 1 or 0 for a whole prompt and what is written after it, from an unsteered pass over the prompt.
+    Read: harmful minus harmless prompts, at the last token of the filled template: in the aligned model for the vector,
+    in the target for the gate's direction. Lands: on every token, BOS and generated ones too. Does: x + c g v, where g
+    is 1 or 0 for a whole prompt and its continuation, from an unsteered pass over the prompt.
 
     The authors publish no code. The gate's threshold, whether there is one gate or one for each layer, and the
-    coefficient are choices of this package; the page on the method shows what hangs on them.
+    coefficient are choices of this package; the page on the method shows how much they matter.
 
     Args:
         target: The model that is steered.
         aligned: The model whose refusals are borrowed, of the same shape; the target itself where there is no other.
         harmful: Prompts that ought to be refused: texts, chat prompts, or token ids.
-        harmless: Prompts that ought not.
-        layers: Ours, where vectors are added: the streams that enter these blocks.
+        harmless: Prompts that ought to be answered.
+        layers: Where vectors are added, in this package's count: the streams that enter these blocks.
         paper_layers: The paper's l, the outputs of blocks l, which are our l + 1.
         coefficient: The paper's alpha.
         unit: Whether the added vectors have unit norm.
         gate: `best`: the most accurate of all layers' gates, for all; `each`: each layer its own.
-        threshold: `midpoint` between the two classes' mean projections; or `mean` of all prompts', which is another
-            where there are more of one class.
+        threshold: `midpoint` between the two classes' mean projections; or `mean` of all prompts' projections, which
+            differs if the classes differ in size.
         held_out: Harmful and harmless prompts by which the most accurate gate is chosen; by default those that it was
             fitted on, which flatters it.
-        prepend_bos: Whether texts start with BOS; token ids are read as they stand.
-        batch_size: Most prompts in one pass.
+        prepend_bos: Whether texts start with BOS; token ids are read as they are.
+        batch_size: Maximum number of prompts per pass.
         progress: Whether to show a bar.
 
     Raises:
         PromptError: A class has no prompt, or one cannot be read.
         LayerError: Both layers or neither were given, or the models have no such layer.
         VectorError: The models differ in shape, or, with LayerNorm, in how their weights were processed.
-        SettingError: A rule is none.
+        SettingError: A rule is not known.
     """
     require(gate in ("best", "each"), "gate", gate, "best or each")
     require(threshold in ("midpoint", "mean"), "threshold", threshold, "midpoint or mean")
@@ -188,7 +189,7 @@ def _check_shapes(ours: Backend, theirs: Backend) -> None:
     if shapes[0] != shapes[1]:
         raise VectorError(
             f"{ours.name} has {shapes[0][0]} layers and d_model {shapes[0][1]}, {theirs.name} {shapes[1][0]} and "
-            f"{shapes[1][1]}: the two have to be of one base model."
+            f"{shapes[1][1]}: the two must share a base model."
         )
 
 

@@ -14,12 +14,12 @@ from actadd_lens.vectors.vector import SteeringVector
 
 @dataclass(frozen=True, eq=False)
 class Instruction:
-    """An instruction's direction, and how far along it a prompt with the instruction lies.
+    """An instruction's direction, and the projection of prompts with the instruction on it.
 
     Attributes:
         direction: One row of unit norm, at every token, BOS and generated ones too.
-        mean_projection: The mean projection on it of prompts with the instruction, in units of the stream.
-        mean_projection_without: The same of prompts without it.
+        mean_projection: The mean projection on it of prompts with the instruction, in the stream's own units.
+        mean_projection_without: The same for prompts without it.
     """
 
     direction: SteeringVector
@@ -32,7 +32,7 @@ class Instruction:
         return self.direction.with_norm(self.mean_projection - self.mean_projection_without)
 
     def add(self, weight: float) -> SteeringVector:
-        """Add the direction, so many times, at every token: for lengths and words; negative to leave a word out."""
+        """Add the direction times a coefficient at every token: for lengths and words; negative to avoid a word."""
         return weight * self.direction
 
     def set(self, projection: float | None = None) -> ProjectionSet:
@@ -55,20 +55,20 @@ def instruction(
     batch_size: int = BATCH_SIZE,
     progress: bool = False,
 ) -> Instruction:
-    """The direction of an instruction: prompts with it less the same prompts without it, at the last token.
+    """The direction of an instruction: prompts with it minus the same prompts without it, at the last token.
 
     Read: the last token of both prompts, each in the model's template up to where its answer begins. Lands: on every
-    token, BOS and template and generated ones too. Does: x + w u, or sets the projection x·u to what it is with the
+    token, including BOS, template and generated ones. Does: x + w u, or sets the projection x·u to what it is with the
     instruction.
 
     Args:
-        model: The model to read, steered or not: the direction is that of the unsteered model.
+        model: The model to read; if it is being steered, the unsteered model is read.
         pairs: (with the instruction, without it): texts, chat prompts, or token ids.
-        layer: Ours: the stream that enters this block.
+        layer: In this package's count: the stream that enters this block.
         paper_layer: The paper's l, the output of block l, which is our l + 1.
         read: The token that is read.
-        prepend_bos: Whether texts start with BOS; token ids are read as they stand.
-        batch_size: Most prompts in one pass.
+        prepend_bos: Whether texts start with BOS; token ids are read as they are.
+        batch_size: Maximum number of prompts per pass.
         progress: Whether to show a bar.
 
     Raises:

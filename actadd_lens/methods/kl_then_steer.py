@@ -1,8 +1,8 @@
-"""KL-then-steer (Stickland et al., arXiv 2406.15518): train, so that benign text is left alone.
+"""KL-then-steer (Stickland et al., arXiv 2406.15518): training so that steering leaves benign text alone.
 
-Each step draws a coefficient, steers the model with the adapter on, and makes its KL from the model with neither, on
-benign texts, smaller. The authors' code does not run as published; what it draws, in which order, and its loss are read
-from it.
+Each step draws a coefficient, steers the model with the adapter on, and reduces its KL divergence from the plain model
+on benign texts. The authors' code does not run as published; what it draws, in which order, and its loss are taken from
+it.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from actadd_lens.vectors.provenance import Provenance
 from actadd_lens.vectors.vector import check_coefficient, check_interventions
 
 Source = tuple[Intervention, ...] | Callable[[LensModel], Any]
-"""Vectors that act together, or a function that reads them anew from the model in training."""
+"""Vectors that act together, or a function that reads them again from the model in training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,49 +70,49 @@ def kl_then_steer(
 ) -> Adapter:
     """Train an adapter so that steering changes benign text less.
 
-    A step draws c = `coefficient` x U(-1, 1), keeps it with `probability` and else takes 0, which holds the unsteered
-    model in place. The loss is the mean over all positions of KL(p || p0) in nats: p with the adapter on and c times
-    the vectors added, p0 with neither. A step takes one steered pass with its gradient and one plain pass.
+    A step draws c = `coefficient` x U(-1, 1), keeps it with `probability`, and otherwise uses 0, which keeps the
+    unsteered model in place. The loss is the mean over all positions of KL(p || p0) in nats: p with the adapter on and
+    c times the vectors added, p0 with neither. A step takes one steered pass with its gradient and one plain pass.
 
-    With one vector, the adapter mostly learns to cancel it: then the wanted effect goes too, and simply a smaller
-    coefficient does as well. `compare_with_smaller` shows that; train on other vectors than the one to be used.
+    With one vector, the adapter mostly learns to cancel it: then the wanted effect is lost too, and a smaller
+    coefficient alone would do as well. `adapter_tradeoff` shows that; train on other vectors than the one to be used.
 
-    The paper's layer l is a block's output, our l + 1: it steers layers n_layers - 29 to n_layers - 11 of its own, all
-    at once.
+    The paper's layer l is a block's output, l + 1 here: it steers its layers n_layers - 29 to n_layers - 11, all at
+    once.
 
     Args:
         model: The model; its weights are not touched.
         vectors: Vectors or other interventions that act together; or a list of such lists, of which each step draws
-            one; or functions of the model, called at each step with the adapter on, as the authors read theirs anew.
+            one; or functions of the model, called at each step with the adapter on, as the authors do.
         benign: Texts, or rows of token ids with BOS.
         coefficient: The largest that is drawn (the authors' C, 1.5 for 7B).
-        probability: With which a drawn coefficient is kept.
+        probability: Probability with which a drawn coefficient is kept.
         both_signs: Whether negative ones are drawn too.
-        coefficients: What each step takes instead of drawing, over and over.
+        coefficients: Coefficients to cycle through instead of drawing.
         position: Where vectors without a position of their own land.
         weights: What is adapted: names such as `("W_Q", "W_V")`, or `all` linear maps of the blocks.
-        rank: Of the adapter.
+        rank: Rank of the adapter.
         scale: Factor before B A; LoRA's alpha / rank.
         start: An adapter to go on training, instead of a new one.
-        steps: Updates at most.
-        learning_rate: Of Adam (the authors' 1e-5 is for rank 128 on 7B).
-        batch_size: Texts in a step; None takes all.
+        steps: Maximum number of updates.
+        learning_rate: Adam's learning rate (the authors' 1e-5 is for rank 128 on 7B).
+        batch_size: Texts in a step; None uses all.
         count_padding: Whether padding is steered and its predictions count, as in the authors' code.
         held_out: Other benign texts: the adapter that is best at -`coefficient`, 0 and `coefficient` on them is kept.
-        check_every: Steps between two looks at `held_out`.
-        patience: Ends when the loss (on `held_out`, where it is given) has not fallen for so many looks.
+        check_every: Steps between checks on `held_out`.
+        patience: Number of checks without a lower loss (on `held_out`, if given) after which training ends.
         seed: For the adapter's start, coefficients, texts and vectors.
-        checkpoint: A file to go on from where it is there, and to write every few steps.
+        checkpoint: A file to resume from, if it exists, and to write every few steps.
         progress: Whether to show a bar.
 
     Returns:
         The adapter: `with adapter.on(model):`.
 
     Raises:
-        VectorError: A vector does not go with the model, or has no coefficient.
-        PromptError: A benign text is none.
+        VectorError: A vector does not match the model, or has no coefficient.
+        PromptError: A benign text is not a string.
         ModelError: The model keeps a weight in a form that cannot be adapted.
-        SettingError: A setting is out of its range, or the checkpoint is of another run.
+        SettingError: A setting is out of range, or the checkpoint is of another run.
         NonFiniteError: The loss overflowed.
     """
     course = Course(
@@ -154,14 +154,14 @@ def kl_then_steer(
 def draw_coefficients(
     largest: float, *, steps: int, probability: float = 0.125, both_signs: bool = True, seed: int = 0
 ) -> list[float]:
-    """Coefficients as the authors draw them: a uniform number first, then whether it is kept; else 0.
+    """Coefficients as the authors draw them: first a uniform number, then whether it is kept; otherwise 0.
 
     Args:
         largest: The authors' C.
-        steps: How many.
-        probability: With which one is kept.
-        both_signs: From -1 to 1 times the largest, or from 0.
-        seed: Of Python's own generator.
+        steps: How many coefficients.
+        probability: Probability with which one is kept.
+        both_signs: Whether to draw from -1 to 1 times the largest, instead of from 0.
+        seed: Seed of Python's own generator.
 
     >>> draw_coefficients(1.5, steps=3, probability=1.0, both_signs=False, seed=1)
     [0.20154636616860183, 1.145661928464921, 0.7431526306379115]

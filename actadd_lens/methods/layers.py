@@ -1,4 +1,4 @@
-"""Layer numbers: ours are those of `resid_pre`; papers count the outputs of blocks, which are one lower."""
+"""Layer numbers: here they are those of `resid_pre`; papers count the outputs of blocks, which are one lower."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +13,7 @@ def one_layer(backend: Backend, layer: Any, paper_layer: Any) -> tuple[int, tupl
 
     Args:
         backend: The model.
-        layer: Ours: the stream that enters this block; `n_layers` is the stream after the last.
+        layer: In this package's count: the stream that enters this block; `n_layers` is the stream after the last.
         paper_layer: A paper's l, the output of block l, which is our l + 1.
 
     Raises:
@@ -46,7 +46,7 @@ def _checked(backend: Backend, layers: Iterable[Any]) -> tuple[int, ...]:
     if not found:
         raise LayerError("No layer was given: pass at least one.")
     if len(set(found)) < len(found):
-        raise LayerError(f"A layer stands twice in {list(found)}: give each once.")
+        raise LayerError(f"A layer occurs twice in {list(found)}: give each once.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Files of what training made: its tensors, with the model, the settings and the losses of each step."""
+"""Files of training results: tensors, with the model, the settings and the losses of each step."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ Made = TypeVar("Made")
 
 @runtime_checkable
 class Learnt(Protocol):
-    """What the results of all trainings tell."""
+    """What all training results have."""
 
     @property
     def provenance(self) -> Provenance:
@@ -37,13 +37,13 @@ Make = Callable[[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, Any]], Ma
 def save_learnt(
     learnt: Learnt, path: str | os.PathLike[str], kind: str, body: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Write a result, whole or not at all.
+    """Write a result, completely or not at all.
 
     Args:
         learnt: The result.
         path: The file.
         kind: What it is, in words.
-        body: What it holds beside tensors, provenance, settings and history.
+        body: What it holds besides tensors, provenance, settings and history.
         tensors: By name.
 
     Raises:
@@ -58,11 +58,11 @@ def save_learnt(
 
 
 def load_learnt(path: str | os.PathLike[str], kind: str, make: Make[Made]) -> Made:
-    """The way back; the model is looked at when the result is used.
+    """The reverse of `save_learnt`; the model is checked when the result is used.
 
     Args:
         path: The file.
-        kind: What it is to be.
+        kind: The expected kind.
         make: Makes the result.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Mean-centring: what target texts have more than text in general (arXiv 2312.03813)."""
+"""Mean-centring: the mean of target texts minus that of text in general (arXiv 2312.03813)."""
 
 from collections.abc import Sequence
 
@@ -25,26 +25,26 @@ def mean_centring(
     batch_size: int = BATCH_SIZE,
     progress: bool = False,
 ) -> SteeringVector:
-    """The mean over target texts less the mean over training texts, in each of which every token weighs alike.
+    """The mean over target texts minus the mean over training texts; all tokens weigh equally in each.
 
-    Read: all tokens of both sets; or the last of each target text, for what a task in context does (a function
-    vector), while the training mean is over all tokens still. Lands: on the prompt's last token and on every generated
-    one. Does: x + c v.
+    Read: all tokens of both sets; or the last token of each target text, for the effect of a task in context (a
+    function vector), with the training mean still over all tokens. Lands: on the prompt's last token and on every
+    generated one. Does: x + c v.
 
-    On models whose first token is much larger than others (SmolLM2, Llama), the two means mostly tell how long the
-    texts are: leave it out with `bos=False`.
+    On models whose first token is much larger than others (SmolLM2, Llama), the two means mostly reflect how long the
+    texts are: leave BOS out with `bos=False`.
 
     Args:
-        model: The model to read, steered or not: the vector is that of the unsteered model.
+        model: The model to read; if it is being steered, the unsteered model is read.
         target: Texts of one kind, chat prompts, or token ids.
         training: Texts in general, such as the model was trained on; None for the mean of the target texts alone,
             which the paper compares with.
-        layer: Ours: the stream that enters this block.
+        layer: In this package's count: the stream that enters this block.
         paper_layer: The paper's l, the output of block l, which is our l + 1.
         read: The tokens of the target texts: `all`; an index, -1 for the last; or a mask for each text.
         bos: Whether BOS counts among all tokens, as in the authors' code where the tokenizer adds one.
-        prepend_bos: Whether texts start with BOS; token ids are read as they stand.
-        batch_size: Most texts in one pass.
+        prepend_bos: Whether texts start with BOS; token ids are read as they are.
+        batch_size: Maximum number of texts per pass.
         progress: Whether to show a bar.
 
     Returns:

@@ -23,11 +23,12 @@ from actadd_lens.vectors.vector import SteeringVector, check_coefficient
 
 @dataclass(frozen=True, eq=False)
 class Probe(Together):
-    """A direction that tells two kinds of texts apart, behind a gate that opens on the first kind.
+    """A direction that separates two kinds of texts, behind a gate that opens on the first kind.
 
     Attributes:
-        vector: What is added: coefficient 1 is the way along the direction from the others' mean to that of the class.
-        gate: Opens on prompts that the probe takes for the class; `gated(anything, found.gate)` acts on these too.
+        vector: What is added: coefficient 1 is the distance along the direction from the others' mean to the class
+            mean.
+        gate: Opens on prompts that the probe assigns to the class; `gated(anything, found.gate)` acts on these too.
     """
 
     vector: SteeringVector
@@ -39,7 +40,7 @@ class Probe(Together):
         return (gated(self.vector, self.gate),)
 
     def times(self, coefficient: float) -> "Probe":
-        """So many times as much behind the same gate; -1 takes the mean of the class to that of the others."""
+        """The same, scaled by a factor behind the same gate; -1 moves the class mean to that of the others."""
         return replace(self, vector=coefficient * self.vector)
 
     def at(self, *, position: Any, bos: bool | None = None) -> "Probe":
@@ -47,11 +48,11 @@ class Probe(Together):
         return replace(self, vector=self.vector.at(position=position, bos=bos))
 
     def opens(self, model: LensModel, prompts: Any) -> Bool[Tensor, " prompts"]:
-        """Which prompts the probe takes for its class."""
+        """Which prompts the probe assigns to its class."""
         return torch.gt(self.gate.scores(model, prompts), self.gate.threshold)
 
     def accuracy(self, model: LensModel, texts: Any, others: Any) -> float:
-        """Share of texts that are told rightly, the mean of both kinds'; those that it was fitted on flatter it."""
+        """Share of texts classified correctly, averaged over both kinds; the texts that it was fitted on flatter it."""
         return float(self.opens(model, texts).double().mean() + (~self.opens(model, others)).double().mean()) / 2
 
 
@@ -60,22 +61,23 @@ def probe(
     paper_layer: int | None = None, fit: Literal["logistic", "means"] = "logistic", ridge: float = 0.01,
     token: int = -1, prepend_bos: bool = True, batch_size: int = BATCH_SIZE, progress: bool = False,
 ) -> Probe:  # fmt: skip
-    """A probe of two kinds of texts, whose direction is added only on prompts that it takes for the first kind.
+    """A probe of two kinds of texts, whose direction is added only on prompts that it assigns to the first kind.
 
-    Read: one token of each text. Lands: on every token but BOS, generated ones too. Does: x + c g v, with g of 0 or 1
-    for a whole prompt by the same token of it. The papers steer by a probe and by a condition; neither is reproduced.
+    Read: one token of each text. Lands: on every token but BOS, generated ones too. Does: x + c g v, where g is 0 or 1
+    for a whole prompt, decided at the same token. The papers steer by a probe and by a condition; neither is
+    reproduced.
 
     Args:
-        model: The model to read, steered or not: the probe is that of the unsteered model.
+        model: The model to read; if it is being steered, the unsteered model is read.
         texts: Texts of the class, chat prompts, or token ids; they should end as the prompts will.
         others: Texts that are not of the class.
-        layer: Ours: the stream that enters this block.
+        layer: In this package's count: the stream that enters this block.
         paper_layer: A paper's l, the output of block l, which is our l + 1.
-        fit: `logistic`: regression in which both kinds weigh alike; `means`: their difference, cut at the midpoint.
+        fit: `logistic`: regression with equal weight for both kinds; `means`: their difference, cut at the midpoint.
         ridge: For `logistic`, the weight of the normal's squared length, with rows of mean length 1.
         token: The token that is read, in texts and in prompts; -1 is the last.
-        prepend_bos: Whether texts start with BOS; token ids are read as they stand.
-        batch_size: Most texts in one pass.
+        prepend_bos: Whether texts start with BOS; token ids are read as they are.
+        batch_size: Maximum number of texts per pass.
         progress: Whether to show a bar.
 
     Raises:
@@ -91,7 +93,7 @@ def probe(
     rows = [side.of_prompts(Spot(number)) for side in sides]
     middle, apart = (rows[0].mean(0) + rows[1].mean(0)) / 2, rows[0].mean(0) - rows[1].mean(0)
     if not bool(apart.any()):
-        raise VectorError(f"At layer {number} both kinds of texts are the same at token {token}: nothing tells them.")
+        raise VectorError(f"At layer {number} both kinds of texts are equal at token {token}: nothing separates them.")
     normal, bias = _logistic(rows[0] - middle, rows[1] - middle, ridge) if fit == "logistic" else (apart, 0.0)
     unit, threshold = normal / normal.norm(), float((middle @ normal - bias) / normal.norm())
     steps = (*translated, told_read(f"{fit} probe", token, *sides))

@@ -20,7 +20,7 @@ from actadd_lens.steering.clean import read_clean
 from actadd_lens.vectors.provenance import Provenance
 
 Prompt = str | Sequence[int] | Int[Tensor, " pos"]
-"""A text, a chat prompt (`chat`), or token ids, which are read as they stand."""
+"""A text, a chat prompt (`chat`), or token ids, which are read as they are."""
 
 Read = int | Literal["all"] | Sequence[Sequence[bool]]
 """Which tokens of a prompt are read: an index, negative ones from its end; all; or a mask for each prompt."""
@@ -76,8 +76,8 @@ def read_prompts(
         spots: Layers and sites; a pass stops after the highest.
         read: An index, negative ones from the end; `all`; or a boolean mask for each prompt.
         bos: Whether BOS counts among all tokens.
-        prepend_bos: Whether texts start with BOS; token ids are read as they stand.
-        batch_size: Most prompts in one pass.
+        prepend_bos: Whether texts start with BOS; token ids are read as they are.
+        batch_size: Maximum number of prompts per pass.
         progress: Whether to show a bar.
 
     Raises:
@@ -103,7 +103,7 @@ def read_prompts(
 def read_pairs(
     backend: Backend, pairs: Sequence[Any], spots: Sequence[Spot], *, read: Read = -1, **settings: Any
 ) -> tuple[Reading, Reading]:
-    """Both sides of pairs, read together; they may be of different lengths, since no token stands beside another.
+    """Both sides of pairs, read together; they may have different lengths, since tokens are not compared one by one.
 
     Args:
         backend: The model.
@@ -113,7 +113,7 @@ def read_pairs(
         **settings: Those of `read_prompts`.
 
     Raises:
-        PromptError: There is no pair, one is none, or a prompt cannot be read.
+        PromptError: There is no pair, one is not a pair, or a prompt cannot be read.
     """
     checked = check_pairs(pairs)
     sides = [side[0] for side in checked] + [side[1] for side in checked]
@@ -122,13 +122,13 @@ def read_pairs(
 
 
 def mean_difference(plus: Reading, minus: Reading, spot: Spot) -> Float[Tensor, " width"]:
-    """The mean over pairs of what the first prompt has more than the second."""
+    """The mean over pairs of the first prompt's activation minus the second's."""
     difference: Tensor = (plus.of_prompts(spot) - minus.of_prompts(spot)).mean(dim=0)
     return difference
 
 
 def check_pairs(pairs: Any) -> list[Sequence[Any]]:
-    """Pairs of prompts, once each is known to be one.
+    """Pairs of prompts, after checking each of them.
 
     Raises:
         PromptError: There is none, or one is something else.
@@ -144,7 +144,7 @@ def check_pairs(pairs: Any) -> list[Sequence[Any]]:
 
 
 def token_rows(backend: Backend, prompts: Any, *, prepend_bos: bool = True) -> list[tuple[int, ...]]:
-    """Token ids of prompts, once each is known to fit into the context.
+    """Token ids of prompts, after checking that each fits into the context.
 
     Args:
         backend: The model.

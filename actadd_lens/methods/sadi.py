@@ -31,13 +31,13 @@ class Sadi(Together):
     Attributes:
         site: Where they are; the elements of `head` are whole heads.
         layers: The layer of each row of the table.
-        mean_difference: For each layer and element, what right answers have more than wrong ones.
+        mean_difference: For each layer and element, the mean of right minus wrong answers.
         elements: Those that are scaled, as (layer, element), the largest difference first.
         strength: The factor that they are scaled by, the paper's 1 + delta.
-        rule: `frozen`: with their value in an unsteered pass, and the whole site overwritten with its unsteered values
-            in every layer, as in the authors' code; `running`: with the value that they have when it comes to it.
-        position: The prompt's last token, unless `at` says otherwise.
-        is_gated: Whether the MLP's neurons are products, of which the gate's half is meant.
+        rule: `frozen`: scale their value in an unsteered pass, and overwrite the whole site with its unsteered values
+            in every layer, as in the authors' code; `running`: scale the value that they have during the steered pass.
+        position: The prompt's last token, unless `at` changes it.
+        is_gated: Whether the MLP's neurons are products, of which the gate is scaled.
         provenance: What the table was read from.
     """
 
@@ -78,11 +78,11 @@ class Sadi(Together):
         return tuple(found)
 
     def at(self, *, position: Any, bos: bool | None = None) -> "Sadi":
-        """The same on other tokens: `last` goes on at generated ones."""
+        """The same on other tokens: `last` continues on generated ones."""
         return replace(self, position=check_position(position, rows=1, bos=bos))
 
     def times(self, coefficient: float) -> "Sadi":
-        """So many times the delta: x + c delta (x * M)."""
+        """The same with a multiple of delta: x + c delta (x * M)."""
         return replace(self, strength=1 + check_coefficient(coefficient) * (self.strength - 1))
 
     def nulls(self, n: int = 20, *, seed: int = 0) -> tuple["Sadi", ...]:
@@ -93,7 +93,7 @@ class Sadi(Together):
             seed: Their seed.
 
         Raises:
-            SettingError: One is out of its range.
+            SettingError: One is out of range.
         """
         require(is_count(n), "n", n, "an integer from 1")
         check_run(seed=seed)
@@ -115,30 +115,30 @@ def sadi(
     batch_size: int = BATCH_SIZE,
     progress: bool = False,
 ) -> Sadi:
-    """The k elements that right answers raise most over wrong ones, of all layers together, scaled for each prompt.
+    """The k elements over all layers that are highest for right compared with wrong answers, scaled for each prompt.
 
-    Read: question and answer, at the last token, in every layer; the largest signed mean differences are kept, of a
-    head the mean over its coordinates. Lands: on the prompt's last token only. Does: x * s on these elements, which
-    is the paper's x + delta (x * M) with delta = s - 1.
+    Read: question and answer, at the last token, in every layer; the largest signed mean differences are kept, for a
+    head the mean over its coordinates. Lands: on the prompt's last token only. Does: x * s on these elements, which is
+    the paper's x + delta (x * M) with delta = s - 1.
 
-    Blocks' own sites have the paper's layer numbers. The stream of its layer l is our `resid_pre` of l + 1.
+    Sites inside blocks have the paper's layer numbers. The stream of its layer l is `resid_pre` of l + 1 here.
 
     Args:
-        model: The model to read, steered or not.
+        model: The model to read; if it is being steered, the unsteered model is read.
         pairs: (question with the right answer, with a wrong one): texts, chat prompts, or token ids.
         site: `head`; `neuron`, in gated MLPs the gate after its activation function; `mlp_out`, the paper's "hidden";
             or `resid_pre`, which is not in the paper.
         k: How many elements.
         strength: The factor. The authors try 5 to 80 for heads and outputs, 10 to 90 for neurons.
-        rule: `frozen`, as in the authors' code, which lets nothing through that an earlier layer changed at that token
-            and site; or `running`, the paper's formula in one pass.
-        prepend_bos: Whether texts start with BOS; token ids are read as they stand.
-        batch_size: Most prompts in one pass.
+        rule: `frozen`, as in the authors' code, which discards what earlier layers changed at that token and site; or
+            `running`, the paper's formula in one pass.
+        prepend_bos: Whether texts start with BOS; token ids are read as they are.
+        batch_size: Maximum number of prompts per pass.
         progress: Whether to show a bar.
 
     Raises:
         PromptError: There is no pair, or one cannot be read.
-        SettingError: The site or the rule is none, or there are not as many elements.
+        SettingError: The site or the rule is not known, or there are fewer than k elements.
         CoefficientError: The factor is not finite.
     """
     backend = backend_of(model)

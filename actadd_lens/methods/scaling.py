@@ -1,4 +1,4 @@
-"""What activation scaling learns: a number for each place of a prompt, a vector for each, or a probe for all tokens."""
+"""What activation scaling learns: a number for each token of a prompt, a vector for each, or a probe for all tokens."""
 
 import dataclasses
 import math
@@ -64,7 +64,7 @@ class LearntChange(Intervention):
         kind: What the rows are.
         layer: The block; for `resid_pre`, `n_layers` is the stream after the last block.
         coefficient: 1 towards the right answer, -1 towards the wrong one.
-        position: Where row 0 lands; rows are bound to the prompt's tokens, so token 0.
+        position: Where row 0 lands; rows are bound to the prompt's tokens, so this is token 0.
         provenance: What it was learnt from.
         site: Where in the block.
     """
@@ -88,24 +88,26 @@ class LearntChange(Intervention):
         return f"{self.coefficient:g} x learnt {self.kind} at {self.site}"
 
     def operation(self, backend: Backend, clean: CleanReads | None) -> Operation:
-        """X (1 + c a), x + c v, or x (1 + c p·x)."""
+        """The operation x (1 + c a), x + c v, or x (1 + c p·x)."""
         change = self.coefficient * self.values
         if self.kind == "scalars":
             return Multiply(1 + change)
         return Add(change) if self.kind == "vectors" else ScaleByProbe(change)
 
     def check(self, backend: Backend) -> None:
-        """The model has the layer, and is the one that it was learnt on."""
+        """Check that the model has the layer, and is the one that it was learnt on."""
         backend.check_layer(self.layer, site=self.site)
         width = 1 if self.kind == "scalars" else backend.width(self.site)
         if self.values.shape[1] != width:
-            raise VectorError(f"{self.label} has {self.values.shape[1]} numbers a token; {backend.name} needs {width}.")
+            raise VectorError(
+                f"{self.label} has {self.values.shape[1]} numbers per token, {backend.name} needs {width}."
+            )
         self.provenance.check_model(backend)
         if self.kind == "probes":  # scaling whole vectors survives centring, a product with them does not
             check_coordinates(backend, self)
 
     def times(self, coefficient: float) -> "LearntChange":
-        """The same so many times as large."""
+        """The same, scaled by a factor."""
         product = self.coefficient * check_coefficient(coefficient)
         if not math.isfinite(product):
             raise CoefficientError(f"{coefficient:g} times {self.label} is not a finite number.")
@@ -132,20 +134,20 @@ class ActivationScaling:
 
     @property
     def prompt_length(self) -> int | None:
-        """Tokens of the prompts that it is bound to; None for probes, which go with any."""
+        """Tokens of the prompts that it is bound to; None for probes, which fit any."""
         return None if self.kind == "probes" else next(iter(self.values.values())).shape[0]
 
     @property
     def label(self) -> str:
-        """Kind, number and origin in a few characters."""
+        """Kind, number and origin as a short label."""
         count = sum(tensor.numel() if self.kind == "scalars" else tensor.shape[0] for tensor in self.values.values())
         return f"{count} {self.kind} ({self.provenance.source})"
 
     def interventions(self, coefficient: float = 1.0) -> tuple[LearntChange, ...]:
         """What `steer`, `complete` and every other tool take.
 
-        Scalars and vectors are bound to the prompt's tokens, counted from its first: a shorter prompt is an error, of
-        a longer one the first tokens are changed, generated ones never. Probes act at every token.
+        Scalars and vectors are bound to the prompt's tokens, counted from the first: a shorter prompt is an error; of a
+        longer one only the first tokens are changed, and generated ones never. Probes act at every token.
 
         Args:
             coefficient: 1 moves towards the right answer, -1 towards the wrong one; more goes further.
@@ -174,7 +176,7 @@ class ActivationScaling:
         return pd.DataFrame(rows)
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the values by layer and token, one picture a site; several Axes where there are several sites."""
+        """Draw the values by layer and token, one picture per site; several Axes if there are several sites."""
         from actadd_lens.plots.training import plot_scaling
 
         return plot_scaling(self, ax=ax)
@@ -185,7 +187,7 @@ class ActivationScaling:
         """The same with every number below a size set to zero: how sparse is it?
 
         Args:
-            least: Numbers with a smaller absolute value go.
+            least: Numbers with a smaller absolute value are set to zero.
         """
         require(isinstance(least, int | float) and least >= 0, "least", least, "a number from 0")
         return self._with(
@@ -210,11 +212,11 @@ class ActivationScaling:
         return self._with(found, f"largest {count}")
 
     def null(self, seed: int, *, kind: Literal["shuffled", "gaussian"] = "shuffled") -> "ActivationScaling":
-        """Numbers that ought to do nothing in particular, of the same sum of absolute values.
+        """Numbers that should do nothing in particular, with the same sum of absolute values.
 
         Args:
             seed: Which one.
-            kind: `shuffled` gives the same numbers other places; `gaussian` draws new ones.
+            kind: `shuffled` moves the same numbers to other places; `gaussian` draws new ones.
         """
         require(is_whole(seed), "seed", seed, "an integer from 0")
         require(kind in ("shuffled", "gaussian"), "kind", kind, "shuffled or gaussian")
@@ -238,7 +240,7 @@ class ActivationScaling:
     # -- files ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a safetensors file, whole or not at all.
+        """Write it to a safetensors file, completely or not at all.
 
         Args:
             path: The file.
@@ -251,7 +253,7 @@ class ActivationScaling:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ActivationScaling":
-        """Read one from a file; the model is looked at when it is used.
+        """Read one from a file; the model is checked when it is used.
 
         Args:
             path: The file.
@@ -272,13 +274,13 @@ class ActivationScaling:
 def spots_of(
     backend: Backend, sites: Sequence[Any] | str, layers: Sequence[int] | None, paper_layers: Sequence[int] | None
 ) -> list[Spot]:
-    """The places that sites and layers mean, site by site.
+    """The places that sites and layers refer to, site by site.
 
     Args:
         backend: The model.
         sites: Names of sites, or (layer, site) for single places.
-        layers: Our numbers; by default all blocks, of `resid_pre` what each block leaves (1 to n_layers).
-        paper_layers: Numbers of blocks, whose output is meant where the site is `resid_pre`.
+        layers: In this package's count; by default all blocks, and for `resid_pre` the output of each (1 to n_layers).
+        paper_layers: Numbers of blocks; for `resid_pre` they refer to the blocks' outputs.
 
     Raises:
         LayerError: The model has no such layer.
@@ -302,10 +304,10 @@ def spots_of(
 
 
 def check_length(length: int, lengths: Sequence[int]) -> None:
-    """Rows that are bound to tokens go with prompts of one length only.
+    """Check that prompts have the length that rows bound to tokens need.
 
     Raises:
-        PromptError: A prompt has another.
+        PromptError: A prompt has another length.
     """
     for number, found in enumerate(lengths):
         if found != length:

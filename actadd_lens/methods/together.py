@@ -1,4 +1,4 @@
-"""Interventions that belong together: what a method makes that acts at several layers."""
+"""Interventions that belong together: the result of a method that acts at several layers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,9 @@ from actadd_lens.vectors.interventions import Intervention
 
 
 class Together(ABC, Sequence[Intervention]):
-    """A sequence of interventions, which all tools take as it stands: `complete(model, prompts, found)`.
+    """A sequence of interventions, which all tools accept as it is: `complete(model, prompts, found)`.
 
-    Where each is handed over alone, as to `steer`, write `steer(model, *found)`.
+    For `steer`, which takes them one by one, write `steer(model, *found)`.
     """
 
     @property
@@ -39,7 +39,7 @@ class Together(ABC, Sequence[Intervention]):
         return tuple(found.at(position=position, bos=bos) for found in self.interventions)
 
     def save(self, path: Any) -> None:
-        """Write what is done to one file, from which `al.load_interventions` gives the same interventions back.
+        """Write the interventions to one file, from which `al.load_interventions` reads them back.
 
         Args:
             path: The file.

@@ -1,4 +1,4 @@
-"""Learning a few tensors by gradient while the model stays as it is, with checkpoints that go on bit for bit."""
+"""Learning a few tensors by gradient while the model stays unchanged, with checkpoints that resume bit for bit."""
 
 import json
 import os
@@ -27,15 +27,15 @@ _SAVED_EVERY = 10
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """How learning is to go; checked before anything runs.
+    """How learning proceeds; checked before anything runs.
 
     Attributes:
-        steps: Updates at most.
-        learning_rate: Of Adam.
-        weight_decay: Of AdamW; 0 is Adam.
-        patience: Ends when the held-out loss (or without one the training loss) has not fallen for so many looks at it.
-        check_every: Steps between two looks at the held-out loss.
-        checkpoint: File to go on from, and to write to.
+        steps: Maximum number of updates.
+        learning_rate: Adam's learning rate.
+        weight_decay: AdamW's weight decay; 0 means Adam.
+        patience: Number of checks without a lower held-out loss (or else training loss) after which training ends.
+        check_every: Steps between checks of the held-out loss.
+        checkpoint: File to resume from, and to write to.
         progress: Whether to show a bar.
     """
 
@@ -98,7 +98,7 @@ def _rounds(count: int, draw: random.Random) -> Iterator[int]:
 
 @dataclass(eq=False)
 class _Run:
-    """Where learning stands after so many whole steps."""
+    """The state of learning after a number of whole steps."""
 
     parameters: Mapping[str, Tensor]
     optimiser: torch.optim.Optimizer
@@ -149,12 +149,12 @@ def minimise(
 ) -> Learnt:
     """Minimise a loss by Adam; only the parameters get gradients, whatever else would take one.
 
-    Whatever is random must hang on the number of the step alone: then a run that goes on from a checkpoint is the same
+    Anything random must depend on the number of the step alone: then a run that resumes from a checkpoint is the same
     as one that was not interrupted, bit for bit.
 
     Args:
         parameters: Tensors to learn, in place; float32 leaves that ask for a gradient.
-        losses: From the number of the step to the `loss` and the terms to note beside it.
+        losses: From the number of the step to the `loss` and the terms to record with it.
         course: Steps, learning rate, patience, checkpoint.
         identity: All that decides how it goes, for the checkpoint to be known by: texts, numbers and lists.
         what: What is being learnt, for the bar.

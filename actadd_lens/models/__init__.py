@@ -1,4 +1,4 @@
-"""Models: loading them, and the one place that knows HookedTransformer from TransformerBridge."""
+"""Models: loading them, and the one place that distinguishes HookedTransformer and TransformerBridge."""
 
 from typing import Any
 

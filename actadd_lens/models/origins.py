@@ -1,4 +1,4 @@
-"""Where a model came from, so that another process can make the same one again."""
+"""Where a model came from, so that another process can load the same one."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ class ModelSource:
     Attributes:
         name: A name, or the absolute path of a folder or GGUF file.
         family: `hooked` or `bridge`.
-        device: As it was asked for; None where each machine takes a GPU of its own, or the CPU without one.
+        device: As it was requested; None if each machine uses its own GPU, or the CPU without one.
         dtype: Precision of the weights.
         keywords: Everything else that `load_model` was given.
         folder: What was read from this machine's disk; None for models of the hub.
@@ -80,7 +80,7 @@ class ModelSource:
 
 
 def model_source(model: LensModel) -> ModelSource:
-    """How `load_model` made a model: what another process needs to make it again.
+    """How `load_model` made a model: what another process needs to load it again.
 
     Args:
         model: The model.

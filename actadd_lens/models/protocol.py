@@ -1,4 +1,4 @@
-"""What this package asks of a model, and what a forward pass can tell a hook."""
+"""What this package requires of a model, and what a hook can learn from a forward pass."""
 
 import threading
 from abc import ABC, abstractmethod

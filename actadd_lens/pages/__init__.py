@@ -1,4 +1,4 @@
-"""Pages: one HTML file of a result, to be mailed or put on the web. They take results and run no model."""
+"""Pages: results as self-contained HTML files, to be mailed or put on the web. They run no model."""
 
 from actadd_lens.pages.sweeps import sweep_page
 from actadd_lens.pages.tracing import trace_page

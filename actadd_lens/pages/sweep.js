@@ -8,7 +8,7 @@
 
   function sentence(layer, coefficient) {
     const one = metric(), p = cell(one.p, layer, coefficient);
-    const interval = one.covers === "nothing" ? "no interval: one number has none" : `95 % interval ${shown(cell(one.low, layer, coefficient))} to ${shown(cell(one.high, layer, coefficient))} over ${one.covers}`;
+    const interval = one.covers === "nothing" ? "no interval, because there is only one number" : `95 % interval ${shown(cell(one.low, layer, coefficient))} to ${shown(cell(one.high, layer, coefficient))} over ${one.covers}`;
     const tested = p === null ? "" : `; adjusted p = ${shown(p)} against ${data.nulls} null vectors`;
     const verdict = one.covers === "nothing" && p === null ? "not tested" : cell(one.stands, layer, coefficient) ? "significant after correction" : "not significant after correction";
     return `Layer ${data.layers[layer]}, coefficient ${shown(data.coefficients[coefficient])}: effect ${shown(cell(one.effect, layer, coefficient), true)}${unit()}, ${interval}${tested}; ${verdict}.`;
@@ -26,7 +26,7 @@
     })));
     byId("caption").textContent = `${one.name}, steered − unsteered${unit() ? `, in${unit()}` : ""}; rows are injection layers, columns injection coefficients`;
     byId("map").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
-    byId("rule").textContent = `Orange: above zero; blue: below. Hatched: not significant after correction over the whole grid${data.nulls ? ` (${data.nulls} null vectors, ${data.null_kind.replaceAll("_", " ")})` : " (flipped signs; no null vectors were run)"}, or the interval holds zero.`;
+    byId("rule").textContent = `Orange: above zero; blue: below. Hatched: not significant after correction over the whole grid${data.nulls ? ` (${data.nulls} null vectors, ${data.null_kind.replaceAll("_", " ")})` : " (flipped signs; no null vectors were run)"}, or the interval contains zero.`;
   }
 
   function drawLayers() {

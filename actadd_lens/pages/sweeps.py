@@ -1,4 +1,4 @@
-"""The page of a sweep: a map of layers x coefficients, and for each cell its effect beside its nulls, and its texts."""
+"""The page of a sweep: a map of layers x coefficients, and for each cell its effect with its nulls, and its texts."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -44,7 +44,7 @@
     byId("layer-told").textContent = `${byId("layer").value} of 0 to ${facts.layers}`;
     byId("coefficient-told").textContent = shown(number("coefficient"));
     byId("hint").textContent = `Takes ${facts.methods[byId("method").value].hint}; spaces count.`;
-    byId("prompt-label").textContent = byId("chat").checked ? "What the user says" : "The text that the model goes on from";
+    byId("prompt-label").textContent = byId("chat").checked ? "What the user says" : "The text that the model continues";
     for (const field of document.querySelectorAll(".pair")) field.hidden = byId("measured").value !== "difference";
   }
 
@@ -140,7 +140,7 @@
   async function measure() {
     const button = byId("measure");
     button.disabled = true;
-    byId("effect").replaceChildren(make("p", { class: "busy" }, "Measuring, beside each null vector "));
+    byId("effect").replaceChildren(make("p", { class: "busy" }, "Measuring the vector and each null vector "));
     try {
       const asked = { settings: settings(), measure: byId("measured").value, nulls: number("nulls"), tokens: [byId("token-a").value, byId("token-b").value] };
       const found = await (await ask("measure", asked)).json();
@@ -212,7 +212,7 @@
     byId("layer").max = facts.layers;
     byId("tokens").max = facts.most_tokens;
     byId("nulls").max = facts.most_nulls;
-    byId("effect-hint").textContent = `The effect over ${facts.prompts} neutral prompts of the package, beside vectors of unrelated pairs with the same row norms. It takes a while on larger models.`;
+    byId("effect-hint").textContent = `The effect over ${facts.prompts} neutral prompts of the package, compared with vectors of unrelated pairs with the same row norms. It takes a while on larger models.`;
     show(facts.start);
     byId("settings").addEventListener("input", (event) => { if (event.target.type !== "file") changed(); });
     byId("settings").addEventListener("submit", (event) => { event.preventDefault(); look(); write(); });

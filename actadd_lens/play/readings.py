@@ -19,7 +19,7 @@ class Reading:
 
     Attributes:
         label: What the page calls it.
-        size: What the number beside each token is.
+        size: What the number next to each token is.
         read: The lists of a vector's rows.
         at_once: Whether it is quick enough to be read whenever the vector changes.
     """

@@ -235,16 +235,16 @@ class Session:
     def measure(
         self, settings: Settings, measured_by: str, nulls: int, tokens: tuple[str, str] = ("", "")
     ) -> dict[str, Any]:
-        """The effect over neutral prompts, beside null vectors.
+        """The effect over neutral prompts, compared with null vectors.
 
         Args:
-            settings: The page's settings; its prompt has no part in it, a chat stays one.
+            settings: The page's settings; the prompt is not used, but a chat model is still measured on chats.
             measured_by: A name of `MEASURES`.
             nulls: Number of null vectors.
             tokens: A and B, for the difference of two next tokens.
 
         Raises:
-            SettingError: There is no such measure, or the number of nulls is out of its range.
+            SettingError: There is no such measure, or the number of nulls is out of range.
         """
         require(measured_by in MEASURES, "what is measured", measured_by, f"one of {', '.join(MEASURES)}")
         require(is_count(nulls) and nulls <= MOST_NULLS, "nulls", nulls, f"1 to {MOST_NULLS}")

@@ -42,7 +42,7 @@ class Settings:
         layer: Injection layer.
         coefficient: Injection coefficient.
         position: Where it lands: a name, a token index, or a span.
-        max_new_tokens: Most tokens to write.
+        max_new_tokens: Maximum number of tokens to write.
         temperature: 0 is greedy.
         top_p: Nucleus.
         seed: Seed of the samples and of the nulls.

@@ -1,8 +1,8 @@
 """The embedded model's folder, and the labelled texts that it is measured on.
 
-The texts were written for this package, in the plain English that the model speaks, and are apart from
-its training text; `texts/README.md` tells how. Each function reads its file anew, so that importing this
-module costs nothing and nobody can change what the next caller gets.
+The texts were written for this package, in the plain English that the model speaks, and are not part of its training
+text; `texts/README.md` says how. Each function reads its file every time, so that importing this module costs nothing
+and nobody can change what the next caller gets.
 """
 
 import json
@@ -49,7 +49,7 @@ class ClozeFact:
 
     Attributes:
         kind: What sort of knowledge it is, such as `opposite` or `color`.
-        prompt: The text before the answer, without a space at its end.
+        prompt: The text before the answer, without a trailing space.
         answer: The one word that follows, with the space before it.
     """
 
@@ -60,12 +60,12 @@ class ClozeFact:
 
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """Directions of the stream that enters a block of the embedded model, each with a name.
+    """Named directions of the stream that enters a block of the embedded model.
 
     Attributes:
         decoder: One direction of length one a row, [features, d_model].
         names: The tokens at which each feature is largest.
-        layer: The block whose input the directions are of.
+        layer: The block whose input the directions belong to.
         shares: The share of tokens at which each feature is active.
         explained: The share of the streams' variance that `k` features of a token explain, on held-out text.
         k: Features of a token.
@@ -99,7 +99,7 @@ def sentiment_sentences() -> dict[str, tuple[str, ...]]:
     """Sentences by their sentiment: `positive`, `negative` and `neutral`.
 
     Returns:
-        Sentences free of every topic's words, so that they also serve as text off any topic.
+        Sentences without any topic's words, so that they also serve as off-topic text.
 
     Example:
         >>> sorted(sentiment_sentences())

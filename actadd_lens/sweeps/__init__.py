@@ -1,4 +1,4 @@
-"""Sweeps: metrics and texts in every cell of a grid, kept as they come."""
+"""Sweeps: metrics and texts in every cell of a grid, stored as they are computed."""
 
 from actadd_lens.sweeps.batches import SweepCost
 from actadd_lens.sweeps.choosing import BestCell

@@ -1,4 +1,4 @@
-"""How much a sweep takes, how much fits into memory, and the bar that shows how far it is."""
+"""What a sweep costs, how much fits into memory, and its progress bar."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from actadd_lens.models import Backend
 from actadd_lens.progress import progress_bar
 
 _SHARE = 0.25
-"""Share of the free memory that a batch may take."""
+"""Share of the free memory that a batch may use."""
 
 _TOKENS = {"cpu": 2048}
 """Tokens in a batch beyond which a device gains nothing; a GPU has more to fill."""
@@ -31,18 +31,18 @@ _UNKNOWN_MEMORY = 2**32
 
 @dataclass(frozen=True)
 class SweepCost:
-    """What a sweep takes, told before it starts.
+    """What a sweep costs, known before it starts.
 
     Attributes:
         grid: Its axes, in words.
         cells: Cells of the grid.
         prompts: Number of prompts.
-        nulls: Null vectors beside each pair's own.
-        samples: Texts per cell and prompt; 1 where none are written.
+        nulls: Null vectors for each pair's vector.
+        samples: Texts per cell and prompt; 1 if none are written.
         rows: Steered rows, nulls included.
-        stored: Those of them that are stored already.
-        passes: Forward passes that are left, those for vectors and the unsteered ones included.
-        batch_size: Most rows in one pass.
+        stored: How many of them are stored already.
+        passes: Forward passes that are left, including those for vectors and the unsteered ones.
+        batch_size: Maximum number of rows per pass.
     """
 
     grid: str

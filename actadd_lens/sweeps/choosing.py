@@ -1,4 +1,4 @@
-"""Choosing a cell on one half of the prompts, and telling its effect on the other; each null chooses likewise."""
+"""Choosing a cell on one half of the prompts, and reporting its effect on the other; each null does the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ class BestCell:
         coefficient: Injection coefficient.
         position: Where row 0 lands.
         chosen: The effect on the half that it was chosen on: too large, for that is why it was chosen.
-        effect: The effect on the other half, beside what each null that may choose reports from its own cell.
+            effect: The effect on the held-out half, with the nulls' effects, each from its own chosen cell.
         alternative: What counted as large.
         grid: The grid that it comes from.
-        without_cell: Nulls that have no allowed cell. They find nothing, as this vector might have done, and are not
-            compared with one that did.
+        without_cell: Number of nulls that have no allowed cell. They find nothing, as this vector might have done, and
+            are not compared with it.
     """
 
     metric: str
@@ -47,14 +47,14 @@ class BestCell:
     def p_value(self) -> float:
         """Monte Carlo p-value of the reported effect among the vectors that have an allowed cell; NaN without nulls.
 
-        Where no null has one, there is nothing to compare with: 1.
+        If no null has an allowed cell, there is nothing to compare with, and p is 1.
         """
         if not len(self.effect.nulls) and self.without_cell:
             return 1.0
         return self.effect.p_value(self.alternative)
 
     def vector(self, model: LensModel) -> Intervention:
-        """The cell's vector with its coefficient and position, ready to steer with."""
+        """The cell's vector with its coefficient and position, ready for steering."""
         return self.grid.vector(model, self.pair, self.layer, self.coefficient, self.position)
 
     def __repr__(self) -> str:
@@ -71,13 +71,13 @@ def best_place(
     alternative: Alternative,
     limits: Mapping[int, float],
 ) -> Place | None:
-    """The place of the best cell that is allowed; None where none is.
+    """The place of the best cell that is allowed; None if none is.
 
     Args:
         by_prompt: Effects on the prompts that are chosen on.
         metric: What is to be large.
         alternative: What counts as large.
-        limits: Most that other metrics may be.
+        limits: Largest values that other metrics may have.
     """
     effects = mean_of(by_prompt)
     score = directed(effects[metric], alternative)

@@ -64,7 +64,7 @@ class SweepRecipe:
         tokens: Token ids of each prompt.
         rows: Rows of each pair's vectors.
         metrics: What is measured.
-        batch_size: Most rows in one pass.
+        batch_size: Maximum number of rows per pass.
     """
 
     grid: Grid
@@ -85,7 +85,7 @@ class SweepDesk:
 
     Args:
         passes: The passes of the sweep.
-        batch_size: Most rows in one pass; halved when memory does not suffice.
+        batch_size: Maximum number of rows per pass; halved when memory does not suffice.
     """
 
     def __init__(self, passes: SweepPasses, batch_size: int) -> None:

@@ -1,4 +1,4 @@
-"""Effect against damage: the cells that no other beats in both."""
+"""Effect against damage: the cells that no other cell beats in both."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

@@ -20,7 +20,7 @@ from actadd_lens.vectors.vector import check_coefficient, check_interventions
 
 Source = PromptPair | Intervention
 """What the cells of a sweep come from: a prompt pair, read at each layer; or a vector or other intervention, which is
-made at each layer.
+moved to each layer.
 """
 
 _VECTOR_BYTES = 2**28
@@ -37,7 +37,7 @@ class Grid:
         coefficients: Injection coefficients; they multiply a vector's own.
         positions: Prompt tokens that receive row 0.
         prompts: The prompts.
-        nulls: Null vectors beside each pair's own.
+        nulls: Null vectors for each pair's vector.
         null_kind: Their kind.
         seed: Their seed.
     """
@@ -64,7 +64,7 @@ class Grid:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Each pair in a few characters."""
+        """Each pair as a short label."""
         return tuple(pair.label for pair in self.pairs)
 
     def vector(self, model: LensModel, pair: int, layer: int, coefficient: float, position: Position) -> Intervention:
@@ -79,7 +79,7 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class PlacedGrid:
-    """A grid on a model: prompts as tokens, and every vector known to fit onto every prompt.
+    """A grid on a model: prompts as tokens, and every vector checked to fit onto every prompt.
 
     Attributes:
         grid: The axes.
@@ -150,15 +150,15 @@ def place_grid(
     prepend_bos: bool,
     room: int = 0,
 ) -> PlacedGrid:
-    """The grid, once all of it is known to be sound.
+    """The grid, after all of it is checked.
 
     Raises:
         PromptError: A prompt or pair cannot be used.
         LayerError: A layer does not exist, or there is none.
         CoefficientError: A coefficient is not a number.
         PositionError: A vector does not fit onto a prompt at a position.
-        VectorError: A vector does not go with the model.
-        SettingError: Another setting is out of its range, or an axis holds a value twice.
+        VectorError: A vector does not match the model.
+        SettingError: Another setting is out of range, or an axis holds a value twice.
     """
     backend = backend_of(model)
     texts = as_texts(prompts)
@@ -232,7 +232,7 @@ def _check_source(source: Source, grid: Grid, rows: int) -> None:
 
 
 def _check_fit(backend: Backend, position: Position, rows: int, prompts: Prompts) -> None:
-    """See that a position is there in every prompt."""
+    """Check that a position exists in every prompt."""
     for row in range(len(prompts.first)):
         facts = prompts.facts(row, backend)
         reach_of(position, rows=rows, prompt=facts)

@@ -1,4 +1,4 @@
-"""What all sweeps share that are checked but not run: their cost, and how they start or go on."""
+"""What all planned sweeps share: their cost, and how they start or continue."""
 
 import os
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ class SweepRun(Protocol[Found_co]):
         """What is left to do."""
 
     def everything(self, tick: Callable[[int], Any]) -> Found_co:
-        """Do it; `tick` is told of rows as they are done."""
+        """Do it; `tick` is called with the number of rows as they are done."""
 
 
 class Plan(ABC, Generic[Found_co]):
@@ -54,11 +54,11 @@ class Plan(ABC, Generic[Found_co]):
         return plan_hash(self.record)
 
     def register(self, path: str | os.PathLike[str], *, question: str = "") -> str:
-        """Write the plan down before it is run, with the day and its hash, which the result names as `plan`.
+        """Record the plan before it is run, with the date and its hash, which the result has as `plan`.
 
         Args:
             path: A JSON file; one that holds another plan is left as it is.
-            question: What the run is to decide, and by which number.
+            question: What the run should decide, and by which number.
 
         Returns:
             The hash.
@@ -94,7 +94,7 @@ class Plan(ABC, Generic[Found_co]):
 
         Args:
             executor: As in `sweep`.
-            progress: Whether to show a bar when it takes more than a moment.
+            progress: Whether to show a progress bar if it takes more than a moment.
         """
         check_executor(self.backend, executor)
         with open_store(self.path) as store:

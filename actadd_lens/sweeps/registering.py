@@ -1,4 +1,4 @@
-"""Registering a plan: what is to be measured, and what decides, written down under a hash before anything runs."""
+"""Registering a plan: what is to be measured, and what decides, recorded under a hash before anything runs."""
 
 import hashlib
 import json
@@ -54,12 +54,12 @@ def plan_hash(record: dict[str, Any]) -> str:
 
 
 def register_plan(record: dict[str, Any], path: str | os.PathLike[str], *, question: str = "") -> str:
-    """Write a plan down with its hash; a plan that is registered there already keeps its day and its question.
+    """Record a plan with its hash; a plan that is registered there already keeps its date and its question.
 
     Args:
         record: The plan as JSON takes it.
         path: The file.
-        question: What the run is to decide, and by which number.
+        question: What the run should decide, and by which number.
 
     Returns:
         The hash.
@@ -92,7 +92,7 @@ def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
         path: The file.
 
     Raises:
-        SettingError: The file is none, or was changed since.
+        SettingError: The file is not a plan, or was changed since.
     """
     try:
         told = json.loads(Path(path).read_text(encoding="utf-8"))

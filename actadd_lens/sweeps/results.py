@@ -1,4 +1,4 @@
-"""What a sweep found: effects with intervals and adjusted p-values, the best cell, the effect-damage frontier."""
+"""Results of sweeps: effects with intervals and adjusted p-values, the best cell, the effect-damage frontier."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,9 +48,9 @@ class Sweep:
         metrics: Names of what was measured.
         units: Their units.
         steered: What was measured in each cell, on each prompt and sample; metrics of logits have one sample.
-        unsteered: The same without steering; by pair and position, for what is left out may hang on them.
+        unsteered: The same without steering, by pair and position, because what is left out may depend on them.
         nulls: The same as `steered` under each null vector, averaged over samples.
-        plan: Hash under which its plan was registered by `plan.register` before it was run; empty where it was not.
+        plan: Hash under which its plan was registered by `plan.register` before it was run; empty if it was not.
     """
 
     grid: Grid
@@ -75,7 +75,7 @@ class Sweep:
 
     @cached_property
     def distinct(self) -> list[int]:
-        """Places of the prompts without repeats: a prompt counts once, also where halves are made."""
+        """Indices of the prompts without repeats: a prompt counts once, also when halves are made."""
         return first_places(self.grid.prompts)
 
     @property
@@ -94,8 +94,8 @@ class Sweep:
     ) -> Float[np.ndarray, "pairs layers coefficients positions"]:
         """P-values adjusted over the whole grid (max-T, Westfall and Young); NaN without nulls.
 
-        In each cell, effect and nulls are put on one scale by their common mean and standard deviation, for otherwise
-        the largest coefficient alone would decide. Each null counts with its most extreme cell.
+        In each cell, effect and nulls are scaled by their common mean and standard deviation; otherwise the largest
+        coefficient alone would decide. Each null counts with its most extreme cell.
 
         Args:
             metric: Its name or place.
@@ -114,9 +114,9 @@ class Sweep:
     def stands(
         self, metric: int | str = 0, *, level: float = LEVEL
     ) -> Bool[np.ndarray, "pairs layers coefficients positions"]:
-        """Cells whose adjusted p-value is at most `level`, and whose interval does not hold zero.
+        """Cells that are significant after correction: adjusted p at most `level`, and the interval excludes zero.
 
-        Without nulls p is that of flips of each prompt's sign, adjusted over the grid: it says that steering does
+        Without nulls, p comes from flips of each prompt's sign, adjusted over the grid: it says that steering does
         something there, not that it does more than an unrelated vector.
 
         Args:
@@ -133,12 +133,12 @@ class Sweep:
         return np.asarray((p_values <= level) & ~((low <= 0) & (high >= 0)))
 
     def intervals(self, metric: int | str = 0) -> tuple[np.ndarray, np.ndarray, str]:
-        """Lower and upper ends of each cell's interval (95 %, that cell alone), and what it covers."""
+        """Lower and upper ends of each cell's interval (95 %, not corrected for other cells), and what it covers."""
         low, high, covers = cell_intervals(*self._flat(self._metric(metric)))
         return low.reshape(self.grid.shape), high.reshape(self.grid.shape), covers
 
     def cautions(self, metric: int | str = 0) -> np.ndarray:
-        """Where a cell's interval covers more or less than it says, in words; empty where it does not."""
+        """For each cell, a warning if its interval is probably too narrow or too wide; else empty."""
         return np.array(cell_cautions(*self._flat(self._metric(metric))), dtype=object).reshape(self.grid.shape)
 
     def _flat(self, metric: int) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +157,7 @@ class Sweep:
         coefficient: float | None = None,
         position: Position | None = None,
     ) -> Effect:
-        """The effect in one cell with its interval, beside its nulls.
+        """The effect in one cell, with interval and nulls.
 
         Args:
             metric: Its name or place.
@@ -196,9 +196,9 @@ class Sweep:
         coefficient: float | None = None,
         position: Position | None = None,
     ) -> ConceptEffect:
-        """The mean effect over all pairs, as a sample of pairs of one concept, and over prompts.
+        """The mean effect over prompts and all pairs, which are taken as a sample of pairs of one concept.
 
-        A claim about a concept, where `effect` makes one about a pair.
+        This makes a claim about a concept; `effect` makes one about a single pair.
 
         Args:
             metric: Its name or place.
@@ -230,14 +230,14 @@ class Sweep:
     ) -> "BestCell":
         """The cell with the largest effect, chosen on one half of the prompts and reported on the other.
 
-        Each null vector chooses its own best cell by the same rule on the same half, so that the p-value allows for
-        the choice. A vector without an allowed cell finds nothing, which is an error here; so does a null without
-        one, and is left out: those that found a cell are compared with each other.
+        Each null vector chooses its own best cell by the same rule on the same half, so that the p-value accounts for
+        the choice. If no cell is allowed for the vector, that is an error; nulls without an allowed cell are left out
+        of the comparison.
 
         Args:
             metric: Its name or place.
             alternative: What counts as large: `greater`, `less`, or `two-sided` for either.
-            at_most: Other metrics whose effect a cell may not exceed, by name or place; such as a KL divergence.
+            at_most: Largest effect that other metrics may have in a cell, by name or place; such as a KL divergence.
             seed: Seed of the halving.
 
         Raises:
@@ -252,7 +252,7 @@ class Sweep:
         without = sum(found is None for found in null_places)
         if place is None:
             others = f" {without} of {len(null_places)} nulls have none either." if null_places else ""
-            raise SettingError(f"No cell keeps below {at_most}: allow more, or try smaller coefficients.{others}")
+            raise SettingError(f"No cell stays below {at_most}: allow more, or try smaller coefficients.{others}")
         tables = [
             self.null_by_prompt[(index, number, *found)][report]
             for number, found in enumerate(null_places)
@@ -286,7 +286,7 @@ class Sweep:
         damage_metric: int | str | None = None,
         alternative: Alternative = "greater",
     ) -> "Frontier":
-        """Effect against damage, and the cells that no other cell beats in both.
+        """Effect against damage, with the cells that no other cell beats in both.
 
         Args:
             damage: A sweep of the same grid on other text; by default this one, with another metric.
@@ -347,7 +347,7 @@ class Sweep:
         position: Position | None = None,
         ax: "Axes | None" = None,
     ) -> "Axes":
-        """Heat map of layers x coefficients; cells that do not stand are hatched.
+        """Heat map of layers x coefficients; cells that are not significant are hatched.
 
         Args:
             metric: Its name or place.
@@ -380,7 +380,7 @@ class Sweep:
         return plot_lines(self, self._metric(metric), pair, self._drawn(position), ax=ax)
 
     def page(self, path: "str | os.PathLike[str]", *, title: str = "A sweep") -> "Path":
-        """Write one HTML file with everything in it, to be mailed or put on the web: it needs no server or network.
+        """Write one self-contained HTML file, to be mailed or put on the web: it needs no server or network.
 
         Args:
             path: The file.

@@ -1,4 +1,4 @@
-"""Results of long runs on disk: an sqlite file of values under keys that tell everything the values depend on."""
+"""Results of long runs on disk: an sqlite file of values under keys that cover everything the values depend on."""
 
 import hashlib
 import os
@@ -28,16 +28,16 @@ _COLUMNS = ["key", "value"]
 
 
 class ResultStore:
-    """A table of values by key, safe to be killed and to be shared by processes on one machine.
+    """A table of values by key; a run may be killed, and processes on one machine may share the file.
 
-    Each `put` is one transaction. A value that is there already stays. Each value carries a checksum.
+    Each `put` is one transaction. Existing values are kept. Each value has a checksum.
 
     Args:
         path: The sqlite file; made when missing.
-        read_only: Whether only to look: then the file must be there, and nothing is written.
+        read_only: Whether only to read: then the file must exist, and nothing is written.
 
     Raises:
-        SettingError: The file is something else, or cannot be opened; so too, later, when it fails.
+        SettingError: The file is something else, or cannot be opened; also later, if it fails.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
@@ -80,7 +80,7 @@ class ResultStore:
         """The error that tells of a value that is none."""
         return SettingError(
             f"{self.path} holds a damaged value ({what}): delete the file, or name another one, and results are "
-            "computed anew."
+            "computed again."
         )
 
     def _checked(self, key: bytes, value: Any) -> bytes:
@@ -165,7 +165,7 @@ def check_store_path(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise SettingError(f"{path} cannot hold the results of a sweep ({error}): name another file.") from error
     if is_there and not is_file:
-        raise SettingError(f"{found} cannot hold the results of a sweep: it is a folder or device, and no file.")
+        raise SettingError(f"{found} cannot hold the results of a sweep: it is a folder or device, not a file.")
     if not found.parent.is_dir():
         raise SettingError(f"{found} cannot hold the results of a sweep: there is no folder {found.parent}.")
     return found

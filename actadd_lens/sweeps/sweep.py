@@ -64,10 +64,10 @@ def sweep(
 ) -> Sweep:
     """Measure what steering does in every cell of a grid.
 
-    The numbers are those of steering, running and measuring cell by cell, prompt by prompt.
+    The numbers are the same as from steering and measuring cell by cell, prompt by prompt.
 
     Args:
-        model: The model; steering that is open around the call is left out, the caller's own hooks act.
+        model: The model; steering that is open around the call is ignored, but the caller's own hooks act.
         pairs: One prompt pair or several; or vectors, which are added at every layer.
         layers: Injection layers.
         coefficients: Injection coefficients.
@@ -78,20 +78,20 @@ def sweep(
         null_kind: As in `null_vectors`.
         seed: Seed of the nulls.
         prepend_bos: Whether prompts start with BOS.
-        batch_size: Most rows in one pass; by default as memory allows.
-        path: An sqlite file that keeps results as they come; what is there already is not computed again.
-        executor: Who runs it: a `worker_pool`, Dask's client, or anything else with `submit`, as `concurrent.futures`
-            has it, or a function that makes one. By default it runs here.
-        progress: Whether to show a bar when it takes more than a moment.
+        batch_size: Maximum number of rows per pass; by default as memory allows.
+        path: An sqlite file that keeps results as they are computed; what is in it is not computed again.
+        executor: What runs it: a `worker_pool`, Dask's client, any other object with `submit` as in
+            `concurrent.futures`, or a function that makes one. By default it runs in this process.
+        progress: Whether to show a progress bar if it takes more than a moment.
 
     Raises:
         PromptError: A prompt or pair cannot be used.
         LayerError: A layer does not exist.
         CoefficientError: A coefficient is not a number.
         PositionError: A vector does not fit onto a prompt.
-        VectorError: A vector does not go with the model.
-        SettingError: Another setting is out of its range.
-        WorkerError: Workers die again and again, or would compute other numbers.
+        VectorError: A vector does not match the model.
+        SettingError: Another setting is out of range.
+        WorkerError: Workers keep dying, or would compute other numbers.
     """
     plan = plan_sweep(
         model, pairs, layers=layers, coefficients=coefficients, positions=positions, prompts=prompts, metric=metric,
@@ -116,9 +116,9 @@ def plan_sweep(
     batch_size: int | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> "SweepPlan":
-    """A sweep, checked but not run: `.cost` tells what it takes, `.run()` runs it.
+    """A sweep, checked but not run: `.cost` says what it takes, `.run()` runs it.
 
-    Args and errors are those of `sweep`.
+    Arguments and errors are those of `sweep`.
     """
     require(batch_size is None or is_count(batch_size), "batch_size", batch_size, "an integer from 1, or None")
     if path is not None:
@@ -132,7 +132,7 @@ def plan_sweep(
     chosen = tuple(as_metric(item) for item in many)
     names = [item.name for item in chosen]
     if not chosen or len(set(names)) < len(names):
-        raise SettingError(f"The metrics are {names}: give one or more, each with a name of its own.")
+        raise SettingError(f"The metrics are {names}: give one or more, each with a different name.")
     bound = tuple(item.bound_to(placed.backend) for item in chosen)
     passes = SweepPasses(placed, chosen, bound)
     if batch_size is None:
@@ -146,7 +146,7 @@ class SweepPlan(Plan[Sweep]):
 
     Attributes:
         passes: The grid on its model, and what is measured.
-        batch_size: Most rows in one pass.
+        batch_size: Maximum number of rows per pass.
         path: Where results are kept, or None.
     """
 

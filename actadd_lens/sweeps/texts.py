@@ -64,7 +64,7 @@ def sweep_completions(
     The texts are those of `complete` for the same cell and seed.
 
     Args:
-        model: The model; steering that is open around the call is left out.
+        model: The model; steering that is open around the call is ignored.
         pairs: As in `sweep`.
         layers: Injection layers.
         coefficients: Injection coefficients.
@@ -72,20 +72,20 @@ def sweep_completions(
         prompts: One text or several, of any lengths.
         scorers: One callable on texts or several.
         n: Samples per cell and prompt.
-        max_new_tokens: Most tokens to add.
+        max_new_tokens: Maximum number of tokens to add.
         nulls: Null vectors of each pair and layer; each runs through the whole grid.
         null_kind: As in `null_vectors`.
         seed: Seed of samples and nulls.
         stop: Texts that end a continuation.
         prepend_bos: Whether prompts start with BOS.
-        batch_size: Most rows that decode together; by default as memory allows.
-        path: An sqlite file that keeps texts as they come; other scorers read them again.
+        batch_size: Maximum number of rows that decode together; by default as memory allows.
+        path: An sqlite file that keeps texts as they are written; other scorers can reuse them.
         executor: As in `sweep`; texts are scored here.
-        progress: Whether to show a bar when it takes more than a moment.
+        progress: Whether to show a progress bar if it takes more than a moment.
         **sampling: As in `complete`.
 
     Raises:
-        SettingError: A setting is out of its range; else the errors of `sweep`.
+        SettingError: A setting is out of range; else the errors of `sweep`.
     """
     plan = plan_sweep_completions(
         model, pairs, layers=layers, coefficients=coefficients, positions=positions, prompts=prompts, scorers=scorers,
@@ -115,9 +115,9 @@ def plan_sweep_completions(
     path: str | os.PathLike[str] | None = None,
     **sampling: Any,
 ) -> "CompletionSweepPlan":
-    """A sweep over texts, checked but not run: `.cost` tells what it takes, `.run()` runs it.
+    """A sweep over texts, checked but not run: `.cost` says what it takes, `.run()` runs it.
 
-    Args and errors are those of `sweep_completions`.
+    Arguments and errors are those of `sweep_completions`.
     """
     chosen = as_scorers(scorers)
     require(batch_size is None or is_count(batch_size), "batch_size", batch_size, "an integer from 1, or None")
@@ -148,7 +148,7 @@ class CompletionSweepPlan(Plan[CompletionSweep]):
         placed: The grid on its model.
         scorers: What the texts are scored by.
         settings: How they are decoded.
-        batch_size: Most rows that decode together.
+        batch_size: Maximum number of rows that decode together.
         path: Where texts are kept, or None.
     """
 

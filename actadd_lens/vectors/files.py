@@ -1,4 +1,4 @@
-"""Steering vectors as safetensors files: written whole or not at all, and read with suspicion."""
+"""Steering vectors as safetensors files: written completely or not at all, and checked when read."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ _LONGEST_HEADER = 16 * 2**20
 
 
 def save_vector(vector: SteeringVector, path: str | os.PathLike[str]) -> None:
-    """Write a vector beside its place, then move it there."""
+    """Write a vector to a temporary file, then move it into place."""
     from safetensors.torch import save
 
     header = header_of(vector)
@@ -75,7 +75,7 @@ def vector_of(header: dict[str, Any], activations: Tensor, *, path: str | os.Pat
         path: Where both were read, for what is said of them.
 
     Raises:
-        VectorFileError: They do not go together, or are none.
+        VectorFileError: They do not match, or are invalid.
     """
     try:
         _check_header(header)
@@ -113,7 +113,7 @@ def write_whole(path: Path, data: bytes) -> None:
     if path.is_dir():
         raise VectorFileError(f"{path} is a folder: give the name of a file in it.")
     if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113  (these do not raise for names that are too long)
-        raise VectorFileError(f"{path} is a device or pipe and no file: give the name of a file.")
+        raise VectorFileError(f"{path} is a device or pipe, not a file: give the name of a file.")
     try:
         _write_and_move(path, data)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""What every intervention answers: where it is made, on which tokens, and what it does there.
+"""What every intervention defines: where it acts, on which tokens, and what it does there.
 
-A steering vector is one; others stand in `steering.interventions`. Whatever takes vectors takes interventions.
+A steering vector is one; others are in `steering.interventions`. Whatever takes vectors takes interventions.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ class CleanReads:
     """Activations of the unsteered model on the prompts of a batch, for interventions that depend on them.
 
     Attributes:
-        values: At each spot that was asked for, one row per prompt, padded on the right.
+        values: At each requested spot, one row per prompt, padded on the right.
         lengths: Tokens of each prompt.
     """
 
@@ -62,7 +62,7 @@ class Intervention(ABC):
 
         @property
         def follows_prompt(self) -> bool:
-            """Whether its rows are the prompt's own tokens, row 0 at token 0, wherever it acts."""
+            """Whether its rows belong to the prompt's own tokens, row 0 to token 0, wherever it acts."""
 
     else:
         site = "resid_pre"
@@ -82,7 +82,7 @@ class Intervention(ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """The intervention in a few characters, for axes and tables."""
+        """The intervention as a short label, for axes and tables."""
 
     @property
     def told(self) -> str:
@@ -91,7 +91,7 @@ class Intervention(ABC):
 
     @property
     def rows(self) -> int:
-        """Number of rows; 1 where the same is done at every token."""
+        """Number of rows; 1 if the same is done at every token."""
         return 1
 
     @property
@@ -105,15 +105,15 @@ class Intervention(ABC):
 
     @abstractmethod
     def check(self, backend: Backend) -> None:
-        """See that it goes with a model.
+        """Check that it matches a model.
 
         Raises:
-            ActAddError: It does not; nothing has run then.
+            ActAddError: It does not; nothing was run.
         """
 
     @property
     def vector(self) -> "Any":
-        """The steering vector that it is made from, which a null vector can stand in for; None where there is none."""
+        """The steering vector that it is made from, which a null vector can replace; None if there is none."""
         return None
 
     def with_vector(self, vector: Any) -> "Intervention":
@@ -121,7 +121,7 @@ class Intervention(ABC):
         raise VectorError(f"{self.label} is made from no steering vector.")
 
     def times(self, coefficient: float) -> "Intervention":
-        """The intervention with a coefficient, where it has one.
+        """The intervention multiplied by a coefficient, if it has one.
 
         Raises:
             CoefficientError: It has none, and the coefficient is not 1.
@@ -133,7 +133,7 @@ class Intervention(ABC):
         return self
 
     def at(self, *, position: Any, bos: bool | None = None) -> "Intervention":
-        """The same with a position of its own, which wins over the one that a tool is given."""
+        """The same with a position of its own, which takes precedence over the one passed to a tool."""
         return replace(self, position=check_position(position, rows=self.rows, bos=bos))  # type: ignore[type-var]
 
     def at_layer(self, layer: int) -> "Intervention":
@@ -157,5 +157,5 @@ class Intervention(ABC):
 
 
 def distinct(found: Sequence[Sequence[Intervention]]) -> tuple[Intervention, ...]:
-    """Each intervention once, in the order in which it comes first."""
+    """Each intervention once, in the order of first occurrence."""
     return tuple({id(item): item for row in found for item in row}.values())

@@ -22,7 +22,7 @@ def visible(text: str) -> str:
 
 
 def row_names(backend: Backend, vector: SteeringVector) -> tuple[str, ...]:
-    """Each row by its number and, where it is known, by the tokens that it is the difference of."""
+    """Each row by its number and, if known, by the tokens whose difference it is."""
     told = vector.provenance
     plus, minus = told.positive_tokens, told.negative_tokens
     moved = any(step.startswith(_MOVED) for step in told.steps)
@@ -36,7 +36,7 @@ def row_names(backend: Backend, vector: SteeringVector) -> tuple[str, ...]:
 
 
 def vector_names(vectors: Sequence[Intervention]) -> tuple[str, ...]:
-    """Each vector by coefficient, label and layer; what all of them share is left out, where it tells them apart."""
+    """Each vector by coefficient, label and layer; what all share is left out if the rest distinguishes them."""
     labels, layers = {vector.label for vector in vectors}, {vector.layer for vector in vectors}
     if len(labels) == 1 and len(layers) == len(vectors) > 1:
         return tuple(f"layer {vector.layer}" for vector in vectors)

@@ -1,7 +1,7 @@
-"""Operations: what is done to the stream at the tokens that are meant, each one pure function.
+"""Operations: what is done to the stream at the chosen tokens, each of them one pure function.
 
-Every tensor of an operation is [rows, width], or [batch, rows, width] where each row of a batch has its own; one row
-goes to all tokens, several go one to a token. Nothing here knows of models, caches or prompts.
+Every tensor of an operation is [rows, width], or [batch, rows, width] if each row of a batch has its own; one row goes
+to all tokens, several go one per token. Nothing here knows about models, caches or prompts.
 """
 
 import dataclasses
@@ -31,12 +31,12 @@ class Operation(ABC):
 
     @property
     def learns(self) -> bool:
-        """Whether one of its tensors asks for a gradient."""
+        """Whether one of its tensors requires a gradient."""
         return any(tensor.requires_grad for tensor in self._tensors())
 
     @property
     def rows(self) -> int:
-        """Rows of its tensors; 1 where the same goes to every token."""
+        """Rows of its tensors; 1 if the same goes to every token."""
         return max(tensor.shape[-2] for tensor in self._tensors())
 
     def of_tokens(self, rows: slice | Int[Tensor, "batch pos"]) -> "Operation":
@@ -48,7 +48,7 @@ class Operation(ABC):
         return self._mapped(lambda tensor: tensor[members.to(tensor.device)] if tensor.ndim == 3 else tensor)
 
     def repeated(self, times: int) -> "Operation":
-        """The operation for a batch in which each row stands so many times, side by side."""
+        """The operation for a batch in which each row is repeated that many times, side by side."""
         return self._mapped(lambda tensor: tensor.repeat_interleave(times, dim=0) if tensor.ndim == 3 else tensor)
 
     def like(self, stream: Tensor) -> "Operation":

@@ -40,7 +40,7 @@ def _transformer_lens_version() -> str | None:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What tells one model from another, whatever was folded or centred.
+    """What distinguishes one model from another, whatever was folded or centred.
 
     A sample of weights is kept, not a hash of it: folded, raw and half-precision copies of one model agree to a few
     parts in a thousand but not to the last bit, and a hash knows only equal and unequal.
@@ -56,7 +56,7 @@ class Fingerprint:
         return cls(backend.d_model, backend.n_layers, tuple(backend.fingerprint_sample()))
 
     def matches(self, other: "Fingerprint") -> bool:
-        """Whether both are of the same model."""
+        """Whether both belong to the same model."""
         if (self.d_model, self.n_layers, len(self.weights)) != (
             other.d_model,
             other.n_layers,
@@ -82,7 +82,7 @@ class Provenance:
         prepend_bos: Whether the rows start with BOS.
         read_layer: Block at whose input the rows were read.
         model: The model's name.
-        fingerprint: What identifies that model; None where it is not known.
+        fingerprint: What identifies that model; None if it is not known.
         weight_processing: What had been done to its weights.
         dtype: Precision of its weights.
         versions: Versions of the packages that made the vector.
@@ -134,7 +134,7 @@ class Provenance:
 
     @property
     def label(self) -> str:
-        """The origin in a few characters, for axes and tables."""
+        """The origin as a short label, for axes and tables."""
         if self.positive is not None:
             return PromptPair(self.positive, self.negative).label
         if self.terms:
@@ -146,15 +146,15 @@ class Provenance:
         return dataclasses.replace(self, steps=(*self.steps, step))
 
     def check_model(self, backend: Backend) -> None:
-        """See that a model is the one that the vector was read from.
+        """Check that a model is the one that the vector was read from.
 
         Raises:
-            FingerprintError: It is another one.
+            FingerprintError: It is a different one.
         """
         if self.fingerprint is not None and not self.fingerprint.matches(Fingerprint.of(backend)):
             theirs = self.fingerprint
             fits = theirs.d_model == backend.d_model
-            way_out = "If that is meant, use vector.for_model(model)." if fits else "It cannot be added there."
+            way_out = "If that is intended, use vector.for_model(model)." if fits else "It cannot be added there."
             raise FingerprintError(
                 f"This vector ({self.label}) was read from {self.model} ({theirs.n_layers} layers, d_model "
                 f"{theirs.d_model}), but the model here is {backend.name} ({backend.n_layers} layers, d_model "

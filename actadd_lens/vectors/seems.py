@@ -97,4 +97,4 @@ def parsed(path: Path) -> object:
     try:
         return json.loads(path.read_bytes().decode("utf-8"))
     except RecursionError as error:
-        raise ValueError("it is nested beyond reason") from error
+        raise ValueError("it is nested too deeply") from error

@@ -1,4 +1,4 @@
-"""Named tensors with a header as safetensors files: written whole or not at all, and read with suspicion.
+"""Named tensors with a header as safetensors files: written completely or not at all, and checked when read.
 
 Adapters, learnt scalings, checkpoints and interventions are kept this way.
 """
@@ -24,7 +24,7 @@ _LONGEST_HEADER = 64 * 2**20
 def write_tensors(
     path: str | os.PathLike[str], kind: str, body: Mapping[str, Any], tensors: Mapping[str, Tensor], *, version: int = 1
 ) -> None:
-    """Write tensors and what is to be known of them, beside their place, then move them there.
+    """Write tensors with their header to a temporary file, then move it into place.
 
     Args:
         path: The file; one that is there is replaced.
@@ -71,7 +71,7 @@ def read_tensors(
 
 
 def kind_in(path: str | os.PathLike[str]) -> str | None:
-    """The kind that a file says it holds; None where it is not a file of this package, or cannot be read."""
+    """The kind that a file says it holds; None if it is not a file of this package, or cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SteeringVector(Intervention):
-    """Difference of `resid_pre` activations, one row per token of the prompt pair, and where it is to be added.
+    """Difference of `resid_pre` activations, one row per token of the prompt pair, and where to add it.
 
-    Scalars touch `coefficient` only; the tensor stays what was read. Nothing is changed in place: every operation
+    Scalars change `coefficient` only; the tensor stays as it was read. Nothing is changed in place: every operation
     returns a new vector.
 
     Attributes:
@@ -43,7 +43,7 @@ class SteeringVector(Intervention):
             (`front` by default).
         provenance: What the vector was made of.
 
-    A vector made from a tensor that asks for a gradient keeps the graph, so it can be learnt through `steer`.
+    A vector made from a tensor that requires a gradient keeps its graph, so it can be learnt through `steer`.
 
     >>> vector = SteeringVector.from_tensor(torch.ones(2, 4), layer=3, source="example")
     >>> (5 * vector / 2).coefficient, (-vector).coefficient
@@ -84,17 +84,17 @@ class SteeringVector(Intervention):
         source: str,
         model: LensModel | None = None,
     ) -> "SteeringVector":
-        """A steering vector from any direction: a probe, an SAE feature, a difference of means, one that is learnt.
+        """A steering vector from any direction: a probe, an SAE feature, a difference of means, a learnt one.
 
         Args:
-            rows: One direction, or one row per token: a tensor or a numpy array of floats. A tensor that asks for a
-                gradient is taken as it is, not copied, so that the vector changes with it.
+            rows: One direction, or one row per token: a tensor or a numpy array of floats. A tensor that requires a
+                gradient is used as it is, not copied, so that the vector changes with it.
             layer: Injection layer.
             source: Where the direction comes from, in your words; kept in the provenance.
-            model: The model that it belongs to; with it, the vector refuses other models.
+            model: The model that it belongs to; if given, the vector refuses other models.
 
         Raises:
-            VectorError: The tensor has another shape or type, is not finite, or does not go with the model.
+            VectorError: The tensor has another shape or type, is not finite, or does not match the model.
             LayerError: It is not a layer, or the model has no such layer.
             SettingError: The source is not text.
         """
@@ -102,7 +102,7 @@ class SteeringVector(Intervention):
             raise SettingError(f"source is {source!r}: expected a text that says where the direction comes from.")
         provenance = Provenance(source) if model is None else Provenance.of_model(backend_of(model), source=source)
         if not isinstance(source, str):
-            raise VectorError(f"source is {source!r}: tell in words where the direction comes from.")
+            raise VectorError(f"source is {source!r}: say in words where the direction comes from.")
         vector = cls(as_rows(rows), layer, provenance=provenance)
         if model is not None:
             check_vectors(backend_of(model), vector)
@@ -133,7 +133,7 @@ class SteeringVector(Intervention):
 
     @property
     def label(self) -> str:
-        """The vector in a few characters, for axes and tables."""
+        """The vector as a short label, for axes and tables."""
         return self.provenance.label
 
     @property
@@ -143,7 +143,7 @@ class SteeringVector(Intervention):
 
     @property
     def has_bos_row(self) -> bool:
-        """Whether row 0 was read at BOS, as far as the provenance tells."""
+        """Whether row 0 was read at BOS, according to the provenance."""
         moved = any(step.startswith(("row(", "mean_rows(")) for step in self.provenance.steps)
         told = [term for _, term in self.provenance.terms] or [self.provenance]
         return not moved and any(term.prepend_bos is True and term.positive_tokens is not None for term in told)
@@ -154,11 +154,11 @@ class SteeringVector(Intervention):
         return self
 
     def with_vector(self, vector: "SteeringVector") -> "SteeringVector":
-        """The other one."""
+        """The other vector."""
         return vector
 
     def operation(self, backend: Backend, clean: CleanReads | None) -> Operation:
-        """X + c v."""
+        """The operation x + c v."""
         return Add(self.injection)
 
     def times(self, coefficient: float) -> "SteeringVector":
@@ -166,7 +166,7 @@ class SteeringVector(Intervention):
         return coefficient * self
 
     def check(self, backend: Backend) -> None:
-        """See that the vector goes with a model.
+        """Check that the vector matches a model.
 
         Raises:
             VectorError: It has another `d_model`, or comes from another model.
@@ -236,11 +236,11 @@ class SteeringVector(Intervention):
     # -- the same vector, elsewhere or in part -----------------------------------------------------------------
 
     def at_layer(self, layer: int) -> "SteeringVector":
-        """Added at another layer than the one where it was read (a transplant)."""
+        """The vector, added at another layer than the one where it was read (a transplant)."""
         return self._changed(f"at_layer({layer})", layer=layer)
 
     def at(self, *, position: Any, bos: bool | None = None) -> "SteeringVector":
-        """With a position of its own, which wins over the one that a tool is given.
+        """The vector with a position of its own, which takes precedence over the one passed to a tool.
 
         Args:
             position: Token index of row 0, or `front`, `mid`, `back`; for one row also a span: `all`, `prompt`,
@@ -264,9 +264,9 @@ class SteeringVector(Intervention):
         return self._changed(f"row({number})", activations=self.activations[number][None].clone(), position=None)
 
     def without_rows(self, *indices: int) -> "SteeringVector":
-        """Nothing in some rows: they become zero, so that the others still land on their tokens.
+        """The vector with some rows set to zero, so that the others still land on their tokens.
 
-        `mean_rows` leaves zero rows out, and the nulls of zero rows are zero. Massive rows are left out this way.
+        `mean_rows` ignores zero rows, and the nulls of zero rows are zero. Use this to leave massive rows out.
 
         Args:
             *indices: Rows; negative indices count from the end.
@@ -289,20 +289,20 @@ class SteeringVector(Intervention):
         return self._changed(f"without_rows({told})", activations=kept)
 
     def mean_rows(self) -> "SteeringVector":
-        """One row: the mean of the rows that are not zero, so that a pair's BOS row does not dilute it."""
+        """One row: the mean of the rows that are not zero, so that a pair's zero BOS row does not dilute it."""
         nonzero = self.activations[self.norms > 0]
         mean = nonzero.mean(dim=0) if len(nonzero) else self.activations[0]
         return self._changed("mean_rows()", activations=mean[None].clone(), position=None)
 
     def with_norm(self, norm: float | Float[Tensor, " pos"]) -> "SteeringVector":
-        """Each row rescaled to a norm: one for all, or one per row; zero rows stay zero, the coefficient stays.
+        """The vector with rows rescaled to a norm, one for all or one per row; zero rows and the coefficient stay.
 
         Raises:
             VectorError: A norm is negative or not finite, or there are not as many as rows.
         """
         target = as_numbers(norm, "The norm", VectorError).to(self.activations.device, torch.float32)
         if target.ndim > 1 or (target.ndim == 1 and len(target) != self.rows):
-            raise VectorError(f"{tuple(target.shape)} norms do not go with {self.rows} rows: give one, or one per row.")
+            raise VectorError(f"{tuple(target.shape)} norms do not match {self.rows} rows: give one, or one per row.")
         if not bool((target >= 0).all()):
             raise VectorError(f"The norm {norm!r} is not a valid size: expected numbers from 0.")
         scale = torch.where(self.norms > 0, target / self.norms.clamp_min(1e-30), 0.0)
@@ -313,22 +313,22 @@ class SteeringVector(Intervention):
     def relative(
         self, model: LensModel, prompts: Any, amount: float, *, position: Any = "front", prepend_bos: bool = True
     ) -> "SteeringVector":
-        """With a coefficient in units of the stream that it lands on.
+        """The vector with its coefficient set in units of the stream that it lands on.
 
-        The coefficient becomes the one at which the injection's row is `amount` times as long as the unsteered stream
-        at the token that it lands on: in the median over all rows that are not zero, tokens and prompts, which a few
-        massive tokens do not move. A negative coefficient stays negative: `(-v).relative(...)` steers backwards.
+        The coefficient is chosen so that the injection's row is `amount` times as long as the unsteered stream at the
+        token that it lands on: in the median over all nonzero rows, tokens and prompts, which a few massive tokens do
+        not affect. A negative coefficient stays negative: `(-v).relative(...)` steers backwards.
 
         Args:
             model: The model.
             prompts: One text or several; one pass is made over them, up to the layer.
-            amount: Norm of the injection in units of the stream's; 1 is as long as the stream.
+            amount: Norm of the injection in units of the stream's; 1 means as long as the stream.
             position: Where row 0 lands, for a vector without a position of its own.
             prepend_bos: Whether prompts start with BOS.
 
         Raises:
             CoefficientError: The amount is not a finite number, or the vector is zero or has coefficient 0.
-            PromptError: A prompt is not text or outgrows the context.
+            PromptError: A prompt is not text, or is longer than the context.
             PositionError: The vector does not fit onto a prompt, or lands on none of its tokens.
         """
         from actadd_lens.steering.sizes import relative_sizes
@@ -340,7 +340,7 @@ class SteeringVector(Intervention):
         return dataclasses.replace(self, coefficient=math.copysign(1.0, self.coefficient) * wanted / now)
 
     def keep_dimensions(self, dimensions: Any) -> "SteeringVector":
-        """Only some dimensions of the residual stream, the others set to zero (section 2j of the paper's facts).
+        """The vector with only some dimensions of the residual stream kept, and the others set to zero.
 
         Args:
             dimensions: A slice, indices, or a boolean mask with one entry per dimension.
@@ -369,11 +369,11 @@ class SteeringVector(Intervention):
         return [index for index, is_kept in enumerate(values) if is_kept]
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "SteeringVector":
-        """On another device, or in another precision."""
+        """The vector on another device, or in another precision."""
         return dataclasses.replace(self, activations=self.activations.to(device=device, dtype=dtype))
 
     def for_model(self, other: LensModel) -> "SteeringVector":
-        """Allowed on another model than the one that it was read from; the provenance records it.
+        """The vector, allowed on another model than the one that it was read from; the provenance records it.
 
         Raises:
             VectorError: The other model has another `d_model`.
@@ -406,17 +406,17 @@ class SteeringVector(Intervention):
     ) -> None:
         """Write a safetensors file with the whole provenance; it appears complete or not at all.
 
-        `hf://owner/name` puts the folder that `export` writes on the Hugging Face Hub, with a card.
+        With `hf://owner/name`, the folder that `export` writes is put on the Hugging Face Hub, with a card.
 
         Args:
             path: The file, or `hf://owner/name`.
-            measurements: For the Hub's card, what `measure` and `measure_completions` gave for this vector.
+            measurements: For the Hub's card, results of `measure` and `measure_completions` for this vector.
             licence: For the card, the licence's identifier, such as `mit`.
             base_model: For the card, the model's name on the Hub.
 
         Raises:
             VectorFileError: The file cannot be written, or the Hub cannot be reached.
-            SettingError: A measurement is of another vector, or something for a card goes with a file.
+            SettingError: A measurement is of another vector, or something for a card was given with a file.
         """
         from actadd_lens.vectors.exchange import save_one
 
@@ -441,9 +441,9 @@ class SteeringVector(Intervention):
         | `folder` | a folder | what the Hugging Face Hub holds: the vector, a card, and the first two where they can |
 
         Args:
-            path: The file or folder; its ending tells the format.
-            format: The format, where the path does not tell it.
-            measurements: For a folder's card, what `measure` and `measure_completions` gave for this vector.
+            path: The file or folder; its ending determines the format.
+            format: The format, if the ending does not determine it.
+            measurements: For a folder's card, results of `measure` and `measure_completions` for this vector.
             licence: For the card, the licence's identifier, such as `mit`.
             base_model: For the card, the model's name on the Hub.
 
@@ -452,7 +452,7 @@ class SteeringVector(Intervention):
             PositionError: The format has no such position.
             VectorError: The format does not hold several rows.
             VectorFileError: The file cannot be written.
-            SettingError: The format is not told, a package is missing, or a measurement is of another vector.
+            SettingError: The format is not known, a package is missing, or a measurement is of another vector.
         """
         from actadd_lens.vectors.exchange import export_vector
 
@@ -462,15 +462,16 @@ class SteeringVector(Intervention):
     def load(
         cls, path: str | os.PathLike[str], *, layer: int | None = None, name: str | None = None
     ) -> "SteeringVector":
-        """Read a file that `save` or `export` wrote, or another library; nothing in a file is ever run.
+        """Read a file from `save`, `export` or another library; nothing in a file is ever run.
 
-        Files of llama.cpp, repeng, steering-vectors, CAA, vllm-lens, RemoteBridge and numpy are known by what they
-        hold. Their layers are counted as here; what was translated, and what they do not say, is an `ExchangeWarning`.
+        Files of llama.cpp, repeng, steering-vectors, CAA, vllm-lens, RemoteBridge and numpy are recognised by their
+        contents. Their layers are converted to the count used here; an `ExchangeWarning` reports what was converted and
+        what the files do not say.
 
         Args:
             path: The file; a folder that `export` wrote; or `hf://owner/name`.
-            layer: Of several layers the one that is meant, counted as here; or that of a file that tells none.
-            name: Of several arrays with names, the one that is meant.
+            layer: Which of several layers to read, counted as here; or the layer of a file that does not say it.
+            name: Which of several named arrays to read.
 
         Raises:
             VectorFileError: The file is damaged, of another kind, of a newer format, or holds several vectors.
@@ -490,7 +491,7 @@ class SteeringVector(Intervention):
         )
 
     def _repr_html_(self) -> str:
-        place = "where the tool says (front)" if self.position is None else escape(str(self.position))
+        place = "at the tool's position (front)" if self.position is None else escape(str(self.position))
         facts = {
             "prompt pair": escape(self.label),
             "injection": f"{self.coefficient:g} × {self.rows} rows at <code>{self.hook_name}</code>, {place}",
@@ -524,7 +525,7 @@ def check_coefficient(value: Any) -> float:
     except OverflowError:  # an integer beyond all floats
         number = math.inf
     if not math.isfinite(number):
-        raise CoefficientError(f"The coefficient {value!r} is not finite: nothing sensible can be added with it.")
+        raise CoefficientError(f"The coefficient {value!r} is not finite, so nothing can be added with it.")
     return number
 
 
@@ -558,7 +559,7 @@ def as_interventions(vectors: Any) -> tuple[Intervention, ...]:
 
 
 def check_interventions(backend: Backend, vectors: Any) -> tuple[Intervention, ...]:
-    """Interventions as a tuple, once they are known to go with the model.
+    """Interventions as a tuple, after checking that they match the model.
 
     Raises:
         VectorError: One has another width, or comes from another model.
@@ -575,7 +576,7 @@ def as_vectors(vectors: Any, *, what: str = "this") -> tuple[SteeringVector, ...
     """One steering vector or a sequence of them, as a tuple, for a tool that reads rows.
 
     Raises:
-        VectorError: There is none, or another kind of intervention is among them, which has no rows to read.
+        VectorError: There is none, or one is another kind of intervention, which has no rows to read.
     """
     found = []
     for vector in as_interventions(vectors):
@@ -588,7 +589,7 @@ def as_vectors(vectors: Any, *, what: str = "this") -> tuple[SteeringVector, ...
 
 
 def check_vectors(backend: Backend, vectors: Any, *, what: str = "this") -> tuple[SteeringVector, ...]:
-    """Steering vectors as a tuple, once they are known to go with the model.
+    """Steering vectors as a tuple, after checking that they match the model.
 
     Raises:
         VectorError: One has another `d_model`, comes from another model, or is another kind of intervention.
@@ -602,7 +603,7 @@ def check_vectors(backend: Backend, vectors: Any, *, what: str = "this") -> tupl
 
 
 def as_rows(values: Any) -> Tensor:
-    """One row or several as a tensor [pos, width] of its own, or with its graph where it asks for a gradient.
+    """One row or several as a new tensor [pos, width], or with its graph if it requires a gradient.
 
     Raises:
         VectorError: It is neither a tensor nor a numpy array of floats.
@@ -659,12 +660,12 @@ def _check_terms(left: SteeringVector, right: SteeringVector) -> None:
     if prints[0] is not None and prints[1] is not None and not prints[0].matches(prints[1]):
         raise VectorError(
             f"Vectors of {left.provenance.model} and {right.provenance.model} cannot be added: "
-            "use vector.for_model(model) if that is meant."
+            "use vector.for_model(model) if that is intended."
         )
 
 
 def _terms(vector: SteeringVector) -> tuple[tuple[float, Provenance], ...]:
-    """The vector as terms of a sum; a sum with nothing done to it since is laid open."""
+    """The vector as terms of a sum; an unmodified sum is expanded."""
     provenance = vector.provenance
     if provenance.terms and not provenance.steps:
         return tuple((vector.coefficient * coefficient, term) for coefficient, term in provenance.terms)

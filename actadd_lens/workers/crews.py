@@ -26,7 +26,7 @@ _SMALL = 2**15
 
 
 class WorkerWarning(UserWarning):
-    """Workers that compute the right numbers, though slower than they might."""
+    """Workers that compute the right numbers, but more slowly than necessary."""
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""Executors as they are met: pools that break and have to be made anew, Dask, and whatever else has `submit`."""
+"""Kinds of executors: pools that break and have to be made again, Dask, and whatever else has `submit`."""
 
 import multiprocessing
 import os
@@ -67,7 +67,7 @@ class Pool:
         return content
 
     def has_lost(self, error: BaseException) -> None:
-        """A worker was lost; a pool that broke over it is made anew.
+        """A worker was lost; a pool that broke is made again.
 
         Raises:
             WorkerError: Nobody knows how to make one.
@@ -76,7 +76,7 @@ class Pool:
             return
         if self._remake is None:
             raise WorkerError(
-                f"The executor broke ({error}), and there is no telling how to make another one: pass a function that "
+                f"The executor broke ({error}), and it is not known how to make another one: pass a function that "
                 "makes it, executor=lambda: ..., and it is called again."
             ) from error
         self.close()
@@ -223,12 +223,12 @@ class WorkerPool(Executor):
 def worker_pool(workers: int, *, threads: int | None = None) -> Iterator[WorkerPool]:
     """Processes on this machine that share the work of sweeps and measurements: `executor=` takes the pool.
 
-    Each process takes a GPU of its own, in turns, where there are any. A script that makes a pool has to keep what it
-    does under `if __name__ == "__main__":`, for each process imports it.
+    If there are GPUs, they are assigned to the processes in turn. A script that makes a pool must put its work under
+    `if __name__ == "__main__":`, because each process imports the script.
 
     Args:
         workers: How many processes.
-        threads: Threads of torch in each; by default this process's, shared out among them.
+        threads: Threads of torch in each; by default this process's, divided among them.
 
     Raises:
         SettingError: A number is not an integer from 1.
@@ -252,7 +252,7 @@ def dask_client(address: str) -> Iterator[Any]:
     """A client of a running Dask scheduler, for `executor=`; it is closed afterwards.
 
     Args:
-        address: The scheduler's address, or the file that it wrote for those who look for it.
+        address: The scheduler's address, or its scheduler file.
 
     Raises:
         WorkerError: Dask is not installed, or there is no scheduler.

@@ -1,4 +1,4 @@
-"""Sending things to other processes: by cloudpickle, which takes functions of a notebook too; tensors by the CPU."""
+"""Sending things to other processes: by cloudpickle, which also handles notebook functions; tensors via the CPU."""
 
 import inspect
 import io

@@ -1,4 +1,4 @@
-"""Text, steered beside unsteered: sampling, the decode loop, and `complete`."""
+"""Steered and unsteered text: sampling, the decode loop, and `complete`."""
 
 from actadd_lens.writing.completions import Completions, complete
 from actadd_lens.writing.decoding import Continuation

@@ -1,4 +1,4 @@
-"""`complete`: steered beside unsteered text from shared batches."""
+"""`complete`: steered and unsteered text, from shared batches."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Completions:
-    """Steered beside unsteered text; sample i of both arms used the same random numbers.
+    """Steered and unsteered text; sample i of both used the same random numbers.
 
     Attributes:
         prompts: The prompts.
@@ -133,39 +133,38 @@ def complete(
 ) -> Completions:
     """Complete prompts with and without steering, in shared batches.
 
-    Each prompt and sample has a random stream of its own, made of the seed, the prompt's tokens and the sample's
-    number; both arms draw from it, and neither batching nor the caller's random state touches it.
+    Each prompt and sample has a random stream of its own, made from the seed, the prompt's tokens and the sample's
+    number. Steered and unsteered text both draw from it; neither batching nor the caller's random state affects it.
 
     Args:
-        model: The model; steering that is open around the call is left out of both arms.
+        model: The model; steering that is open around the call is ignored.
         prompts: One text or several, of any lengths.
-        vectors: One steering vector or other intervention, or several, all of which act in the steered arm; or
-            `per_prompt([...])`, with those of each prompt.
+        vectors: One steering vector or other intervention, or several that act together; or `per_prompt([...])`, with
+            those of each prompt.
         position: Prompt token that receives row 0, for vectors without a position of their own.
-        n: Samples per prompt and arm.
-        max_new_tokens: Most tokens to add.
+        n: Samples per prompt, steered and unsteered each.
+        max_new_tokens: Maximum number of tokens to add.
         seed: Seed of all random streams.
         stop: Texts that end a continuation; they are cut off.
         prepend_bos: Whether prompts start with BOS.
         stop_at_eos: Whether the end-of-text token ends a continuation.
         use_past_kv_cache: Whether to keep keys and values; without it the text is the same, only slower.
-        keep_streams: Layers whose streams are kept, of the prompt's tokens and the new ones, in both arms: each
-            continuation's `streams`.
-        batch_size: Most rows that decode together.
-        progress: Whether to show a bar when it takes more than a moment.
-        watch: Called after each token with what has been written so far, to show text while it grows; what it raises
-            ends the call.
+        keep_streams: Layers whose streams are kept as each continuation's `streams`, for the prompt's tokens and the
+            new ones, steered and unsteered.
+        batch_size: Maximum number of rows that decode together.
+        progress: Whether to show a progress bar if it takes more than a moment.
+        watch: Called after each token with the text so far, to show it as it grows; an exception from it ends the call.
         **sampling: `temperature`, `top_k`, `top_p`, `frequency_penalty`, `repetition_penalty`; see `Sampling`.
 
     Returns:
         Steered and unsteered continuations, by prompt and sample.
 
     Raises:
-        PromptError: A prompt is not text, is empty without BOS, or outgrows the context.
+        PromptError: A prompt is not text, is empty without BOS, or is longer than the context.
         PositionError: A vector does not fit onto a prompt.
-        VectorError: A vector does not go with the model.
+        VectorError: A vector does not match the model.
         LayerError: A layer to keep does not exist.
-        SettingError: A setting is out of its range, or not known.
+        SettingError: A setting is out of range, or not known.
     """
     check_run(seed=seed, batch_size=batch_size)
     backend, position = backend_of(model), as_position(position)

@@ -37,8 +37,8 @@ class Continuation:
         text: The text, without the stop string or the end-of-text token.
         tokens: Token ids, with whatever ended them.
         finish: `length`, `stop` (a stop string) or `end of text`.
-        streams: The residual stream of the prompt's tokens and the new ones by layer, as steered, where it was kept;
-            the last new token has none, for no pass read it.
+        streams: The residual stream of the prompt's tokens and the new ones by layer, as steered, if it was kept; the
+            last new token has none, because no pass read it.
     """
 
     text: str
@@ -64,7 +64,7 @@ class DecodeSettings:
 
     Attributes:
         n: Samples per cell.
-        max_new_tokens: Most tokens to add.
+        max_new_tokens: Maximum number of tokens to add.
         seed: Seed of all random streams.
         stop: Texts that end a continuation.
         stop_at_eos: Whether the end-of-text token does.
@@ -124,13 +124,13 @@ def decode_cells(
 ) -> list[tuple[Continuation, ...]]:
     """Continuations of every cell, decoded together, each row with its own intervention.
 
-    Cells are sorted by length, so that a batch holds little padding. All are placed before any is run.
-    `watch` is called after each token, with which cells are being written and their samples so far; what it raises ends
-    the decoding. Streams are kept of the layers asked for.
+    Cells are sorted by length, so that a batch holds little padding. All are placed before any is run. `watch` is
+    called after each token, with the cells that are being written and their samples so far; an exception from it ends
+    the decoding. Streams are kept for the requested layers.
 
     Raises:
         PositionError: A vector does not fit onto its prompt.
-        SettingError: The batch size is out of its range.
+        SettingError: The batch size is out of range.
     """
     require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
     order = sorted(range(len(cells)), key=lambda index: len(cells[index].prompt))

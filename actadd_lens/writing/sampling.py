@@ -15,7 +15,7 @@ from actadd_lens.checks import is_count, require
 from actadd_lens.errors import SettingError
 
 _BESIDE = ("position", "n", "nulls", "max_new_tokens", "seed", "stop", "batch_size", "progress")
-"""Keywords that stand beside sampling options in most calls, and are misspelt there."""
+"""Keywords that are passed next to sampling options in most calls, and may be misspelt."""
 
 _COLDEST = float(torch.finfo(torch.float32).tiny)
 """Smallest temperature above 0: the smallest float32 that is not rounded away."""
@@ -32,13 +32,13 @@ class Sampling:
         temperature: Logits are divided by it; 0 means greedy.
         top_k: Only the k likeliest tokens.
         top_p: Only the likeliest tokens that together reach this probability.
-        frequency_penalty: Taken from a token's logit for each time it occurs in prompt and continuation, after the
-            division by the temperature (as TransformerLens does).
-        repetition_penalty: Divides positive and multiplies negative logits of tokens that have occurred (as Hugging
-            Face does); 1 is none.
+        frequency_penalty: Subtracted from a token's logit for each time it occurs in prompt and continuation, after
+            division by the temperature (as in TransformerLens).
+        repetition_penalty: Divides positive and multiplies negative logits of tokens that have occurred (as in Hugging
+            Face); 1 means none.
 
     Raises:
-        SettingError: A value is out of its range.
+        SettingError: A value is out of range.
     """
 
     temperature: float = 1.0

@@ -173,7 +173,7 @@ def test_vectors_may_be_of_unit_norm_scaled_or_others(small: Any) -> None:
 
 
 def test_models_of_other_shapes_are_refused(small: Any, load: Any) -> None:
-    with pytest.raises(al.VectorError, match="one base model"):
+    with pytest.raises(al.VectorError, match="share a base model"):
         methods.infer_aligner(small, load("storybook", "bridge"), HARMFUL, HARMLESS, layers=[2])
 
 

@@ -88,7 +88,7 @@ def test_what_cannot_be_fitted_is_refused(quickest: Any) -> None:
     for wrong, told in (({"fit": "svm"}, "logistic or means"), ({"ridge": 0}, "above 0"), ({"token": "all"}, "token")):
         with pytest.raises(al.SettingError, match=told):
             methods.probe(quickest, SAD, GLAD, layer=2, **wrong)
-    with pytest.raises(al.VectorError, match="nothing tells them"):
+    with pytest.raises(al.VectorError, match="nothing separates them"):
         methods.probe(quickest, SAD, SAD, layer=2)
     with pytest.raises(al.PromptError):
         methods.probe(quickest, SAD, [], layer=2)

@@ -126,5 +126,5 @@ def test_settings_out_of_range_are_refused(quickest: Any) -> None:
 def test_a_mask_of_centred_weights_is_refused_by_raw_ones(load: Any) -> None:
     raw, other = load("gpt2", "bridge"), load("gpt2", "hooked")
     found = methods.sadi(other, PAIRS, site="mlp_out", k=2, strength=3.0)
-    with pytest.raises(al.VectorError, match="Read it anew"):
+    with pytest.raises(al.VectorError, match="Read it again"):
         al.complete(raw, "The dog", found, max_new_tokens=1)

@@ -427,7 +427,7 @@ def test_the_cost_that_is_told_is_what_is_run(hooked: Any) -> None:
         ({"positions": "all"}, al.PositionError, "takes a vector of one row"),
         ({"prompts": []}, al.PromptError, "No prompt"),
         ({"metric": []}, al.SettingError, "one or more"),
-        ({"metric": [metrics.entropy(), metrics.entropy()]}, al.SettingError, "a name of its own"),
+        ({"metric": [metrics.entropy(), metrics.entropy()]}, al.SettingError, "a different name"),
         ({"nulls": -1}, al.SettingError, "nulls is -1"),
         ({"batch_size": 0}, al.SettingError, "batch_size is 0"),
         ({"seed": -1}, al.SettingError, "seed is -1"),
@@ -555,7 +555,7 @@ def test_nulls_choose_their_own_best_cell() -> None:
 def test_the_best_cell_keeps_its_limits() -> None:
     effects = np.stack([np.full((1, 3, 8), [[1.0], [2.0], [3.0]]), np.full((1, 3, 8), [[0.1], [0.2], [0.9]])])
     assert made_up(effects).best(at_most={"metric 1": 0.5}).coefficient == 1.0
-    with pytest.raises(al.SettingError, match="No cell keeps below"):
+    with pytest.raises(al.SettingError, match="No cell stays below"):
         made_up(effects).best(at_most={1: 0.0})
 
 

@@ -171,7 +171,7 @@ def test_vllm_lens_holds_rows_and_places_to_the_bit(
 
 def test_positions_that_hang_on_the_prompt_and_layer_0_are_refused(tmp_path: Path) -> None:
     for position in ("mid", "back", "generated", "last", al.after("x")):
-        with pytest.raises(al.PositionError, match="hangs on the prompt.*preview"):
+        with pytest.raises(al.PositionError, match="depends on the prompt.*preview"):
             made(position=position).export(tmp_path / "v.json")
     with pytest.raises(al.LayerError, match="no block's output enters layer 0"):
         made(layer=0).export(tmp_path / "v.json")
@@ -341,7 +341,7 @@ def test_numbers_without_words_need_a_layer(tmp_path: Path) -> None:
             vector = al.SteeringVector.load(tmp_path / name, layer=3, **options)
         assert (vector.layer, vector.activations.tolist()) == (3, [[0, 1, 2, 3]])
     np.save(tmp_path / "a.npy", np.ones((5, 4), np.float32))
-    with pytest.warns(al.ExchangeWarning, match="5 rows are taken for rows at tokens"):
+    with pytest.warns(al.ExchangeWarning, match="5 rows are taken as rows at tokens"):
         assert al.SteeringVector.load(tmp_path / "a.npy", layer=3).rows == 5
 
 
@@ -378,7 +378,7 @@ def test_what_an_saes_activations_mean_is_told() -> None:
 def test_saes_elsewhere_and_features_that_are_not_there_are_refused(quickest: Any, unchecked: None) -> None:
     with pytest.raises(al.VectorError, match="stands at blocks.4.attn.hook_z, and a steering vector"):
         al.from_sae(sae_at("blocks.4.attn.hook_z"), 0)
-    with pytest.raises(al.VectorError, match="tells no hook point"):
+    with pytest.raises(al.VectorError, match="has no hook point"):
         al.from_sae(sae_at(None), 0)
     for feature in (8, -1, 1.5, True):
         with pytest.raises(al.VectorError, match="features 0 to 7"):
@@ -427,7 +427,7 @@ def test_the_card_tells_prompts_place_and_measured_effect_with_its_null(quickest
         (2 * vector).export(tmp_path / "hate", measurements=[measured])
     with pytest.raises(al.SettingError, match="is not a measurement"):
         vector.export(tmp_path / "hate", measurements=[effect])
-    with pytest.raises(al.SettingError, match="stand on a folder's card"):
+    with pytest.raises(al.SettingError, match="belong on a folder's card"):
         vector.row(1).export(tmp_path / "v.gguf", licence="mit")
     assert not (tmp_path / "hate").exists()
 
@@ -507,7 +507,7 @@ def test_a_hub_out_of_reach_is_told_with_the_way_that_needs_none() -> None:
         ("a.gz", b"\x1f\x8b\x08" + bytes(20), "gzip"), ("a.pdf", b"%PDF-1.7 ...", "a PDF"), ("a", b"", "empty"),
         ("a.html", b"<!doctype html><html>", "a web page"), ("a.db", b"SQLite format 3\x00" + bytes(40), "sweeps keep"),
         ("a.json", b'{"vectors": [1, 2]}', "neither of vllm-lens.*nor of RemoteBridge.*holds vectors"),
-        ("a.json", b"[1, 2", "no JSON"), ("a.json", b"[" * 100_000, "no JSON"),
+        ("a.json", b"[1, 2", "not JSON"), ("a.json", b"[" * 100_000, "not JSON"),
         ("a.pkl", b"\x80\x04K\x01.", "a pickle"),
     ],
     ids=str,
@@ -527,7 +527,7 @@ def test_safetensors_and_archives_of_other_things_are_named(tmp_path: Path, unch
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("notes.txt", "hello")
     refused(tmp_path / "a.zip", "a zip archive")
-    with pytest.raises(al.SettingError, match="does not tell a format"):
+    with pytest.raises(al.SettingError, match="gives no format"):
         made().export(tmp_path / "a.csv")
     with pytest.raises(al.SettingError, match="expected one of gguf"):
         made().export(tmp_path / "a.csv", format="csv")  # type: ignore[arg-type]

@@ -287,7 +287,7 @@ def test_a_pool_that_breaks_is_made_anew(quickest: Any) -> None:
 
     assert are_equal(metric_sweep(quickest, executor=make), metric_sweep(quickest))
     assert len(made) == 4
-    with pytest.raises(al.WorkerError, match="no telling how to make another one: pass a function"):
+    with pytest.raises(al.WorkerError, match="not known how to make another one: pass a function"):
         metric_sweep(quickest, executor=Elsewhere(stop_at(1, error=BrokenProcessPool)))
 
 

@@ -1,4 +1,4 @@
-"""Vectors that travel: formats of other libraries, one file each; what they cannot hold is an error or is told.
+"""Exchange formats of other libraries, one file each; what they cannot hold is an error or a warning.
 
 To add a format, write one file with `write`, which returns what was lost, and `read`, which returns what is `Held`.
 """
@@ -38,13 +38,13 @@ def export_vector(
     kind = format or ("folder" if place.is_dir() else _BY_ENDING.get(place.suffix.lower()))
     if kind is None:
         raise SettingError(
-            f"{place.name} does not tell a format: end it in .gguf (llama.cpp) or .json (vllm-lens), or in nothing for "
+            f"{place.name} gives no format: end it in .gguf (llama.cpp) or .json (vllm-lens), or in nothing for "
             "a folder; or pass format=. A .safetensors file is what save writes."
         )
     if kind == "folder":
         told = hub.write_folder(vector, place, measurements=measurements, licence=licence, base_model=base_model)
     elif measurements or licence is not None or base_model is not None:
-        raise SettingError("measurements, licence and base_model stand on a folder's card: export to a folder.")
+        raise SettingError("measurements, licence and base_model belong on a folder's card: export to a folder.")
     else:
         told = _WRITERS[kind](vector, place)
     tell(path, told)
@@ -63,7 +63,7 @@ def save_one(
         told = hub.upload(vector, str(path), measurements=measurements, licence=licence, base_model=base_model)
         tell(path, told)
     elif measurements or licence is not None or base_model is not None:
-        raise SettingError("measurements, licence and base_model stand on a card: save to hf://owner/name, or export.")
+        raise SettingError("measurements, licence and base_model belong on a card: save to hf://owner/name, or export.")
     else:
         save_vector(vector, path)
 
@@ -78,7 +78,7 @@ def load_one(path: str | os.PathLike[str], *, layer: int | None = None, name: st
         layers = ", ".join(str(vector.layer) for vector in held.vectors[:40])
         missing = "" if found else f" none at {layer}, but"
         raise VectorFileError(
-            f"{path} holds{missing} vectors at the layers {layers} (counted as here): say which with layer=, or take "
+            f"{path} holds{missing} vectors at the layers {layers} (counted as here): say which with layer=, or read "
             "all with load_vectors."
         )
     tell(path, held.told)
@@ -88,7 +88,7 @@ def load_one(path: str | os.PathLike[str], *, layer: int | None = None, name: st
 def load_vectors(
     path: str | os.PathLike[str], *, layer: int | None = None, name: str | None = None
 ) -> tuple[SteeringVector, ...]:
-    """Every vector of a file, one a layer, in the order of the layers; what was translated or lost is told.
+    """Every vector of a file, one per layer, in the order of layers; a warning reports what was converted or lost.
 
     Files of repeng and steering-vectors hold one direction for each of many layers, which are meant to act together:
     `al.steer(model, *al.load_vectors("happy.gguf"))`. Layers are counted as here: the block whose input is changed.
@@ -97,12 +97,11 @@ def load_vectors(
         path: A file that `save` or `export` wrote; a GGUF file of llama.cpp or repeng; a `.pt` file of
             steering-vectors or CAA, or of plain tensors; JSON of vllm-lens or of RemoteBridge; an array of numpy; a
             folder that `export` wrote, or `hf://owner/name`.
-        layer: For a file that tells no layer, the one that its rows are for.
-        name: Of several arrays with names, the one that is meant.
+        layer: For a file that does not say its layer, the one that its rows are for.
+        name: Which of several named arrays to read.
 
     Raises:
-        VectorFileError: The file is missing, damaged, or of a kind that is not known; the message says what it seems
-            to be.
+        VectorFileError: The file is missing, damaged, or of an unknown kind; the message says what it seems to be.
     """
     held = _held(path, layer, name)
     tell(path, held.told, above=1)
@@ -139,7 +138,7 @@ def _of_json(path: Path) -> Held:
     try:
         data = parsed(path)
     except ValueError as error:
-        raise VectorFileError(f"{path} is truncated, damaged or no JSON: {error}.") from error
+        raise VectorFileError(f"{path} is truncated, damaged or not JSON: {error}.") from error
     if isinstance(data, list) and len(data) == 1:
         data = data[0]
     if isinstance(data, dict):

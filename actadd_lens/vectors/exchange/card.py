@@ -55,7 +55,7 @@ def card_of(
 
 
 def check_measured(vector: SteeringVector, item: Any) -> None:
-    """See that a measurement is of this vector, with this coefficient, and of nothing beside it.
+    """Check that a measurement is of this vector alone, with this coefficient.
 
     Raises:
         SettingError: It is not.
@@ -66,7 +66,7 @@ def check_measured(vector: SteeringVector, item: Any) -> None:
     of = of if of is not None else getattr(getattr(item, "completions", None), "vectors", None)
     if of is None or not hasattr(item, "effect"):
         raise SettingError(
-            f"A {type(item).__name__} is not a measurement: pass what measure or measure_completions gave."
+            f"A {type(item).__name__} is not a measurement: pass a result of measure or measure_completions."
         )
     [one] = of if len(of) == 1 else [None]
     same = (
@@ -133,7 +133,7 @@ def _files(files: Sequence[tuple[str, str]]) -> list[str]:
 def _effects(measurements: Sequence[Any]) -> list[str]:
     if not measurements:
         return ["## Effect", "", "No measured effect was given with this vector."]
-    lines = ["## Effect", "", "Steered minus unsteered, with its interval, beside null vectors of equal row norms.", ""]
+    lines = ["## Effect", "", "Steered minus unsteered, with its interval, and null vectors of equal row norms.", ""]
     lines += ["| measured | effect | interval | over | nulls |", "|---|---|---|---|---|"]
     for item in measurements:
         effect = item.effect
@@ -154,7 +154,7 @@ def _effects(measurements: Sequence[Any]) -> list[str]:
 
 
 def _code(text: str) -> str:
-    """A text as code that no backtick in it can end, on one line, safe in a table."""
+    """A text as inline code on one line, safe in a table, whatever backticks it contains."""
     shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text).replace("|", r"\|")
     longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
     fence = "`" * (longest + 1)

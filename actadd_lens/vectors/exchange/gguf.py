@@ -91,8 +91,8 @@ def read(path: Path) -> Held:
     architecture = fields.get("general.architecture")
     if architecture != ARCHITECTURE:
         raise VectorFileError(
-            f"{path} is a GGUF file of the architecture {str(architecture)[:40]!r}, so it seems to be a model and no "
-            "steering vector: load_model reads models of the Llama shape."
+            f"{path} is a GGUF file of the architecture {str(architecture)[:40]!r}, so it seems to be a model, not "
+            "a steering vector: load_model reads models of the Llama shape."
         )
     found = {_block(tensor, path): tensor for tensor in reader.tensors}
     if not found or len(found) != len(reader.tensors):

@@ -1,4 +1,4 @@
-"""What a file of another library holds, and how what it cannot hold is told."""
+"""What a file of another library holds, and warnings about what it cannot hold."""
 
 import warnings
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from actadd_lens.vectors.vector import SteeringVector
 
 
 class ExchangeWarning(UserWarning):
-    """Something that a file of another library cannot hold, or that it means otherwise."""
+    """Something that a file of another library cannot hold, or that has another meaning there."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Held:
 
     Attributes:
         vectors: One a layer, in the order of the layers.
-        told: How the file's layers, tokens and sizes were understood, and what it does not say.
+        told: How the file's layers, tokens and sizes were interpreted, and what it does not say.
     """
 
     vectors: tuple[SteeringVector, ...]
@@ -31,7 +31,7 @@ class Held:
 
 
 def tell(path: Any, told: Sequence[str], *, above: int = 2) -> None:
-    """Warn of what was lost or translated, in one warning a file, at the line so many calls above the caller's."""
+    """Warn of what was lost or converted, in one warning per file, attributed to a line that many calls above."""
     if told:
         warnings.warn(ExchangeWarning(f"{path}: " + "; ".join(told) + "."), stacklevel=above + 2)
 
@@ -78,10 +78,10 @@ def direction(
 
 
 def need_layer(layer: int | None, path: Any, what: str) -> int:
-    """The layer that the caller told, for a file that tells none.
+    """The layer that the caller passed, for a file that does not say its layer.
 
     Raises:
-        VectorFileError: None was told.
+        VectorFileError: None was passed.
     """
     if layer is None:
         raise VectorFileError(

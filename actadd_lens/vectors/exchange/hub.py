@@ -99,7 +99,7 @@ def upload(
 
     Raises:
         VectorFileError: The Hub cannot be reached, or refuses.
-        SettingError: The address is none, or a measurement is of something else.
+        SettingError: The address is invalid, or a measurement is of something else.
     """
     name, revision = _parts(address)
     with tempfile.TemporaryDirectory(prefix="actadd-") as parent:
@@ -124,7 +124,7 @@ def download(address: str) -> SteeringVector:
 
     Raises:
         VectorFileError: The Hub cannot be reached, there is no such repository, or it holds no vector.
-        SettingError: The address is none.
+        SettingError: The address is invalid.
     """
     name, revision = _parts(address)
     hub = _package()
@@ -157,5 +157,5 @@ def _unreachable(address: str, what: str, error: Exception) -> VectorFileError:
     told = f"{type(error).__name__}: {first[0][:200] if first else ''}".rstrip(": .")
     return VectorFileError(
         f"{address} {what} ({told}). Is there a network, does the repository exist, and are you logged in "
-        "(hf auth login)? A folder needs none of it: v.export('folder') and SteeringVector.load('folder')."
+        "(hf auth login)? A folder needs none of this: v.export('folder') and SteeringVector.load('folder')."
     )

@@ -1,4 +1,4 @@
-"""Positions as other libraries have them: every token, BOS too, or rows at absolute token indices."""
+"""Positions as other libraries define them: every token including BOS, or rows at absolute token indices."""
 
 from actadd_lens.errors import PositionError
 from actadd_lens.prompts.positions import Position
@@ -32,8 +32,8 @@ def everywhere(vector: SteeringVector, library: str) -> list[str]:
         ]
     told = vector.position if isinstance(vector.position, str | int) else repr(vector.position)
     raise PositionError(
-        f"{library} adds one row at every token, BOS too, but {vector.label} is for position {told!r}: say "
-        "v.at(position='all+bos') if that is meant, or export to vllm-lens (.json), which holds places."
+        f"{library} adds one row at every token, BOS too, but {vector.label} is for position {told!r}: use "
+        "v.at(position='all+bos') if that is intended, or export to vllm-lens (.json), which holds places."
     )
 
 
@@ -41,7 +41,7 @@ def places_of(vector: SteeringVector) -> list[int]:
     """The absolute token index of each row, or of each copy of one row.
 
     Raises:
-        PositionError: The position hangs on the prompt, so that it is not an index.
+        PositionError: The position depends on the prompt, so that it is not an index.
     """
     position = 0 if vector.position in (None, "front") else vector.position
     if isinstance(position, int):
@@ -51,6 +51,6 @@ def places_of(vector: SteeringVector) -> list[int]:
         return list(range(span.start, span.stop))
     told = repr(span) if isinstance(span, Span) and not isinstance(position, str) else repr(position)
     raise PositionError(
-        f"Position {told} hangs on the prompt, and the file holds token indices: look at the prompt with preview, and "
-        "say v.at(position=3), or v.at(position='all+bos') for one row at every token."
+        f"Position {told} depends on the prompt, and the file holds token indices: look at the prompt with preview, "
+        "and use v.at(position=3), or v.at(position='all+bos') for one row at every token."
     )

@@ -1,7 +1,7 @@
 """Interventions of TransformerLens's RemoteBridge, as JSON: `bridge.forward(tokens, intervene=...)`.
 
 A specification is `{hook name: {"op": "add", "value": ..., "pos": ...}}`: a row for every token, or at some token
-indices; several rows at once are taken where the engine is Hugging Face's, one row where it is vLLM.
+indices. The Hugging Face engine accepts several rows at once, vLLM's accepts one.
 """
 
 import json
@@ -24,14 +24,14 @@ _BEFORE = ("hook_in", "hook_resid_pre")
 def remote_intervention(vector: SteeringVector) -> dict[str, dict[str, Any]]:
     """A steering vector as RemoteBridge takes it: `bridge.forward(tokens, intervene=remote_intervention(vector))`.
 
-    The coefficient is multiplied in. The stream that enters block L is that which leaves block L - 1, and has that
-    one's name, by which both of RemoteBridge's engines know it.
+    The coefficient is multiplied in. The stream that enters block L is the one that leaves block L - 1, and is called
+    by that name, which both of RemoteBridge's engines know.
 
     Args:
         vector: The vector; its rows are at token indices, or one row is at every token, BOS too.
 
     Raises:
-        PositionError: Its position hangs on the prompt.
+        PositionError: Its position depends on the prompt.
 
     >>> vector = SteeringVector.from_tensor(torch.tensor([1.0, 2.0]), layer=3, source="example").at(position=4)
     >>> remote_intervention(2 * vector)
@@ -53,7 +53,7 @@ def write(vector: SteeringVector, path: Path) -> list[str]:
     """Write the specification under `intervene`, and return what it cannot hold.
 
     Raises:
-        PositionError: The position hangs on the prompt.
+        PositionError: The position depends on the prompt.
     """
     told = [f"the coefficient {vector.coefficient:g} is multiplied in"] if vector.coefficient != 1 else []
     told.append("prompts and model are not in the file")
@@ -63,7 +63,7 @@ def write(vector: SteeringVector, path: Path) -> list[str]:
         told.append("row 0 is for token 0, as tools here have it: v.at(position=...) says another place")
     specification = remote_intervention(vector)
     if any(isinstance(item["value"][0], list) for item in specification.values()):
-        told.append("several rows at once are taken by RemoteBridge's Hugging Face engine, and refused by vLLM's")
+        told.append("several rows at once are accepted by RemoteBridge's Hugging Face engine, and refused by vLLM's")
     write_whole(path, json.dumps({"intervene": specification}).encode())
     return told
 

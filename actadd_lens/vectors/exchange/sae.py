@@ -20,16 +20,16 @@ _SCALED = "expected_average_only_in"
 def from_sae(sae: Any, feature: int, *, model: LensModel | None = None) -> SteeringVector:
     """The direction that a feature of a sparse autoencoder writes: its decoder row, at the autoencoder's hook point.
 
-    The coefficient is then what is added to the feature's activation, where the autoencoder reads streams as they are.
+    The coefficient is then what is added to the feature's activation, if the autoencoder reads streams as they are.
 
     Args:
         sae: An SAE or transcoder of SAELens, or any object with `W_dec` [features, d_model] and a hook point in `cfg`.
         feature: The feature's number.
-        model: The model that it belongs to; with it, the vector refuses other models.
+        model: The model that it belongs to; if given, the vector refuses other models.
 
     Raises:
-        VectorError: There is no such feature; the autoencoder tells no hook point, or one that is not in the stream
-            between blocks; its rows are not directions of the stream; or it does not go with the model.
+        VectorError: There is no such feature; the autoencoder has no hook point, or one that is not in the stream
+            between blocks; its rows are not directions of the stream; or it does not match the model.
     """
     decoder = decoder_of(sae)
     if isinstance(feature, bool) or not isinstance(feature, int) or not 0 <= feature < len(decoder):
@@ -69,7 +69,7 @@ def decoder_of(sae: Any) -> torch.Tensor:
 
 
 def hook_of(sae: Any) -> str | None:
-    """The hook point at which features are written, by the autoencoder's configuration; None where it tells none."""
+    """The hook point at which features are written, from the autoencoder's configuration; None if it has none."""
     found = _asked(sae, "hook_name_out") or _asked(sae, "hook_name")
     return None if found is None else str(found)
 
@@ -78,15 +78,15 @@ def layer_of(sae: Any) -> int:
     """The layer at whose input features are written.
 
     Raises:
-        VectorError: No hook point is told, or one that is not in the stream between blocks.
+        VectorError: There is no hook point, or one that is not in the stream between blocks.
     """
     name = hook_of(sae)
     match = _HOOK.fullmatch(name or "")
     if match is None:
-        where = "tells no hook point" if name is None else f"stands at {name}"
+        where = "has no hook point" if name is None else f"stands at {name}"
         raise VectorError(
             f"This SAE {where}, and a steering vector is added to the stream between blocks (hook_resid_pre or "
-            "hook_resid_post): use SteeringVector.from_tensor(sae.W_dec[feature], layer=...) if that is meant."
+            "hook_resid_post): use SteeringVector.from_tensor(sae.W_dec[feature], layer=...) if that is intended."
         )
     block = int(match[1])
     return block if match[2] in ("hook_resid_pre", "hook_in") else layer_above(block)

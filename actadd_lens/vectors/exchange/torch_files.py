@@ -1,7 +1,7 @@
 """Files of `torch.save`: steering-vectors' vectors, CAA's, and plain tensors. Nothing in them is ever run.
 
-They are pickles, so torch's restricted reader is used, which makes tensors and plain containers and refuses all else.
-steering-vectors' class is made too, as a stand-in without any code of its own.
+They are pickles, so torch's restricted reader is used, which makes tensors and plain containers and refuses the rest.
+The class of steering-vectors is also made, as a stand-in without any code of its own.
 """
 
 import re
@@ -103,7 +103,7 @@ def one_array(values: Tensor, path: Path, layer: int) -> Held:
     told = [_NOT_SAID]
     if vector.rows > 1:
         told.append(
-            f"its {vector.rows} rows are taken for rows at tokens; a file of one row a layer would look the same"
+            f"its {vector.rows} rows are taken as rows at tokens; a file of one row per layer would look the same"
         )
     return Held((vector,), tuple(told))
 

@@ -31,7 +31,7 @@ def write(vector: SteeringVector, path: Path) -> list[str]:
 
     Raises:
         LayerError: Layer 0, which no block's output enters.
-        PositionError: The position hangs on the prompt.
+        PositionError: The position depends on the prompt.
     """
     if vector.layer == 0:
         raise LayerError(
@@ -85,7 +85,7 @@ def _read(data: dict[str, Any], path: Path) -> Held:
     scale = data.get("scale", 1.0)
     if data.get("norm_match"):
         raise VectorFileError(
-            f"{path} asks for norm_match, which adds a row as long as each token's own stream: that is no plain "
+            f"{path} asks for norm_match, which adds a row as long as each token's own stream: that is not a plain "
             "addition. Set it to false for the rows as they are."
         )
     if isinstance(scale, bool) or not isinstance(scale, int | float):
@@ -168,7 +168,7 @@ def _decoded(data: Any) -> Tensor:
     if _STORED.get(original) != data["dtype"]:
         raise TypeError(f"an array of {str(original)[:30]} stored as {str(data['dtype'])[:30]} is not known")
     if not isinstance(shape, list) or not all(_is_index(size) for size in shape):
-        raise TypeError(f"its shape {str(shape)[:40]} is none")
+        raise TypeError(f"its shape {str(shape)[:40]} is not a shape")
     try:
         raw = base64.b64decode(data["data"], validate=True)
     except (binascii.Error, TypeError) as error:
