@@ -1,7 +1,8 @@
 """Passes of a bridge that begin at a layer: the same logits from fewer blocks, or a whole pass."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -49,13 +50,11 @@ def test_a_pass_from_any_layer_gives_the_logits_of_a_whole_one(bridge: Any) -> N
 def test_a_pass_from_a_layer_runs_no_block_below_it(small_bridge: Any) -> None:
     backend, ran = backend_of(small_bridge), []
     starts, _ = backend.starts(tokens_of(small_bridge), [2], None)
-    handles = [
-        block.original_component.register_forward_hook(lambda *args, number=number: ran.append(number))
-        for number, block in enumerate(small_bridge.blocks)
-    ]
-    backend.ends_from(starts[2], 2, None)
-    for handle in handles:
-        handle.remove()
+    with ExitStack() as stack:
+        for number, block in enumerate(small_bridge.blocks):
+            hook = block.original_component.register_forward_hook(lambda *args, number=number: ran.append(number))
+            stack.callback(hook.remove)
+        backend.ends_from(starts[2], 2, None)
     assert ran == list(range(2, backend.n_layers))
     assert not any("forward" in block.__dict__ for block in small_bridge.blocks)
 
@@ -87,21 +86,22 @@ def test_a_sweep_and_a_measurement_are_those_of_whole_passes(bridge: Any, monkey
 def test_a_measurement_runs_the_blocks_below_the_vector_once(small: str, load: Any) -> None:
     if small == "hooked":
         pytest.importorskip("transformer_lens.HookedTransformer")
-    model, ran = load("gpt2", small), []
+    model, rows = load("gpt2", small), {1: 0, 2: 0}
     vector = al.compute_steering_vector(model, PAIRS[0], layer=2)
     backend = backend_of(model)
     al.measure(model, PROMPTS, vector, al.metrics.entropy(), nulls=5, null_kind="gaussian", progress=False)
 
-    def keep(stream: Tensor, hook: Any) -> None:
-        ran.append((hook.layer(), len(stream)))
+    def counter(layer: int) -> Callable[..., None]:
+        def count(stream: Tensor, hook: Any) -> None:
+            rows[layer] += len(stream)
 
-    handles = [backend.add_hook(backend.hook_name(layer), keep) for layer in (1, 2)]
-    al.measure(model, PROMPTS, vector, al.metrics.entropy(), nulls=5, null_kind="gaussian", progress=False)
-    for handle in handles:
-        handle.remove()
-    rows = {layer: sum(size for number, size in ran if number == layer) for layer in (1, 2)}
-    assert rows[1] == len(PROMPTS)
-    assert rows[2] == len(PROMPTS) * (2 + 5)
+        return count
+
+    with ExitStack() as stack:
+        for layer in rows:
+            stack.callback(backend.add_hook(backend.hook_name(layer), counter(layer)).remove)
+        al.measure(model, PROMPTS, vector, al.metrics.entropy(), nulls=5, null_kind="gaussian", progress=False)
+    assert rows == {1: len(PROMPTS), 2: len(PROMPTS) * (2 + 5)}
 
 
 @torch.no_grad()
