@@ -42,7 +42,7 @@ class LowRank:
     null_shares: Float[np.ndarray, "nulls ranks"]
 
     def frame(self) -> "pd.DataFrame":
-        """One row per number of directions; with nulls, p-values adjusted over all numbers (max-T)."""
+        """One row per number of directions; with nulls, one-sided p-values adjusted over all numbers (max-T)."""
         import pandas as pd
 
         frame = pd.DataFrame({"directions": np.arange(1, len(self.shares) + 1), "share": self.shares})

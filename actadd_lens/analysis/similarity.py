@@ -75,7 +75,7 @@ class CosineSimilarity:
         return pd.DataFrame(lines, columns=["a", "b", *numbers])
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Heat map of the cosines; a dot marks those that unrelated pairs reach in fewer than 5 of 100 cases."""
+        """Heat map of the cosines; a star marks those outside the 95 % of unrelated pairs, cell by cell."""
         from actadd_lens.plots.analysis import plot_similarity
 
         return plot_similarity(self, ax=ax)

@@ -25,7 +25,7 @@ class BestCell:
         coefficient: Injection coefficient.
         position: Where row 0 lands.
         chosen: The effect on the half that it was chosen on: too large, for that is why it was chosen.
-            effect: The effect on the held-out half, with the nulls' effects, each from its own chosen cell.
+        effect: The effect on the held-out half, with the nulls' effects, each from its own chosen cell.
         alternative: What counted as large.
         grid: The grid that it comes from.
         without_cell: Number of nulls that have no allowed cell. They find nothing, as this vector might have done, and
