@@ -11,7 +11,7 @@ from actadd_lens.errors import SettingError
 if TYPE_CHECKING:
     from actadd_lens.experiments.chat_demonstration import Answer, ChatDemonstration
     from actadd_lens.experiments.demonstration import Chapter, Demonstration
-    from actadd_lens.statistics import Alternative
+    from actadd_lens.statistics import Alternative, Effect
 
 
 def add(commands: Any) -> None:
@@ -54,10 +54,8 @@ def _run_chat(options: argparse.Namespace) -> int:
     found = demonstrate_chat(model, seed=options.seed, note=lambda text: print(f"... {text}", flush=True))
     _print_answers(found, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
     for name, measured in found.measurements.items():
-        effect = measured.effect
-        direction: Alternative = "greater" if effect.mean >= effect.nulls.mean() else "less"
-        print(f"{name}: {measured.metric.name}, {effect}")
-        print(f"   {direction} than those nulls with p = {effect.p_value(direction):.2g}")
+        print(f"{name}: {measured.metric.name}, {measured.effect}")
+        _print_rank(measured.effect, found.expected[name])
     print(f"\nPicture: {_save_picture(found, options.out)}")
     return 0
 
@@ -101,14 +99,17 @@ def _print_chapter(chapter: "Chapter") -> None:
     print()
     for name, measured in chapter.measurements.items():
         effect = measured.effect
-        direction: Alternative = "greater" if effect.mean >= effect.nulls.mean() else "less"
-        beyond = int(
-            (effect.nulls < effect.mean).sum() if direction == "greater" else (effect.nulls > effect.mean).sum()
-        )
         print(f"{name}: {measured.scorer} {effect.unsteered:.3g} unsteered, {effect.steered:.3g} steered")
         print(f"   steered − unsteered {effect}")
-        p_value = effect.p_value(direction)
-        print(f"   {direction} than {beyond} of {len(effect.nulls)} null vectors of equal norms (p = {p_value:.2g})")
+        _print_rank(effect, chapter.expected[name])
+
+
+def _print_rank(effect: "Effect", side: "Alternative") -> None:
+    """On the side that was expected before anything was measured: a side chosen afterwards would halve p."""
+    beyond = int((effect.nulls < effect.mean).sum() if side == "greater" else (effect.nulls > effect.mean).sum())
+    print(
+        f"   {side} than {beyond} of {len(effect.nulls)} null vectors of equal norms (p = {effect.p_value(side):.2g})"
+    )
 
 
 def _save_picture(demonstration: "Demonstration | ChatDemonstration", folder: Path) -> Path:

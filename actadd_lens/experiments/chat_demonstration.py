@@ -14,6 +14,7 @@ from actadd_lens.measuring.metrics import Metric, logit_difference
 from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.chat import ChatPrompt, chat
+from actadd_lens.statistics import Alternative
 from actadd_lens.steering.preview import Preview, preview
 from actadd_lens.vectors.vector import SteeringVector
 from actadd_lens.writing.completions import Completions, complete
@@ -63,6 +64,7 @@ class ChatDemonstration:
         questions: The questions.
         answers: For each question, its answers by what was added: `+`, nothing, `-`.
         measurements: The effect on the next token with its nulls, of the vector `added` and `subtracted`.
+        expected: The side on which each effect was expected before it was measured; its p-value is of this side.
     """
 
     vector: SteeringVector
@@ -70,6 +72,7 @@ class ChatDemonstration:
     questions: tuple[str, ...]
     answers: tuple[dict[str, Answer], ...]
     measurements: dict[str, Measurement]
+    expected: dict[str, Alternative]
 
     def plot(self, axes: "Sequence[Axes] | None" = None) -> "Sequence[Axes]":
         """The effects with their intervals, above those of null vectors."""
@@ -125,7 +128,8 @@ def demonstrate_chat(
         name: _measured(model, factor * vector, metric, nulls, seed)
         for name, factor in (("added", 1.0), ("subtracted", -1.0))
     }
-    return ChatDemonstration(vector, preview(model, prompts[0], vector), QUESTIONS, answers, measurements)
+    expected: dict[str, Alternative] = {"added": "greater", "subtracted": "less"}
+    return ChatDemonstration(vector, preview(model, prompts[0], vector), QUESTIONS, answers, measurements, expected)
 
 
 def _measured(model: LensModel, vector: SteeringVector, metric: Metric, nulls: int, seed: int) -> Measurement:

@@ -10,7 +10,7 @@ from actadd_lens.measuring import scorers
 from actadd_lens.measuring.measure import CompletionMeasurement, measure_completions
 from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import LensModel
-from actadd_lens.statistics import split_prompts
+from actadd_lens.statistics import Alternative, split_prompts
 from actadd_lens.steering.preview import Preview, preview
 from actadd_lens.vectors.vector import SteeringVector
 from actadd_lens.writing.completions import Completions, complete
@@ -32,6 +32,7 @@ class Chapter:
         landing: Its rows on the first prompt.
         completions: Steered and unsteered text.
         measurements: The measured effects, by name.
+        expected: The side on which each effect was expected before it was measured; its p-value is of this side.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Chapter:
     landing: Preview
     completions: Completions
     measurements: dict[str, CompletionMeasurement]
+    expected: dict[str, Alternative]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,22 +99,25 @@ def demonstrate(
     wedding = topic_coefficient * compute_steering_vector(model, topic_pair, layer=topic_layer)
     mood, topic = scorers.sentiment(), scorers.contains_word(storybook.topics()["weddings"].words)
 
-    def chapter(name: str, arms: dict[str, SteeringVector], scorer: scorers.Scorer) -> Chapter:
-        first = next(iter(arms.values()))
+    def chapter(name: str, arms: Sequence[SteeringVector], scorer: scorers.Scorer) -> Chapter:
+        first = arms[0]
         note(f"measuring {name}")
         measured = {
-            label: measure_completions(
+            _label(vector): measure_completions(
                 model, prompts, vector, scorer, n=n, nulls=nulls, seed=seed, max_new_tokens=30, top_p=TOP_P
             )[0]
-            for label, vector in arms.items()
+            for vector in arms
+        }
+        expected: dict[str, Alternative] = {
+            _label(vector): "greater" if vector.coefficient > 0 else "less" for vector in arms
         }
         shown = complete(model, prompts[:3], first, n=1, seed=seed, max_new_tokens=30, top_p=TOP_P)
-        return Chapter(name, first, preview(model, prompts[0], first), shown, measured)
+        return Chapter(name, first, preview(model, prompts[0], first), shown, measured, expected)
 
     return Demonstration(
         (
-            chapter("sentiment", {_label(love): love, _label(-love): -love}, mood),
-            chapter("topic", {_label(wedding): wedding}, topic),
+            chapter("sentiment", (love, -love), mood),
+            chapter("topic", (wedding,), topic),
         )
     )
 

@@ -8,9 +8,10 @@ import torch
 
 import actadd_lens as al
 from actadd_lens.cli import main
-from actadd_lens.cli.demo import _coloured
+from actadd_lens.cli.demo import _coloured, _print_rank
 from actadd_lens.experiments.chat_demonstration import Answer, token_shifts
 from actadd_lens.models import backend_of
+from actadd_lens.statistics import paired_effect
 
 PROMPT = "The girl looked at the"
 
@@ -42,3 +43,10 @@ def test_the_terminal_colours_what_became_likelier_and_nothing_without_a_termina
 def test_other_models_have_no_demonstration(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--model", "gpt2"]) == 2
     assert "actadd steer" in capsys.readouterr().err
+
+
+def test_an_effect_on_the_side_that_was_not_expected_has_a_large_p(capsys: pytest.CaptureFixture[str]) -> None:
+    steered, unsteered = np.linspace(-1.1, -0.9, 8)[:, None], np.zeros((8, 1))
+    effect = paired_effect(steered, unsteered).with_nulls(np.linspace(-0.1, 0.1, 19))
+    _print_rank(effect, "greater")
+    assert capsys.readouterr().out.strip() == "greater than 0 of 19 null vectors of equal norms (p = 1)"
