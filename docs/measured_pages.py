@@ -1,4 +1,4 @@
-"""Writes the measured parts of pages: `python docs/measured_pages.py [--tinytalk FOLDER]`.
+"""Writes the measured parts of pages: `python docs/measured_pages.py [--tinytalk FOLDER] [--smollm2]`.
 
 They stand between marks; everything else on those pages is written by hand.
 """
@@ -28,6 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tinytalk", type=Path, help="folder of the model tinytalk-3m")
     parser.add_argument(
+        "--smollm2", action="store_true", help="measure SmolLM2 as well, where it is fetched; its lens takes minutes"
+    )
+    parser.add_argument(
         "--lens", type=Path, help="file of the embedded model's J-lens: read, or written where there is none"
     )
     parser.add_argument(
@@ -49,6 +52,8 @@ def main() -> None:
             **two_vectors.parts(tinytalk, "-tinytalk"),
             **second_look.beside(tinytalk),
         }
+    if options.smollm2:
+        parts |= second_look.on_smollm2(al.load_model("smollm2"))
     if options.beside:
         rows = [second_look.attention_rows(each) for each in (model, *map(al.load_model, options.beside))]
         parts["attention-models"] = second_look.attention(rows)
@@ -170,13 +175,13 @@ def finding(found: Any, frame: pd.DataFrame) -> str:
     )
 
 
-if __name__ == "__main__":
-    main()
-
-
 def dictionary(model: Any) -> str:
     """The sentiment's vector in the words of the embedded model's dictionary, as elsewhere.md reads it."""
     words = al.storybook.dictionary()
     happy = al.compute_steering_vector(model, PAIR, layer=LAYER)
     nulls = al.null_vectors(model, happy, n=39)
     return picture(al.dictionary_reading(happy, words.decoder, words.names, nulls=nulls), "dictionary")
+
+
+if __name__ == "__main__":
+    main()

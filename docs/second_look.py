@@ -1,7 +1,7 @@
 """Measures what second-look.md shows: vectors through the Jacobian, by attention or by value, part by part."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,11 @@ def lens_of(model: Any, kept: Path | None = None) -> al.JacobianLens:
     return lens
 
 
-def topics(model: Any, lens: al.JacobianLens) -> str:
+def topics(model: Any, lens: al.JacobianLens, layer: int | None = None) -> str:
     """Where a topic's words rank in its vector, by either lens, beside the same in null vectors."""
     known = al.storybook.topics()
     lines, beyond = [], {"logit": 0, "J": 0, "J, others": 0}
-    for steered in TOPICS:
+    for steered in TOPICS if layer is None else [replace(one, layer=layer) for one in TOPICS]:
         vector = al.compute_steering_vector(model, steered.pair, layer=steered.layer).row(-1)
         vectors = [vector, *al.null_vectors(model, vector, n=NULLS)]
         words = word_tokens(model, known[steered.topic])
@@ -143,6 +143,26 @@ def beside(model: Any) -> dict[str, str]:
     return {"jacobian-tinytalk": topics(model, lens)}
 
 
+SMOLLM2_LAYERS = (10, 18)
+"""A third of the way up, and where the page on SmolLM2 steers."""
+
+
+def on_smollm2(model: Any) -> dict[str, str]:
+    """The topics and that page's row in a model of 135 M parameters."""
+    lens = al.fit_jacobian(model, fitting_texts()[::2], SMOLLM2_LAYERS)
+    shown = [f"Layer {layer}. {topics(model, lens, layer)}" for layer in SMOLLM2_LAYERS]
+    pair, layer = ("I love it", "I hate it"), SMOLLM2_LAYERS[-1]
+    row = al.compute_steering_vector(model, pair, layer=layer, prepend_bos=False).row(1)
+    read = al.logit_lens(model, row, through=lens, k=5, nulls=NULLS)
+    shown.append(f"{row.label}: {_significant(read)}.\n\n{picture(read, 'jacobian-smollm2')}")
+    return {"jacobian-smollm2": "\n\n".join(shown)}
+
+
+def _significant(found: Any) -> str:
+    tokens = ", ".join(f"`{token.text}`" for token in found.standing)
+    return f"significant tokens: {tokens or 'none'}"
+
+
 def lenses(model: Any, lens: al.JacobianLens, suffix: str) -> str:
     """Both lenses of the vectors that two-vectors.md takes apart."""
     told = [(subject.name, subject.pair, subject.layer) for subject in two_vectors.SUBJECTS]
@@ -151,9 +171,8 @@ def lenses(model: Any, lens: al.JacobianLens, suffix: str) -> str:
     for name, pair, layer in told:
         vector = al.compute_steering_vector(model, pair, layer=layer)
         found = al.logit_lens(model, vector, through=lens, k=5, nulls=NULLS)
-        stand = ", ".join(f"`{token.text}`" for token in found.standing) or "none"
         drawn = picture(found, f"jacobian-{name}{suffix}")
-        shown.append(f"{vector.label} at layer {layer}; significant tokens: {stand}.\n\n{drawn}")
+        shown.append(f"{vector.label} at layer {layer}; {_significant(found)}.\n\n{drawn}")
     return "\n\n".join(shown)
 
 
