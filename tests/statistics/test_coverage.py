@@ -19,6 +19,7 @@ def test_intervals_of_a_few_runs_cover_and_are_never_empty(kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_interval_covers_or_warns(kind: str) -> None:
     for size in SIZES:
@@ -33,6 +34,7 @@ def test_every_interval_covers_or_warns(kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", ERRORS)
 def test_every_p_value_errs_as_often_as_it_says(name: str) -> None:
     found = error_rate(name, TRIALS)
