@@ -112,7 +112,7 @@ def seconds(model: Model, work: Work, gpus: int) -> dict[str, float]:
 
 def table(work: Work) -> list[str]:
     """Seconds for 8, 64 and 512 GPUs."""
-    lines = ["| model | GPUs | workers | tasks | load | vectors | unsteered | steered rows | in all | against one |",
+    lines = ["| model | GPUs | workers | tasks | load | vectors | unsteered | steered rows | total | speed-up |",
              "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for name, model in (("7B", LLAMA_7B), ("70B", LLAMA_70B)):
         one = sum(seconds(model, work, model.gpus).values())

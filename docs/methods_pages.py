@@ -191,7 +191,7 @@ def mean_centring(model: Any, name: str, contrast: Path | None) -> list[Row]:
         plain = methods.mean_centring(model, topic.sentences[:40], None, layer=LAYER[name], bos=bos)
         arms[f"2 × centred{told}"] = [2 * centred]
         arms[f"2 × uncentred{told}"] = [2 * plain]
-        arms[f"uncentred at the centred one's norm{told}"] = [2 * plain.with_norm(centred.norms)]
+        arms[f"uncentred, with the norm of the centred vector{told}"] = [2 * plain.with_norm(centred.norms)]
     first = "2 × centred, BOS left out"
     metric = al.metrics.token_set_logprob([f" {word}" for word in topic.words if _one_token(model, f" {word}")])
     prompts = al.storybook.neutral_prompts()[12:28]
@@ -221,7 +221,7 @@ def instruction(model: Any, name: str, contrast: Path | None) -> list[Row]:
     small = _instruction_of(model, name, tasks.LOWERCASE)
     arms = {
         "set to the mean projection": [small.set()],
-        "set to the mean projection without": [small.set(small.mean_projection_without)],
+        "set to the mean projection without the instruction": [small.set(small.mean_projection_without)],
     }
     first = "set to the mean projection"
     metric, told = _begins_small(model), "log-odds of beginning with a small letter"

@@ -284,5 +284,6 @@ def attribution(model: Any) -> str:
         )
         shown.append(f"{told}:\n\n{table(found.errors())}")
     enough = al.minimal_set(model, prompts, coefficient * vector, metric, progress=False)
-    told = f"{enough.size(0.8)} of {len(enough.components)} heads and MLPs keep 80 % of the effect; the first five:"
+    told = f"{enough.size(0.8)} of {len(enough.components)} heads and MLPs keep 80 % of the effect; these are the first"
+    told += " five:"
     return "\n\n".join([*shown, f"{told}\n\n{table(enough.frame().head(5))}", picture(enough, "minimal-set")])

@@ -88,8 +88,9 @@ def scaling(model: Any, work: Path, suffix: str) -> dict[str, Any]:
             seconds[name] = time.process_time() - start
             rows.append(scored(model, name, learnt[name], test))
     best = learnt[f"scalars, minimality {MINIMALITIES[0]:g}"]
-    rows += [scored(model, f"its {count} largest scalars", best.largest(count), test) for count in (1, 10)]
-    rows.append(scored(model, "without those under 0.05", best.without_small(0.05), test))
+    parts = {1: "only its largest scalar", 10: "only its 10 largest scalars"}
+    rows += [scored(model, name, best.largest(count), test) for count, name in parts.items()]
+    rows.append(scored(model, "without scalars smaller than 0.05", best.without_small(0.05), test))
     nulls = {
         kind: [scored(model, kind, best.null(seed, kind=kind), test) for seed in range(size.nulls)]
         for kind in ("shuffled", "gaussian")
@@ -120,8 +121,8 @@ def scaling_text(found: dict[str, Any]) -> str:
         f"{found['share']:.0%} of its scalars are larger than 0.05 in size.",
         nulls_text(found, best),
         found["picture"],
-        "Seconds of one processor: "
-        + ", ".join(f"{name} {value:.0f}" for name, value in found["seconds"].items() if value > 1)
+        "CPU seconds for training: "
+        + "; ".join(f"{name}: {value:.0f}" for name, value in found["seconds"].items() if value > 1)
         + ".",
     ]
     return "\n\n".join(lines)
@@ -140,7 +141,7 @@ def nulls_text(found: dict[str, Any], best: dict[str, Any]) -> str:
                 f"p = {p:.2f})"
             )
         cells.append(f"KL of other tokens {frame['KL of other tokens'].mean():.2f}")
-        lines.append(f"- {len(frame)} {kind} nulls of the first line's mean size: " + "; ".join(cells))
+        lines.append(f"- {len(frame)} {kind} nulls with the mean size of the first row: " + "; ".join(cells))
     return "\n".join(lines)
 
 
@@ -244,18 +245,18 @@ def trained_text(found: dict[str, Any]) -> str:
     ]
     return "\n\n".join([
         f"`{found['model']}`, {found['vector']} at layer {found['layer']}, every token; C = {largest:g}, the smallest "
-        f"of {', '.join(f'{number:g}' for number in CANDIDATES)} that costs {WANTED_KL:g} nats a token on benign text "
-        f"({found['damage']:.2f}). Rank {RANK} on all linear maps, {found['steps']} steps of {found['texts']} of "
-        f"{found['train']} benign sentences; {found['held_out']} others to measure. Effect: log-odds of happy over sad "
-        f"after {found['prompts']} neutral prompts.",
+        f"of {', '.join(f'{number:g}' for number in CANDIDATES)} that costs at least {WANTED_KL:g} nats per token on "
+        f"benign text ({found['damage']:.2f}). Rank {RANK} on all linear maps, {found['steps']} steps of "
+        f"{found['texts']} of {found['train']} benign sentences; {found['held_out']} others to measure. Effect: log-odds of happy "
+        f"over sad after {found['prompts']} neutral prompts.",
         table(pd.DataFrame(rows)),
         "Side effect with the adapter, minus that of the model alone at the coefficient with the same effect (nats per "
         "token, interval over benign texts; above zero the adapter costs more; between coefficients the model's side "
         "effect is interpolated linearly, which favours the adapter):",
         "\n".join(differences),
         *[f"Trained on {name}:\n\n{arm['picture']}" for name, arm in found["arms"].items()],
-        "Seconds of one processor for training: "
-        + ", ".join(f"{name} {value:.0f}" for name, value in found["seconds"].items()) + ".",
+        "CPU seconds for training: "
+        + "; ".join(f"{name}: {value:.0f}" for name, value in found["seconds"].items()) + ".",
     ])  # fmt: skip
 
 
