@@ -247,8 +247,8 @@ def trained_text(found: dict[str, Any]) -> str:
         f"`{found['model']}`, {found['vector']} at layer {found['layer']}, every token; C = {largest:g}, the smallest "
         f"of {', '.join(f'{number:g}' for number in CANDIDATES)} that costs at least {WANTED_KL:g} nats per token on "
         f"benign text ({found['damage']:.2f}). Rank {RANK} on all linear maps, {found['steps']} steps of "
-        f"{found['texts']} of {found['train']} benign sentences; {found['held_out']} others to measure. Effect: log-odds of happy "
-        f"over sad after {found['prompts']} neutral prompts.",
+        f"{found['texts']} of {found['train']} benign sentences; {found['held_out']} others to measure. Effect: "
+        f"log-odds of happy over sad after {found['prompts']} neutral prompts.",
         table(pd.DataFrame(rows)),
         "Side effect with the adapter, minus that of the model alone at the coefficient with the same effect (nats per "
         "token, interval over benign texts; above zero the adapter costs more; between coefficients the model's side "
