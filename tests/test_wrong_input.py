@@ -443,7 +443,7 @@ def test_an_unknown_device(gpt2_folder: Path, device: Any) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_a_device_that_is_not_there(gpt2_folder: Path) -> None:
-    with pytest.raises(al.ModelError, match="Device 'cuda' is not there: torch sees no CUDA device. Use 'cpu'"):
+    with pytest.raises(al.ModelError, match="Device 'cuda' is not available: torch finds no CUDA device. Use 'cpu'"):
         al.load_model(gpt2_folder, device="cuda")
 
 

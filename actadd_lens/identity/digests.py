@@ -1,7 +1,7 @@
-"""Hashes of values by what they hold: of functions by their code and all that it reaches, of objects by their class.
+"""Hashes of values by their contents: of functions by their code and all that it reaches, of objects by their class.
 
-What the hash of a user's function covers, `docs/sweeps.md` promises in words. Libraries are told by the names of what
-is used of them and by their source files; everything else is followed to its end, or refused.
+`docs/sweeps.md` describes what the hash of a user's function covers. For libraries, it covers the names that are used
+and the source files; everything else is followed completely, or refused.
 """
 
 import copyreg
@@ -26,7 +26,7 @@ from actadd_lens.errors import SettingError
 from actadd_lens.identity.tensors import tensor_digest
 
 _BLIND = frozenset({"open", "eval", "exec", "globals", "locals", "vars", "input", "__import__"})
-"""Builtins by which a function reaches what its code does not name."""
+"""Builtins through which a function can reach things that its code does not name."""
 
 _BOOKKEEPING = frozenset(
     {
@@ -36,7 +36,7 @@ _BOOKKEEPING = frozenset(
         "__protocol_attrs__", "__non_callable_proto_members__", "_is_protocol", "_is_runtime_protocol",
     }
 )  # fmt: skip
-"""What Python itself writes into a class."""
+"""Attributes that Python itself adds to a class."""
 
 _GLOBAL_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 
@@ -44,15 +44,15 @@ _PLAIN = (bool, int, str, bytes, float, complex, type(None), type(...), torch.dt
 
 
 def digest(value: Any, *, named: bool = False, within: frozenset[int] = frozenset()) -> bytes:
-    """A hash of a value by what it holds.
+    """A hash of a value by its contents.
 
     Args:
         value: Anything.
-        named: Whether the user has named it, so that what cannot be hashed counts by its kind alone.
-        within: Modules, by their ids, whose hash this is part of.
+        named: Whether the user has named it, so that for what cannot be hashed, only the type counts.
+        within: Ids of the modules whose hash this is part of.
 
     Raises:
-        SettingError: Something in it cannot be told from others of its kind, and it is not named.
+        SettingError: Something in it cannot be distinguished from others of its type, and it is not named.
     """
     try:
         return Digester(refuse=not named, within=within).add(value).digest()
@@ -61,11 +61,11 @@ def digest(value: Any, *, named: bool = False, within: frozenset[int] = frozense
 
 
 class Digester:
-    """One hash under way.
+    """A hash that is being computed.
 
     Args:
-        refuse: Whether what cannot be hashed is refused; else it counts by its kind alone.
-        within: Modules, by their ids, whose hash this is part of.
+        refuse: Whether what cannot be hashed is refused; otherwise only its type counts.
+        within: Ids of the modules whose hash this is part of.
     """
 
     def __init__(self, *, refuse: bool = True, within: frozenset[int] = frozenset()) -> None:
@@ -73,14 +73,14 @@ class Digester:
         self._found = hashlib.sha256()
         self._refuse = refuse
         self._met: dict[int, int] = {}
-        self._alive: list[Any] = []  # an id is one object's only as long as that is alive
+        self._alive: list[Any] = []  # an id belongs to one object only while that is alive
 
     def digest(self) -> bytes:
         """The hash of all that was added."""
         return self._found.digest()[:16]
 
     def add(self, value: Any) -> "Digester":
-        """Add a value, tagged and counted, so that no two values look alike."""
+        """Add a value with its type and length, so that different values cannot look the same."""
         kind = type(value)
         self._found.update(kind.__name__.encode() + b":")
         if kind in _PLAIN:
@@ -91,7 +91,7 @@ class Digester:
             self._text(self._tensor(value))
         elif isinstance(value, np.generic):
             self._text(str(value.dtype).encode() + value.tobytes())
-        elif id(value) in self._met:  # met before: a cycle, or something shared
+        elif id(value) in self._met:  # added before: a cycle, or something shared
             self._text(f"again {self._met[id(value)]}".encode())
         else:
             self._met[id(value)] = len(self._met)
@@ -121,7 +121,7 @@ class Digester:
             raise _refusal(f"a {kind.__module__}.{kind.__qualname__}")
         return (kind.__module__, kind.__qualname__)
 
-    # -- what a value is made of -------------------------------------------------------------------------------
+    # -- the parts of a value -------------------------------------------------------------------------------
 
     def _parts(self, value: Any) -> Iterable[Any]:
         take = self._takers.get(type(value))
@@ -156,9 +156,9 @@ class Digester:
     # -- code --------------------------------------------------------------------------------------------------
 
     def _function(self, function: types.FunctionType) -> Iterable[Any]:
-        """Code, defaults, what it closes over, its attributes, and all that it names outside."""
+        """Code, defaults, closure, attributes, and everything outside that it names."""
         if (function.__module__ or "").startswith("actadd_lens."):
-            function = inspect.unwrap(function)  # shape checks may have been put around it
+            function = inspect.unwrap(function)  # it may be wrapped in shape checks
         home = str(function.__globals__.get("__name__", ""))
         names = frozenset(_names(function.__code__)[2])
         cells = [_Used.of(_content(cell), names) for cell in function.__closure__ or ()]
@@ -169,7 +169,7 @@ class Digester:
         return (_code_parts(function.__code__), *inside, *self._outside(function))
 
     def _outside(self, function: types.FunctionType) -> Iterator[Any]:
-        """What a function names: globals, and attributes of modules, those that it imports itself included."""
+        """What a function names: globals, and attributes of modules, including those that it imports itself."""
         code, known = function.__code__, function.__globals__
         loaded, imported, found = _names(code)
         names = frozenset(found)
@@ -183,7 +183,7 @@ class Digester:
             yield _Used.of(_imported(name, str(known.get("__package__") or "")), names)
 
     def _use(self, used: "_Used") -> Iterable[Any]:
-        """A module by its name, and by those of its attributes that the code names; modules inside it likewise."""
+        """A module by its name and the attributes that the code names; the same for modules inside it."""
         module, names = used.module, used.names
         held = {name: vars(module)[name] for name in sorted(names & set(vars(module)))}
         told: list[Any] = [module.__name__, source_of(module.__name__)] if is_library(module.__name__) else []
@@ -198,7 +198,7 @@ class Digester:
         return told
 
     def _class(self, kind: type) -> Iterable[Any]:
-        """A class of a library by its name; any other by all that it and its bases hold."""
+        """A library's class by its name; any other class by all attributes of itself and its bases."""
         told: list[Any] = []
         for base in kind.__mro__:
             told += [base.__module__, base.__qualname__]
@@ -216,12 +216,12 @@ class Digester:
         return (getattr(value, "__module__", ""), value.__qualname__, mine)
 
     def _object(self, value: Any) -> Iterable[Any]:
-        """An object by its class and by what it would be rebuilt from; an open file has no such thing."""
+        """An object by its class and by what pickle would rebuild it from, which an open file does not have."""
         if isinstance(value, Iterator):
             return self._cannot(value)
         try:
             rebuilt = value.__reduce_ex__(4)
-        except Exception:  # whatever a foreign object raises: it cannot be told
+        except Exception:  # other people's objects may raise anything: this one cannot be hashed
             return self._cannot(value)
         held = vars(value) if hasattr(value, "__dict__") and not is_library(type(value).__module__) else None
         if isinstance(rebuilt, str):
@@ -235,14 +235,14 @@ class Digester:
 
 
 class _Used:
-    """A module, and the names by which code may reach into it."""
+    """A module, and the names by which code may access its attributes."""
 
     def __init__(self, module: types.ModuleType, names: frozenset[str]) -> None:
         self.module, self.names = module, names
 
     @classmethod
     def of(cls, value: Any, names: frozenset[str]) -> Any:
-        """The same of a module; anything else as it is."""
+        """A module with the names; anything else unchanged."""
         return cls(value, names) if isinstance(value, types.ModuleType) else value
 
 
@@ -275,9 +275,9 @@ Digester._takers = {
 
 @functools.cache
 def is_library(module: str) -> bool:
-    """Whether a module comes with Python or was installed: its code is not the user's own."""
+    """Whether a module comes with Python or was installed, so that its code is not the user's own."""
     top = module.partition(".")[0]
-    if top == "__main__":  # whose file may be Jupyter's
+    if top == "__main__":  # its file may be one of Jupyter's
         return False
     if top in sys.stdlib_module_names or top == "actadd_lens":
         return True
@@ -286,9 +286,9 @@ def is_library(module: str) -> bool:
 
 
 def source_of(module: str) -> str:
-    """A hash of a library module's source, so that an update or an edit of it shows; empty where there is none."""
+    """A hash of a library module's source, so that an update or an edit changes it; empty if there is no source."""
     if module.partition(".")[0] == "actadd_lens":
-        return ""  # told once for all, by `own_sources`
+        return ""  # covered as a whole by `own_sources`
     file = getattr(sys.modules.get(module), "__file__", None)
     if not file or not file.endswith(".py"):
         return ""
@@ -306,9 +306,9 @@ def _hashed(file: str, changed: int, size: int) -> str:
 
 @functools.cache
 def own_sources() -> bytes:
-    """This package's own code, as far as numbers depend on it."""
+    """A hash of this package's own source files, comments included, without those that numbers do not depend on."""
     folder = Path(__file__).parents[1]
-    shown = ("cli", "plots", "experiments")  # experiments keep a hash of their own
+    shown = ("cli", "plots", "experiments")  # experiments have a hash of their own
     files = [path for path in sorted(folder.rglob("*.py")) if path.relative_to(folder).parts[0] not in shown]
     return digest([(str(path.relative_to(folder)), path.read_bytes()) for path in files])
 
@@ -343,7 +343,7 @@ def _names(code: types.CodeType) -> tuple[set[str], set[str], set[str]]:
 
 
 def _imported(name: str, package: str) -> Any:
-    """A module that code imports while it runs; None where there is none."""
+    """A module that code imports while it runs; None if it cannot be imported."""
     for full in (name, f"{package}.{name}" if package else name):
         try:
             return importlib.import_module(full)
@@ -353,7 +353,7 @@ def _imported(name: str, package: str) -> Any:
 
 
 def _public(module: types.ModuleType) -> Iterator[str]:
-    """The names in a module that lies in an object, where no code tells which are used."""
+    """The names in a module that is part of an object, so that no code shows which of them are used."""
     yield from () if is_library(module.__name__) else (name for name in vars(module) if not name.startswith("__"))
 
 
@@ -366,8 +366,7 @@ def _content(cell: Any) -> Any:
 
 def _refusal(what: str) -> SettingError:
     return SettingError(
-        f"{what[0].upper()}{what[1:]}, in a metric or hook, cannot be told from another one, so results under path= "
-        'might be mixed up: give the metric a name, metrics.named("mine", metric), and another one whenever that '
-        "changes; "
-        "or use functions of plain values and tensors, or leave path= out."
+        f"{what[0].upper()}{what[1:]}, in a metric or hook, cannot be distinguished from another one, so results "
+        'under path= might be mixed up: give the metric a name, metrics.named("mine", metric), and a new name whenever '
+        "it changes; or use functions of plain values and tensors, or leave path= out."
     )

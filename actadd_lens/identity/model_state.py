@@ -1,4 +1,4 @@
-"""What a model's outputs depend on: every weight and buffer, every setting, and whatever hooks on it are not ours."""
+"""What a model's outputs depend on: all weights, buffers and settings, and all hooks on it that are not ours."""
 
 import hashlib
 import inspect
@@ -17,10 +17,10 @@ from actadd_lens.models.adapted import class_of, stand_ins
 from actadd_lens.steering.hooks import InjectionHook
 
 _FORMAT = 2
-"""Changes whenever values are computed or keyed otherwise, so that old ones are never taken for new."""
+"""Changed whenever values are computed or keyed differently, so that old values are never reused."""
 
 _OF_TORCH = frozenset(vars(torch.nn.Module()))
-"""What torch keeps on every module; weights, modules and hooks are looked at one by one."""
+"""Attributes that torch keeps on every module; weights, modules and hooks are handled separately."""
 
 _OF_THE_PASS = frozenset(
     {
@@ -29,16 +29,16 @@ _OF_THE_PASS = frozenset(
         "_conversion_state",
     }
 )  # fmt: skip
-"""Attributes of TransformerLens's modules that say nothing of what comes out, or only what a pass left behind."""
+"""Attributes of TransformerLens's modules that do not affect outputs, or that only a previous pass has left."""
 
 COLLECTORS = "transformers.utils.output_capturing"
-"""Where transformers keeps the hooks with which it collects hidden states and attentions."""
+"""The module of transformers with the hooks that collect hidden states and attentions."""
 
 _NAMES = frozenset({"model_name", "tokenizer_name", "_name_or_path", "name_or_path", "device", "transformers_version"})
-"""Settings that name a model or its place; the same weights may lie elsewhere."""
+"""Settings that name a model or its location; the same weights may be stored elsewhere."""
 
 _DEEPEST = 8
-"""How far settings are followed into each other."""
+"""Maximum depth to which nested settings are followed."""
 
 _TOLD = (
     bool, int, float, str, bytes, type(None), torch.dtype, torch.device, Tensor, types.FunctionType, types.MethodType,
@@ -47,10 +47,10 @@ _TOLD = (
 
 
 def model_key(backend: Backend) -> bytes:
-    """A hash of all that a model's outputs depend on.
+    """A hash of everything that a model's outputs depend on.
 
     Raises:
-        SettingError: A hook on the model cannot be told from another one.
+        SettingError: A hook on the model cannot be distinguished from another one.
     """
     hooks = [(name, found) for name, found in sorted(callers_hooks(backend).items())]
     told = (_FORMAT, own_sources(), _versions(), _precision(backend), backend.family, _tokenizer_key(backend), hooks)
@@ -58,7 +58,7 @@ def model_key(backend: Backend) -> bytes:
 
 
 def surroundings(backend: Backend) -> dict[str, str]:
-    """What a model's outputs depend on beside the model, in words that tell one machine's from another's."""
+    """What a model's outputs depend on besides the model, as texts by which machines can be compared."""
     names = ("torch", "transformer-lens", "transformers")
     _, matmul, autocast, _ = _precision(backend)
     return {
@@ -68,7 +68,7 @@ def surroundings(backend: Backend) -> dict[str, str]:
 
 
 def callers_hooks(backend: Backend) -> dict[str, list[Any]]:
-    """The hooks on a model that are not those of steering, by hook point; torch's own by their module."""
+    """The hooks on a model that are not this package's, by hook point; torch's own hooks by their module."""
     found = {name: backend.hooks_at(name) for name in backend.hooked_names()}
     theirs = {name: [hook for hook in hooks if not isinstance(hook, InjectionHook)] for name, hooks in found.items()}
     of_torch = {f"torch {path}": hooks for path, module in _modules(backend.model) if (hooks := _torch_hooks(module))}
@@ -79,12 +79,12 @@ def callers_hooks(backend: Backend) -> dict[str, list[Any]]:
 
 
 def module_state(module: torch.nn.Module, *, refuse: bool = False, within: frozenset[int] = frozenset()) -> bytes:
-    """A hash of a module and all in it: classes, weights, buffers and settings.
+    """A hash of a module and everything in it: classes, weights, buffers and settings.
 
     Args:
         module: The module.
-        refuse: Whether what cannot be hashed is refused, in modules of classes that are the user's own.
-        within: Modules, by their ids, whose hash this is part of.
+        refuse: Whether what cannot be hashed is refused, in modules whose classes are the user's own.
+        within: Ids of the modules whose hash this is part of.
     """
     found = hashlib.sha256()
     modules = list(_modules(module))
@@ -109,7 +109,7 @@ def module_state(module: torch.nn.Module, *, refuse: bool = False, within: froze
 
 
 def _modules(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
-    """All modules in one, each once, by a path to it; those too that are kept as mere attributes."""
+    """All modules in a module, each once, with a path to it; also those that are plain attributes."""
     met: set[int] = set()
     waiting: list[tuple[str, Any]] = [("", root)]
     while waiting:
@@ -126,7 +126,7 @@ def _modules(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
 
 
 def _is_patched(kind: type) -> bool:
-    """Whether a library's class has been given another forward pass."""
+    """Whether the forward pass of a library's class was replaced."""
     forward = getattr(kind, "forward", None)
     home = str(getattr(forward, "__globals__", {}).get("__name__", kind.__module__))
     return is_library(kind.__module__) and not is_library(home)
@@ -135,16 +135,16 @@ def _is_patched(kind: type) -> bool:
 def _own(module: torch.nn.Module) -> dict[str, Any]:
     skipped = _OF_TORCH | _OF_THE_PASS
     own = {name: value for name, value in vars(module).items() if name not in skipped}
-    if is_library(class_of(module).__module__):  # what a library keeps for itself changes with every pass
+    if is_library(class_of(module).__module__):  # a library's private attributes may change with every pass
         own = {name: value for name, value in own.items() if not name.startswith("_")}
     return {**own, "training": module.training}
 
 
 class _Settings:
-    """Hashes of the settings of modules, as deep as they go; one object of settings is shared by many modules.
+    """Hashes of the settings of modules, including nested ones; many modules share one object of settings.
 
     Args:
-        within: The modules, by their ids.
+        within: The ids of the modules.
     """
 
     def __init__(self, within: frozenset[int]) -> None:
@@ -153,15 +153,15 @@ class _Settings:
         self._alive: list[Any] = []
 
     def digest(self, value: Any, depth: int = 0) -> bytes:
-        """The hash of one; what is not a setting counts by its class."""
+        """The hash of a setting; for what is not a setting, only the class counts."""
         if isinstance(value, _TOLD) or not is_library(type(value).__module__):
             return digest(value, named=True, within=self.within)
         if id(value) in self._known:
             return self._known[id(value)]
-        found = hashlib.sha256(type(value).__name__.encode())  # a local class that was sent has another long name
+        found = hashlib.sha256(type(value).__name__.encode())  # a local class's long name changes when sent
         if depth > _DEEPEST or isinstance(value, torch.nn.Module):
             return found.digest()
-        self._known[id(value)] = found.digest()  # for what leads back to it
+        self._known[id(value)] = found.digest()  # for settings that refer back to it
         self._alive.append(value)
         for name, item in _items(value):
             if name not in _NAMES and name not in _OF_THE_PASS:
@@ -184,7 +184,7 @@ def _items(value: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _torch_hooks(module: torch.nn.Module) -> list[Any]:
-    """Hooks that torch runs around a module, without those of hook points and of libraries that only watch."""
+    """Hooks that torch runs around a module, without those of hook points and of libraries that only observe."""
     of_points = {handle.hook.id for handle in getattr(module, "fwd_hooks", ())}
     flagged = (module._forward_hooks_with_kwargs, module._forward_pre_hooks_with_kwargs)
     found = []
@@ -206,14 +206,14 @@ def _global_hooks() -> Iterator[Any]:
 def _is_of_the_house(hook: Any) -> bool:
     """Whether a hook is this package's, TransformerLens's, or one with which transformers collects hidden states.
 
-    Transformers leaves its own on a model for good, from the first time that it was asked for hidden states.
+    After a model was asked for hidden states once, transformers leaves its hooks on it permanently.
     """
-    bare = inspect.unwrap(getattr(hook, "__func__", hook))  # shape checks may have been put around it
+    bare = inspect.unwrap(getattr(hook, "__func__", hook))  # it may be wrapped in shape checks
     home = str(getattr(bare, "__globals__", {}).get("__name__") or type(hook).__module__)
     return home.partition(".")[0] in ("actadd_lens", "transformer_lens") or home == COLLECTORS
 
 
-# -- what is around a model ------------------------------------------------------------------------------------
+# -- the surroundings of a model ------------------------------------------------------------------------------------
 
 
 @cache
@@ -228,12 +228,12 @@ def _precision(backend: Backend) -> tuple[Any, ...]:
 
 
 def _tokenizer_key(backend: Backend) -> bytes:
-    """What turns texts into tokens, which metrics do when they are bound."""
+    """A hash of the tokenizer, which metrics use when they are bound."""
     tokenizer = backend.model.tokenizer
     if tokenizer is None:
         return b""
     fast = getattr(tokenizer, "backend_tokenizer", None)
-    # What comes before the tokens says how batches are cut and padded, which each call sets anew.
+    # The part before the tokens says how batches are truncated and padded, which each call sets again.
     vocabulary = fast.to_str().partition('"added_tokens"')[2] if fast is not None else tokenizer.get_vocab()
     told = (type(tokenizer).__qualname__, vocabulary, str(tokenizer.special_tokens_map))
     return digest((*told, bool(getattr(tokenizer, "add_bos_token", False)), backend.prepends_bos), named=True)

@@ -1,4 +1,4 @@
-"""Hashes of tensors: every byte is read, and read again quickly when the same tensor comes back."""
+"""Hashes of tensors: all bytes are hashed once, and only summed when the same tensor is hashed again."""
 
 import hashlib
 from typing import Any
@@ -8,20 +8,20 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 _CHUNK = 2**24
-"""Bytes that are copied from a device at once."""
+"""Number of bytes that are copied from a device at once."""
 
 _COLUMNS = 512
-"""Words in a row of what `_sums` adds up."""
+"""Words in each row of the table that `_sums` adds up."""
 
 _known: Any = WeakTensorKeyDictionary()
-"""Hashes of tensors that are alive, each with what tells that the tensor has not changed."""
+"""Hashes of tensors that are alive, each with a state that shows whether the tensor has changed."""
 
 
 def tensor_digest(value: Tensor) -> bytes:
     """A hash of a tensor: type, shape and every byte.
 
-    A tensor that was hashed before is not hashed again while it is the same object at the same place and torch has
-    counted no change of it; since writing through `.data` or numpy is not counted, its sums must be the same as well.
+    A tensor is not hashed again if it is the same object at the same address and torch has counted no change of it.
+    Writing through `.data` or numpy is not counted, so its sums must be the same as well.
     """
     plain = value.detach()
     counted = None if value.is_inference() else value._version
@@ -47,7 +47,7 @@ def _bytes(value: Tensor) -> Tensor:
 
 
 def _sums(value: Tensor) -> bytes:
-    """Sums of the bytes, as whole numbers, along rows and columns: memory is read twice, on its device."""
+    """Integer sums of the bytes along rows and columns; memory is read twice, on the tensor's device."""
     flat = _bytes(value)
     even = len(flat) // 8 * 8
     words = flat[:even].view(torch.int64) if flat.storage_offset() % 8 == 0 else flat[:even].clone().view(torch.int64)

@@ -1,8 +1,8 @@
-"""Weights that stand in for a model's own for a while, in one thread; the model's own are never touched.
+"""Weights that temporarily replace a model's own in one thread; the model's own weights are never modified.
 
-While an adaptation is open, a weight that it names is looked up through the module's class: in the thread that opened
-it the stand-in is found, and in a copy of the module its own weight. The parameters themselves, and so `state_dict` and
-`parameters()`, stay what they are, bit for bit.
+While an adaptation is open, the weights that it names are looked up through the module's class: the thread that opened
+it gets the replacement, and a copy of the module gets its own weight. The parameters themselves, and so `state_dict`
+and `parameters()`, stay the same, bit for bit.
 """
 
 import threading
@@ -26,15 +26,15 @@ _SWAPPING = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    """A linear map of a block, y = W x, wherever a family keeps its weight.
+    """A linear map of a block, y = W x, wherever the model family stores its weight.
 
     Attributes:
         name: Such as `blocks.0.attn.W_Q`; the same in every family.
         module: The module that holds the weight.
         attribute: Its name there.
-        outputs: Size of y; heads lie side by side.
+        outputs: Size of y; the heads are concatenated.
         inputs: Size of x.
-        lay: W as [outputs, inputs] to the layout of the module.
+        lay: Converts W, as [outputs, inputs], to the layout of the module.
     """
 
     name: str
@@ -46,7 +46,7 @@ class LinearMap:
 
     @property
     def weight(self) -> Tensor:
-        """The model's own weight, whatever stands in for it."""
+        """The model's own weight, whatever replaces it."""
         weight = self.module._parameters[self.attribute]
         assert weight is not None
         return weight
@@ -62,19 +62,19 @@ def map_name(layer: int, weight: str) -> str:
 
 
 def is_parameter(module: Any, attribute: str) -> bool:
-    """Whether a module holds a weight of floating point under this name; not one that is packed into four bits."""
+    """Whether a module has a floating-point weight of this name; weights packed into four bits do not count."""
     weight = getattr(module, "_parameters", {}).get(attribute)
     return isinstance(weight, Tensor) and weight.is_floating_point()
 
 
 class Adaptation:
-    """Stand-ins for weights of a model, open in the thread that made it.
+    """Replacements for weights of a model, active in the thread that made it.
 
     Args:
-        label: What it is called where it is in the way.
-        weights: For each linear map, its weight from the one that would be used without it.
-        is_strict: Whether a pass of another thread is an error; else such a pass sees the model's own weights.
-        key: Whose it is.
+        label: Its name in error messages.
+        weights: For each linear map, a function of the weight that would otherwise be used; returns the new weight.
+        is_strict: Whether a pass of another thread is an error; otherwise such a pass uses the model's own weights.
+        key: What it belongs to.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Adaptation:
         self._weights = {(id(linear.module), linear.attribute): weight for linear, weight in weights}
 
     def __call__(self, module: torch.nn.Module, attribute: str, weight: Tensor) -> Tensor:
-        """The weight that is to be used."""
+        """The weight to use."""
         change = self._weights.get((id(module), attribute))
         here = threading.get_ident()
         if change is None or not self.is_open or self._paused.get(here):
@@ -110,7 +110,7 @@ class Adaptation:
 
     @property
     def acts_here(self) -> bool:
-        """Whether a pass of this thread would have it."""
+        """Whether it acts on passes of this thread."""
         here = threading.get_ident()
         return self.is_open and here == self._owner and not self._paused.get(here)
 
@@ -126,12 +126,12 @@ class Adaptation:
 
 
 def _is_adapted(kind: type) -> bool:
-    """Whether a class is one that a module was given while some of its weights have stand-ins."""
+    """Whether a class is one that a module was given while some of its weights are replaced."""
     return "adaptations" in vars(kind) and vars(kind).get("__reduce_ex__") is _as_own_class
 
 
 def _as_own_class(module: Any, protocol: Any) -> Any:
-    """A copy is of the module's own class, and has its own weights."""
+    """A copy gets the module's own class and its own weights."""
     kind = type(module)
     found = super(kind, module).__reduce_ex__(protocol)
     return (found[0], tuple(kind.__base__ if item is kind else item for item in found[1]), *found[2:])
@@ -181,20 +181,20 @@ def adapted(
     is_strict: bool,
     key: object = None,
 ) -> Iterator[Adaptation]:
-    """The model of some linear maps with stand-ins for their weights.
+    """Use replacements for the weights of some linear maps.
 
-    By whatever way the block ends, the model is as it was. Several may be open, one in another: each changes what the
-    one before it left.
+    However the block ends, the model is restored. Adaptations may be nested: each changes the result of the one
+    outside it.
 
     Args:
-        weights: For each linear map, its weight from the one that would be used without it.
-        label: What to call it where it is in the way.
-        is_strict: Whether a pass of another thread is an error; else it sees the model's own weights.
-        key: Whose it is.
+        weights: For each linear map, a function of the weight that would otherwise be used; returns the new weight.
+        label: Its name in error messages.
+        is_strict: Whether a pass of another thread is an error; otherwise it uses the model's own weights.
+        key: What it belongs to.
     """
     adaptation = Adaptation(
         label, weights, is_strict=is_strict, key=key
-    )  # modules know it weakly: forgotten, it is over
+    )  # modules keep only a weak reference, so it ends with its last user
     try:
         for linear, _ in weights:
             _attach(linear.module, linear.attribute, adaptation)
@@ -206,7 +206,7 @@ def adapted(
 
 
 def adaptations_on(model: torch.nn.Module) -> tuple[Adaptation, ...]:
-    """What is open on a model, the outermost first."""
+    """The adaptations that are open on a model, the outermost first."""
     found = {}
     for module in model.modules():
         kind: Any = type(module)
@@ -219,7 +219,7 @@ def adaptations_on(model: torch.nn.Module) -> tuple[Adaptation, ...]:
 
 @contextmanager
 def own_weights(model: torch.nn.Module) -> Iterator[None]:
-    """The model with its own weights, in this thread, whatever stands in for them."""
+    """The model with its own weights, in this thread, whatever replaces them."""
     with ExitStack() as stack:
         for adaptation in adaptations_on(model):
             stack.enter_context(adaptation.paused())
@@ -233,7 +233,7 @@ def class_of(module: torch.nn.Module) -> type[torch.nn.Module]:
 
 
 def stand_ins(module: torch.nn.Module) -> Mapping[str, Tensor]:
-    """The weights of a module that a pass of this thread would use in place of its own."""
+    """The replacements that a pass of this thread would use for weights of a module."""
     if not _is_adapted(type(module)):
         return {}
     names = [name for name in vars(type(module)) if name in module._parameters]

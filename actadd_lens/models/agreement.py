@@ -1,7 +1,7 @@
-"""Whether a loaded model is the one that transformers loads: a few log-probs of both are compared.
+"""Whether a loaded model is the same as the one that transformers loads: a few log-probs of both are compared.
 
-TransformerLens converts some shapes to other models: what it does not know of a configuration (a scaled rotary
-embedding, a window, a bias) is left out without a word, and log-probs come out wrong by whole nats.
+TransformerLens converts some models wrongly: it silently ignores settings that it does not know (a scaled rotary
+embedding, a window, a bias), and log-probs are then wrong by several nats.
 """
 
 import inspect
@@ -24,23 +24,23 @@ LARGEST_GAP = 1e-3
 
 _LENGTHS = (8, 32)
 _COLUMNS = 16
-"""At most so many of the last columns are compared."""
+"""Maximum number of columns that are compared, counted from the end."""
 _FARTHEST = 512
-"""Longest pass that is made to see what comes behind a window or the length that a model was first trained on."""
+"""Longest pass that is run to check tokens beyond a window or beyond the length that a model was first trained on."""
 _ROUNDINGS = 3
-"""How much further than one rounding of every stream moves them log-probs may differ, where that is more than
-`LARGEST_GAP`: blocks round more than once inside."""
+"""Log-probs may differ by this many times the change that one extra rounding of every stream causes, if that is more
+than `LARGEST_GAP`: blocks round more than once internally."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What the Hugging Face model says, kept until the converted one can be asked.
+    """Outputs of the Hugging Face model, kept for comparison with the converted one.
 
     Attributes:
         source: The Hugging Face model's configuration.
-        tokens: Token ids of each pass, short to long.
+        tokens: Token ids of each pass, from short to long.
         log_probs: Log-probs of the last columns of each.
-        hf_model: The Hugging Face model, to be asked once more where rounding may be the reason of a difference.
+        hf_model: The Hugging Face model, which is run again if rounding may explain a difference.
     """
 
     source: Any
@@ -50,34 +50,34 @@ class Reference:
 
     @cached_property
     def rounding(self) -> float:
-        """How far log-probs move at most when every stream is rounded once more.
+        """Largest change of log-probs when every stream is rounded once more.
 
-        Of all passes, for the few steps of a quantised layer are crossed in one and not in another.
+        It is the maximum over all passes, because the coarse steps of a quantised layer may matter in only one of them.
         """
         with torch.no_grad():
             return max(_rounding(self.hf_model, tokens) for tokens in self.tokens)
 
     def allows(self, gap: float) -> bool:
-        """Whether log-probs may differ by so many nats; only a larger difference than usual costs a pass to tell."""
+        """Whether log-probs may differ by this many nats; only an unusually large difference costs extra passes."""
         return gap <= LARGEST_GAP or gap <= self.tolerance
 
     @property
     def tolerance(self) -> float:
-        """Nats by which log-probs may differ."""
+        """Number of nats by which log-probs may differ."""
         return max(LARGEST_GAP, _ROUNDINGS * self.rounding)
 
 
 @torch.no_grad()
 def reference_of(hf_model: Any, name: str) -> Reference:
-    """Ask a Hugging Face model for log-probs at several lengths, before anything is converted.
+    """Log-probs of a Hugging Face model at several lengths, computed before anything is converted.
 
     Raises:
-        ModelError: It cannot be run, or is not a model that goes on from left to right.
+        ModelError: It cannot be run, or does not predict tokens from left to right.
     """
     config = hf_model.config
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
-            f"{name} is an encoder-decoder ({config.model_type}), which has no one stream to add to: "
+            f"{name} is an encoder-decoder ({config.model_type}), which does not have a single residual stream: "
             "pass a decoder that predicts next tokens."
         )
     reach = context_length(config)
@@ -89,17 +89,17 @@ def reference_of(hf_model: Any, name: str) -> Reference:
         found = (first, *(_log_probs(_ask(hf_model, row)) for row in rows[1:]))
     except ModelError:
         raise
-    except Exception as error:  # anything may go wrong inside a model of somebody else's
+    except Exception as error:  # other people's model code may raise anything
         raise ModelError(f"{name} does not run in transformers: {type(error).__name__}: {error}") from error
     return Reference(config, tuple(rows), found, hf_model)
 
 
 @torch.no_grad()
 def check_agreement(backend: Backend, reference: Reference, name: str) -> float:
-    """See that a converted model says what its source says; the largest difference that was found.
+    """Check that a converted model agrees with its source, and return the largest difference.
 
     Raises:
-        ModelError: It says something else, or what lies behind a window cannot be seen.
+        ModelError: It does not agree, or tokens beyond a window cannot be checked.
     """
     largest = 0.0
     for tokens, expected in zip(reference.tokens, reference.log_probs, strict=True):
@@ -142,7 +142,7 @@ def _keeper(found: list[Tensor]) -> Any:
 
 
 def told(family: str, name: str, config: Any) -> str:
-    """That a model was not converted, with what its configuration holds that may be why."""
+    """A message that a model was not converted faithfully, with unusual settings that may be the reason."""
     kind = "HookedTransformer" if family == "hooked" else "TransformerBridge"
     found = list(peculiarities(config))
     shape = f"{getattr(config, 'model_type', 'of unknown type')}" + (f" with {', '.join(found)}" if found else "")
@@ -155,11 +155,11 @@ def _way_out(family: str) -> str:
     return "Another version of TransformerLens may, or family='hooked'."
 
 
-# -- what the Hugging Face model says --------------------------------------------------------------------------
+# -- the Hugging Face model's outputs --------------------------------------------------------------------------
 
 
 def _some_tokens(config: Any, length: int) -> Int[Tensor, "1 pos"]:
-    """Tokens drawn once and for all, none of them special; longer rows begin as shorter ones do."""
+    """Tokens from a fixed seed, none of them special; longer rows begin with the shorter ones."""
     text = text_config(config)
     special = {getattr(text, f"{kind}_token_id", None) for kind in ("bos", "eos", "pad")}
     generator = torch.Generator().manual_seed(0)
@@ -188,7 +188,7 @@ def _log_probs(logits: Tensor) -> Float[Tensor, "columns d_vocab"]:
 
 
 def _asked_causally(hf_model: Any, tokens: Tensor, name: str) -> Float[Tensor, "columns d_vocab"]:
-    """Log-probs of a row; the same row with another last token beside it must have the same before that."""
+    """Log-probs of a row, after checking that a different last token leaves those before it unchanged."""
     other = tokens.clone()
     other[0, -1] = tokens[0, 0] if tokens[0, 0] != tokens[0, -1] else tokens[0, 1]
     left, right = (_log_probs(row[None]) for row in _ask(hf_model, torch.cat([tokens, other])))
@@ -201,9 +201,9 @@ def _asked_causally(hf_model: Any, tokens: Tensor, name: str) -> Float[Tensor, "
 
 
 def _rounding(hf_model: Any, tokens: Tensor) -> float:
-    """How far log-probs move when the embeddings, and what each block leaves, are rounded once more.
+    """Change of log-probs when the embeddings and the output of each block are rounded once more.
 
-    The plain pass is made anew: a bridge has taken the model over by now.
+    The plain pass is repeated, because a bridge has wrapped the model by now.
     """
     before = _log_probs(_ask(hf_model, tokens))
     generator = torch.Generator().manual_seed(0)
@@ -222,15 +222,15 @@ def _rounding(hf_model: Any, tokens: Tensor) -> float:
 
 
 def _blocks(hf_model: Any) -> Any:
-    """The stack of blocks, which stands outside any list that a block holds itself."""
+    """The stack of blocks: the first module list, which comes before any list inside a block."""
     return next((module for module in hf_model.modules() if isinstance(module, torch.nn.ModuleList)), ())
 
 
-# -- what no pass could reach -----------------------------------------------------------------------------------
+# -- lengths that no pass reached -----------------------------------------------------------------------------------
 
 
 def _check_edges(backend: Backend, reference: Reference, name: str) -> None:
-    """A HookedTransformer whose context goes on behind an edge that no pass reached must know of it."""
+    """If the context extends beyond an edge that no pass reached, the HookedTransformer must implement that edge."""
     reached = max(tokens.shape[1] for tokens in reference.tokens)
     cfg = backend.model.cfg
     for kind, edge in edges(reference.source).items():
@@ -239,7 +239,7 @@ def _check_edges(backend: Backend, reference: Reference, name: str) -> None:
         if kind == "sliding window" and local_layers(reference.source) == _hooked_local_layers(cfg, edge):
             continue
         raise ModelError(
-            f"{told('hooked', name, reference.source)} as far as can be told: behind {edge} tokens its {kind} counts, "
+            f"{told('hooked', name, reference.source)} in long texts: beyond {edge} tokens its {kind} matters, "
             f"which this HookedTransformer does not have. Load it with n_ctx={edge}, or use family='bridge'."
         )
 

@@ -26,10 +26,10 @@ class BridgeBackend(Backend):
 
     @property
     def weight_processing(self) -> str:
-        """The bridge holds the Hugging Face weights as they are, unless compatibility mode processed them."""
+        """The bridge keeps the Hugging Face weights unchanged, unless compatibility mode processed them."""
         if not getattr(self.model, "compatibility_mode", False):
             return "raw"
-        # The mode may fold and centre, or process nothing; only centring shows in what it leaves.
+        # The mode may fold and centre, or process nothing; only centring can be seen in the weights.
         return f"compatibility mode, writing weights {'centred' if self._writes_centred else 'not centred'}"
 
     def residuals(
@@ -37,8 +37,8 @@ class BridgeBackend(Backend):
     ) -> dict[int, Float[Tensor, "batch pos d_model"]]:
         """One pass that stops after the hook point of the highest layer has run.
 
-        The bridge's own `stop_at_layer` knows few names of the stack of blocks, and differs from HookedTransformer's in
-        running the hooks of the layer that it stops at; ours asks for a hook point only.
+        The bridge's own `stop_at_layer` knows only a few names for the stack of blocks, and unlike HookedTransformer's
+        it runs the hooks of the layer at which it stops. This method needs only a hook point.
         """
         found: dict[int, Tensor] = {}
         top = max(layers)
@@ -61,12 +61,12 @@ class BridgeBackend(Backend):
     def logits_with_padding(
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        """The Hugging Face model's own doing."""
+        """The Hugging Face model does this itself."""
         return self.logits(tokens, mask)
 
     @property
     def folds_norms(self) -> bool:
-        """Compatibility mode does not say what it did; a norm that was folded has gains of 1."""
+        """Compatibility mode does not record what it did, but a norm that was folded has gains of 1."""
         if not getattr(self.model, "compatibility_mode", False):
             return False
         norm = getattr(getattr(self.model.blocks[0], "ln1", None), "original_component", None)
@@ -74,9 +74,9 @@ class BridgeBackend(Backend):
         return bool((gain == 1).all()) if isinstance(gain, Tensor) else self._writes_centred
 
     def linear_map(self, layer: int, weight: str) -> LinearMap | None:
-        """The linear module behind the bridge's own: those of torch, and GPT-2's, which lies the other way.
+        """The linear module inside the bridge's own: torch's, or GPT-2's, whose weight is transposed.
 
-        None for a quantised module: its packed weights have no number per input and output.
+        None for a quantised module: its packed weights do not have one number for each input and output.
         """
         name = map_name(layer, weight)
         part = getattr(self.model.blocks[layer], name.split(".")[2], None)
@@ -96,7 +96,7 @@ class BridgeBackend(Backend):
     def logits_at(
         self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch d_vocab"]:
-        """The Hugging Face model unembeds columns from one on, where it offers that; those asked for are picked."""
+        """The Hugging Face model unembeds only the last columns, if it offers that; the requested ones are selected."""
         self._check_lengths(tokens.shape[1], shortest=int(columns.min()) + 1)
         first, options = 0, {}
         if self._keeps_last_logits:
@@ -106,7 +106,7 @@ class BridgeBackend(Backend):
         return logits[torch.arange(len(columns), device=logits.device), columns.to(logits.device) - first]
 
     def start(self, tokens: Int[Tensor, "batch pos"], layer: int) -> Start:
-        """By a pass that is left at the block, where this model's passes can begin there."""
+        """From a pass that is stopped at the block, if this model's passes can begin there."""
         if layer == 0 or self._forms([layer], tokens)[layer] is None:
             return Start(tokens)
         with streams_kept(entrances(self, [layer]), leave=True) as found, suppress(LeavePass):
@@ -116,7 +116,7 @@ class BridgeBackend(Backend):
     def starts(
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int], columns: Int[Tensor, " batch"] | None
     ) -> tuple[dict[int, Start], Float[Tensor, "batch *pos d_vocab"]]:
-        """The stream before each layer's block, where this model's passes can begin with it."""
+        """The stream before each layer's block, if this model's passes can begin with it."""
         above = sorted({layer for layer in layers if layer > 0})
         usable = [layer for layer, forms in self._forms(above, tokens).items() if forms is not None]
         with streams_kept(entrances(self, usable)) as found:
@@ -139,7 +139,7 @@ class BridgeBackend(Backend):
         return known_forms(self.model, layers, tokens, self.logits, entrances(self, layers))
 
     def read_out(self, ends: Float[Tensor, "batch *pos size"]) -> Float[Tensor, "batch *pos d_vocab"]:
-        """The ends themselves: the Hugging Face model has unembedded them."""
+        """The ends themselves, because the Hugging Face model has unembedded them already."""
         return ends
 
     def last_logits(
@@ -150,7 +150,7 @@ class BridgeBackend(Backend):
         cache: Any = None,
         use_cache: bool = True,
     ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
-        """Logits for the last column only, where the Hugging Face model offers it."""
+        """Logits for the last column only, if the Hugging Face model offers that."""
         options: dict[str, Any] = {"attention_mask": mask, "use_cache": use_cache}
         if cache is not None:
             options["past_key_values"] = cache
@@ -165,24 +165,23 @@ class BridgeBackend(Backend):
 
     @cached_property
     def _edge(self) -> tuple[str, int] | None:
-        """The kind of rotary embedding, and the length from which on it changes with the length."""
+        """The kind of rotary embedding, and the length beyond which it depends on the length of the pass."""
         return changing_rotary(self.model.original_model.config)
 
     def _check_lengths(self, columns: int, *, shortest: int | None, past: int = 0) -> None:
-        """Where positions hang on how long a pass is, a row must be what it would be alone and without a cache."""
+        """If positions depend on the length of a pass, check that each row is the same as alone and without a cache."""
         if self._edge is None or columns <= self._edge[1]:
             return
         kind, edge = self._edge
         changes_again = kind == "dynamic"
-        told = f"The rotary embedding of {self.name} ({kind}) is another one from {edge + 1} tokens on"
+        told = f"The rotary embedding of {self.name} ({kind}) changes from {edge + 1} tokens on"
         if past and (changes_again or past <= edge):
             raise ModelError(
-                f"{told}, which leaves keys in the KV cache that do not fit those that follow: "
-                "complete with use_past_kv_cache=False."
+                f"{told}, so the keys in the KV cache do not match later ones: complete with use_past_kv_cache=False."
             )
         if shortest is not None and (shortest < columns if changes_again else shortest <= edge):
             raise ModelError(
-                f"{told}, so a row of {shortest} tokens would not be what it is alone beside one of {columns}: "
+                f"{told}, so a row of {shortest} tokens beside one of {columns} would differ from the same row alone: "
                 "run prompts of such different lengths one by one, as with batch_size=1."
             )
 
@@ -196,17 +195,17 @@ class BridgeBackend(Backend):
 
     @cached_property
     def _keeps_last_logits(self) -> bool:
-        """Whether the Hugging Face model can unembed its last columns alone; asked at every decoding step."""
+        """Whether the Hugging Face model can unembed only its last columns; cached, as every decoding step needs it."""
         return "logits_to_keep" in inspect.signature(self.model.original_model.forward).parameters
 
     def repeat_cache(self, cache: Any, repeats: int) -> Any:
-        """By the cache's own method."""
+        """With the cache's own method."""
         if repeats > 1:
             cache.batch_repeat_interleave(repeats)
         return cache
 
     def hook_point(self, name: str) -> Any:
-        """By the walk of the bridge's own `add_hook`: its `hook_dict` is built anew, in milliseconds, at every look."""
+        """Looked up as the bridge's own `add_hook` does, since every access rebuilds `hook_dict`, in milliseconds."""
         try:
             return attrgetter(self._own_name(name))(self.model)
         except AttributeError:
@@ -215,8 +214,8 @@ class BridgeBackend(Backend):
     def _own_name(self, name: str) -> str:
         """The name behind an alias, as `blocks.1.hook_in` behind `blocks.1.hook_resid_pre`.
 
-        An alias is an attribute that keeps the hook point of old when another module, such as a sparse autoencoder,
-        takes its place, and when that one is taken away again.
+        An alias is an attribute that still refers to the old hook point after another module, such as a sparse
+        autoencoder, has replaced it, and after that module was removed again.
         """
         parent, _, last = name.rpartition(".")
         try:
@@ -230,9 +229,9 @@ class BridgeBackend(Backend):
         return name
 
     def context(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PassContext:
-        """The cache is found by its type: each architecture passes it under another keyword, or by position.
+        """The cache is found by its type, because architectures pass it under different keywords, or by position.
 
-        Hugging Face makes a mask where none was given, so one that hides nothing says nothing of padding.
+        Hugging Face creates a mask if none was given, so a mask that hides nothing says nothing about padding.
         """
         values = (kwargs.get("attention_mask"), *args[1:], *kwargs.values())
         cache = next((value for value in values if hasattr(value, "get_seq_length")), None)
@@ -242,7 +241,7 @@ class BridgeBackend(Backend):
         return PassContext(past=past, real=None if real is None or bool(real.all()) else real, cache=cache)
 
     def _check_growing(self, cache: Any, layer: int, past: int) -> None:
-        """A cache that is met again must hold something: some of TransformerLens's blocks do not fill theirs."""
+        """A cache that is used again must not be empty: some of TransformerLens's blocks do not fill theirs."""
         met = self.__dict__.setdefault("_caches", {})
         if cache is not None and past == 0 and layer in met and met[layer]() is cache:
             raise ModelError(self._no_cache)
@@ -278,9 +277,10 @@ def _keeper(found: dict[int, Tensor], layer: int, *, leave: bool) -> Any:
 def _real_columns(values: Iterable[Any], *, past: int, seen: int) -> Tensor | None:
     """Which columns are tokens, from the 4-D mask that a Hugging Face block gets: [batch, heads, query, key].
 
-    A padding column is hidden even from itself, so new columns are read off the diagonal, where a sliding window
-    hides nothing; cached columns are those that the last query sees. A cache of fixed size has a mask for columns
-    that are still empty; one that keeps a window only has none for those that it dropped, which count as tokens.
+    A padding column is hidden even from itself, so new columns are read from the diagonal, where a sliding window
+    hides nothing. For cached columns, what the last query can see decides. For a cache of fixed size, the mask also has
+    columns that are still empty; for one that keeps only a window, it lacks those that were dropped, which count as
+    tokens.
     """
     for mask in values:
         if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[-1] < seen or not _is_mask(mask):
@@ -297,7 +297,7 @@ def _real_columns(values: Iterable[Any], *, past: int, seen: int) -> Tensor | No
 
 
 def _shortest(mask: Tensor | None) -> int | None:
-    """Tokens in the shortest row of a mask."""
+    """Number of tokens in the shortest row of a mask."""
     return None if mask is None else int(mask.sum(dim=1).min())
 
 
@@ -308,10 +308,11 @@ def _is_mask(tensor: Tensor) -> bool:
 def _visible(
     mask: Bool[Tensor, "batch query key"] | Float[Tensor, "batch query key"],
 ) -> Bool[Tensor, "batch query key"]:
-    """What a mask lets queries see, whatever it writes for that.
+    """What a mask lets queries see, whatever convention it uses.
 
-    Most add the lowest number to what they hide; Falcon adds its positional bias too, so what it shows is not 0. Of
-    booleans, most say what is seen, MPT's what is hidden: the last column is always hidden from any query but its own.
+    Most masks add the lowest number to what they hide; Falcon also adds its positional bias, so what is visible is not
+    0. Most boolean masks mark what is visible, and MPT's mark what is hidden. The last column, which is hidden from
+    every query but its own, shows which of the two it is.
     """
     if mask.dtype != torch.bool:
         return mask > max(torch.finfo(mask.dtype).min, -1e9) / 2

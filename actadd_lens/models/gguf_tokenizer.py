@@ -1,8 +1,8 @@
-"""The tokenizer that a GGUF file describes: byte-level BPE, cut up beforehand as its model was trained to have it.
+"""The tokenizer that a GGUF file describes: byte-level BPE with the pre-tokenization that the model was trained with.
 
-A file names the rule that cuts a text before pairs are merged. An unknown rule is refused: a wrong one still gives
-tokens, only not those that the model knows. (The reading in transformers takes GPT-2's rule for SmolLM's, and so has
-two line breaks before a digit as two tokens, where the model has learned one.)
+A file names the rule by which a text is split before pairs are merged. An unknown rule is refused, because a wrong rule
+also gives tokens, but not those that the model was trained with. (transformers reads SmolLM's files with GPT-2's rule,
+so two line breaks before a digit become two tokens, where the model was trained with one.)
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ _LLAMA3 = (
 )
 _RULES = ("gpt-2", "llama-bpe", "smollm")
 _CONTROL, _OWN = 3, 4
-"""Types of tokens that are matched whole: control marks, and words that the model's makers added."""
+"""Types of tokens that are matched as a whole: control tokens, and words that the model's authors added."""
 
 
 def tokenizer_of(fields: dict[str, Any]) -> Any:
@@ -25,7 +25,7 @@ def tokenizer_of(fields: dict[str, Any]) -> Any:
         fields: The file's keys.
 
     Raises:
-        ModelError: The tokenizer is of another kind, or cuts texts by an unknown rule.
+        ModelError: The tokenizer is of another kind, or splits texts by an unknown rule.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
@@ -61,7 +61,7 @@ def tokenizer_of(fields: dict[str, Any]) -> Any:
 
 
 def _cuts(rule: str) -> Any:
-    """What cuts a text before pairs are merged."""
+    """The pre-tokenizer, which splits a text before pairs are merged."""
     from tokenizers import Regex, pre_tokenizers
 
     if rule == "llama-bpe":

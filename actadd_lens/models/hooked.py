@@ -14,7 +14,7 @@ from actadd_lens.models.resuming import LeavePass, entrances, streams_kept
 
 
 def hooked_transformer() -> type[Any] | None:
-    """The class itself; None from TransformerLens 4.0 on, which raises an ImportError where `hasattr` would ask."""
+    """The class itself; None from TransformerLens 4.0 on, where importing it raises an ImportError."""
     try:
         from transformer_lens import HookedTransformer
     except ImportError:
@@ -30,7 +30,7 @@ class HookedBackend(Backend):
 
     @property
     def weight_processing(self) -> str:
-        """Folded norms show in the config; centring is not recorded there, so it is looked up in the weights."""
+        """The config records folded norms, but not centring, which is therefore detected from the weights."""
         folded = "folded" if str(self.model.cfg.normalization_type).endswith("Pre") else "not folded"
         return f"norms {folded}, writing weights {'centred' if self._writes_centred else 'not centred'}"
 
@@ -43,11 +43,11 @@ class HookedBackend(Backend):
     def residuals(
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
     ) -> dict[int, Float[Tensor, "batch pos d_model"]]:
-        """One pass with `stop_at_layer`; the highest layer's hook point is called by hand, for the caller's hooks."""
+        """One pass with `stop_at_layer`; the highest layer's hook point is called directly, for the caller's hooks."""
         found: dict[int, Tensor] = {}
         top = max(layers)
         with ExitStack() as stack:
-            # Pre-hooks that a caller set on the block itself act before its hook point, so then it has to run.
+            # A caller's pre-hooks on the block itself act before its hook point, so then the block has to run.
             is_inside = top < self.n_layers
             runs_top = is_inside and bool(self.model.blocks[top]._forward_pre_hooks)
             by_hand = is_inside and not runs_top
@@ -67,7 +67,7 @@ class HookedBackend(Backend):
     def logits_with_padding(
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        """Padding is hidden in the attention scores: by a mask, the model would also count positions otherwise."""
+        """Padding is hidden in the attention scores, because with a mask the model would also shift positions."""
         hidden = (mask == 0).to(self.device)[:, None, None, :]
 
         def hide(scores: Tensor, hook: Any) -> Tensor:
@@ -79,10 +79,10 @@ class HookedBackend(Backend):
             return self.logits(tokens)
 
     def linear_map(self, layer: int, weight: str) -> LinearMap | None:
-        """A parameter of the block's attention, one matrix a head, or of its MLP, from the left."""
+        """A parameter of the block's attention, with one matrix per head, or of its MLP, as [inputs, outputs]."""
         block, name = self.model.blocks[layer], map_name(layer, weight)
         module = getattr(block, name.split(".")[2], None)
-        attribute = weight if is_parameter(module, weight) else f"_{weight}"  # of keys and values in groups
+        attribute = weight if is_parameter(module, weight) else f"_{weight}"  # keys and values that heads share
         if module is None or not is_parameter(module, attribute):
             return None
         shape = module._parameters[attribute].shape
@@ -102,7 +102,7 @@ class HookedBackend(Backend):
         return self.read_out(_at(self._blocks(tokens, mask=None), columns))
 
     def start(self, tokens: Int[Tensor, "batch pos"], layer: int) -> Start:
-        """By a pass that is left at the block."""
+        """From a pass that is stopped at the block."""
         if layer == 0 or self._reads_positions_late:
             return Start(tokens)
         with streams_kept(entrances(self, [layer]), leave=True) as found, suppress(LeavePass):
@@ -121,13 +121,13 @@ class HookedBackend(Backend):
 
     @property
     def _reads_positions_late(self) -> bool:
-        """Whether the blocks read positions beside the stream."""
+        """Whether the blocks read positions separately from the stream."""
         return bool(self.model.cfg.positional_embedding_type == "shortformer")
 
     def ends_from(
         self, start: Start, layer: int, columns: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch *pos size"]:
-        """The last residual stream; from a stream by `start_at_layer`."""
+        """The last residual stream; from a stream, with `start_at_layer`."""
         if start.stream is None:
             residual = self._blocks(start.tokens, mask=None)
         elif layer == self.n_layers:
@@ -164,7 +164,7 @@ class HookedBackend(Backend):
         return cache
 
     def context(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PassContext:
-        """The block's own keywords; the mask covers cached and new columns."""
+        """From the block's keyword arguments; the mask covers cached and new columns."""
         entry = kwargs.get("past_kv_cache_entry")
         mask = kwargs.get("attention_mask")
         return PassContext(
@@ -178,8 +178,8 @@ class HookedBackend(Backend):
     ) -> Float[Tensor, "batch pos d_model"]:
         """Embed, then run blocks up to `stop`.
 
-        Embedding by hand, as `input_to_embed` does, leaves the mask None where nothing is padding; with a cache the
-        model's own path would make one and pay for it in every block.
+        The tokens are embedded here, as in `input_to_embed`, so that the mask stays None if there is no padding. With
+        a cache, the model's own code would create a mask, which costs time in every block.
         """
         model = self.model
         if model.cfg.use_hook_tokens:
@@ -225,7 +225,7 @@ def _keeper(found: dict[int, Tensor], layer: int) -> Any:
 
 
 def _at(residual: Float[Tensor, "batch pos d_model"], columns: Int[Tensor, " batch"] | None) -> Tensor:
-    """One column of each row, or all of them."""
+    """One column of each row, or all columns."""
     if columns is None:
         return residual
     return residual[torch.arange(len(columns), device=residual.device), columns.to(residual.device)]

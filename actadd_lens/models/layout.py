@@ -1,12 +1,12 @@
-"""How the weights of a HookedTransformer lie in memory, and how they get there.
+"""The memory layout of a HookedTransformer's weights, and loading them with that layout.
 
-TransformerLens turns its weights around in every pass (`W.T.contiguous()`, and einops for those of attention), which
-copies them: on a model of 135 million parameters that is most of the time that a token takes. Here the same values lie
-as a pass wants them, and the parameters are views that are turned the other way; the copies become views, too. No value
-changes, and nothing that reads a parameter sees a difference but its strides.
+TransformerLens transposes its weights in every pass (`W.T.contiguous()`, and einops for those of attention), which
+copies them: on a model of 135 million parameters, that takes most of the time per token. Here the values are stored in
+the order that a pass needs, and the parameters are transposed views of them, so that the copies become views. No value
+changes, and code that reads a parameter sees no difference except in its strides.
 
-Loading is quicker for the same reason, fewer copies: TransformerLens copies the whole state dict for each step of its
-processing, then copies it key by key into the model, with a walk through all modules for each of the keys.
+Loading is faster for the same reason, fewer copies: TransformerLens copies the whole state dict for each step of its
+processing, and then copies it into the model key by key, walking through all modules for each key.
 """
 
 import contextlib
@@ -20,22 +20,22 @@ _WANTED: dict[str, tuple[int, ...]] = {
     "W_U": (1, 0), "W_in": (1, 0), "W_gate": (1, 0), "W_out": (1, 0),
     "W_Q": (0, 2, 1), "W_K": (0, 2, 1), "W_V": (0, 2, 1), "_W_K": (0, 2, 1), "_W_V": (0, 2, 1), "W_O": (2, 0, 1),
 }  # fmt: skip
-"""The order of axes in which a pass wants each weight."""
+"""The order of axes that a pass needs for each weight."""
 
 _GATED_ONLY = ("W_in", "W_out")
-"""An MLP without a gate multiplies by these as they are: turned, they would give other roundings, and no speed."""
+"""An MLP without a gate does not transpose these: another layout would change the rounding and save no time."""
 
 
 def lie_as_wanted(model: Any) -> None:
-    """Lay the weights of a HookedTransformer out as its passes want them, in place; values stay as they are."""
+    """Store the weights of a HookedTransformer in the layout that its passes need, in place; values do not change."""
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
-        if parameter.is_floating_point():  # not what is packed into four bits
+        if parameter.is_floating_point():  # not weights packed into four bits
             parameter.data = _turned(parameter.data, _order(name, parameters))
 
 
 def _order(name: str, weights: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """The order of axes in which a weight is wanted; as it is, for those that no pass turns around."""
+    """The order of axes that a pass needs for a weight; unchanged for weights that no pass transposes."""
     module, _, last = name.rpartition(".")
     unturned = tuple(range(weights[name].ndim))
     if last in _GATED_ONLY and f"{module}.W_gate" not in weights:
@@ -45,7 +45,7 @@ def _order(name: str, weights: Mapping[str, Tensor]) -> tuple[int, ...]:
 
 
 def _turned(weight: Tensor, order: tuple[int, ...], *, copy: bool = False) -> Tensor:
-    """The same tensor, contiguous once its axes are in this order."""
+    """The same tensor, stored so that it is contiguous when its axes are in this order."""
     wanted = weight.permute(order)
     wanted = wanted.clone(memory_format=torch.contiguous_format) if copy else wanted.contiguous()
     return wanted.permute(tuple(order.index(axis) for axis in range(len(order))))
@@ -53,12 +53,12 @@ def _turned(weight: Tensor, order: tuple[int, ...], *, copy: bool = False) -> Te
 
 @contextlib.contextmanager
 def loaded_at_once(model: Any, source: Any, *, fast_layout: bool) -> Iterator[None]:
-    """Have what a HookedTransformer is asked to load in the block loaded at its end: all keys in one call.
+    """Collect what a HookedTransformer is asked to load inside the block, and load it at the end, in one call.
 
     Args:
-        model: The HookedTransformer; afterwards it shares no memory with the source, and no two weights share any.
+        model: The HookedTransformer; afterwards it shares no memory with the source, and no two weights share memory.
         source: The Hugging Face model that the weights come from.
-        fast_layout: Whether weights are to lie as passes want them.
+        fast_layout: Whether to store weights in the layout that passes need.
     """
     collected: dict[str, Tensor] = {}
 
@@ -77,7 +77,7 @@ def loaded_at_once(model: Any, source: Any, *, fast_layout: bool) -> Iterator[No
 def _owned(
     weights: Mapping[str, Tensor], places: Mapping[str, Tensor], *, taken: set[int], turn: bool
 ) -> dict[str, Tensor]:
-    """Weights that can be a model's own: in their place's precision, device and layout, each in memory of its own."""
+    """Weights with the precision, device and layout that the model needs, each in its own memory."""
     owned = {}
     for name, weight in weights.items():
         plain = weight.as_subclass(Tensor).detach()
@@ -96,7 +96,7 @@ def _storages(tensors: Iterable[Tensor]) -> set[int]:
 
 
 class _Shared(Tensor):
-    """A tensor that is its own clone, as are the results of arithmetic with it."""
+    """A tensor whose `clone` returns the tensor itself; the same holds for results of arithmetic with it."""
 
     def clone(self, *args: Any, **kwargs: Any) -> "_Shared":
         """The tensor itself."""
@@ -106,8 +106,8 @@ class _Shared(Tensor):
 def uncopied(weights: Mapping[str, Any]) -> dict[str, Any]:
     """A state dict that TransformerLens processes without copying it first.
 
-    Each step of its processing clones all weights and then puts new tensors in the place of a few; it changes none in
-    place, so that the clones are not needed (a test compares the outcome bit for bit).
+    Each step of its processing clones all weights and then replaces a few by new tensors. It changes none in place, so
+    the clones are unnecessary (a test compares the results bit for bit).
     """
     return {
         name: weight.as_subclass(_Shared) if isinstance(weight, Tensor) else weight for name, weight in weights.items()

@@ -42,10 +42,10 @@ _PROCESSING = {
     "fold_value_biases": True,
     "refactor_factored_attn_matrices": False,
 }
-"""The defaults of `HookedTransformer.from_pretrained`, which a local folder gets as well."""
+"""The defaults of `HookedTransformer.from_pretrained`, which are used for local folders as well."""
 
 _OF_TRANSFORMERS = ("hf_model", "tokenizer", "quantization_config")
-"""Keywords that are about the Hugging Face model; a folder's is loaded here, before TransformerLens sees it."""
+"""Keywords for the Hugging Face model, which for a folder is loaded here, before TransformerLens is called."""
 
 
 def load_model(
@@ -119,7 +119,9 @@ def _check_device(device: str | torch.device | None) -> str:
     except (RuntimeError, TypeError) as error:
         raise ModelError(f"Device {device!r} is not known to torch: use 'cpu', 'cuda', 'cuda:1' and so on.") from error
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"Device {str(device)!r} is not there: torch sees no CUDA device. Use 'cpu', or leave it out.")
+        raise ModelError(
+            f"Device {str(device)!r} is not available: torch finds no CUDA device. Use 'cpu', or leave it out."
+        )
     return str(device)
 
 
@@ -133,9 +135,9 @@ def _check_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
 
 
 def _check_keywords(family: Family, keywords: Mapping[str, Any]) -> None:
-    """Refuse what is misspelt: TransformerLens swallows it, or fails far from here.
+    """Refuse misspelt keywords, because TransformerLens ignores them or fails much later.
 
-    HookedTransformer passes what it does not know on to Hugging Face, so there only a near miss is an error.
+    HookedTransformer passes unknown keywords on to Hugging Face, so for it only a near miss is an error.
     """
     if "torch_dtype" in keywords:
         raise ModelError("torch_dtype is called dtype here.")
@@ -151,7 +153,7 @@ def _check_keywords(family: Family, keywords: Mapping[str, Any]) -> None:
 
 
 def _keywords_of(family: Family) -> set[str]:
-    """What the loader of the family takes by name."""
+    """The keyword parameters of the family's loader."""
     if family == "hooked":
         from transformer_lens import HookedTransformer
 
@@ -181,7 +183,7 @@ def _check_family(family: str | None) -> Family:
 
 
 def _local_folder(name: str | os.PathLike[str]) -> Path | None:
-    """The folder that is meant, or None for a name that TransformerLens should resolve."""
+    """The folder that the name stands for, or None for a name that TransformerLens should resolve."""
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         told = repr(name) if isinstance(name, str) else f"A {type(name).__name__}"
         raise ModelError(f"{told} is not a model's name: pass {EMBEDDED!r}, a TransformerLens name, or a folder.")
@@ -264,7 +266,7 @@ def _from_hub(name: str, family: Family, settings: dict[str, Any]) -> Any:
         raise
     except OSError as error:
         raise _unreachable(repository, first_line(error)) from error
-    except Exception as error:  # TransformerLens fails in many ways on what it does not know
+    except Exception as error:  # TransformerLens fails in many ways on unknown models
         complaint = f"TransformerLens cannot load {repository}: {first_line(error)}"
         raise ModelError(complaint + ("; try family='bridge'." if family == "hooked" else "")) from error
     if reference is not None and not settings.get("first_n_layers"):
@@ -273,7 +275,7 @@ def _from_hub(name: str, family: Family, settings: dict[str, Any]) -> Any:
 
 
 def _convert(name: str, family: Family, settings: Mapping[str, Any]) -> Any:
-    """By TransformerLens's own loaders."""
+    """Load a model with TransformerLens's own loaders."""
     if family == "hooked":
         from transformer_lens import HookedTransformer
 
@@ -288,16 +290,16 @@ def _backend(model: Any, family: Family) -> Backend:
 
 
 def _check_reachable(name: str) -> None:
-    """Tell at once where there is no network: the hub's own client tries for half a minute, and says so at length.
+    """Raise at once if there is no network: the hub's own client would try for half a minute.
 
-    Only a host name that nobody can resolve counts, and only without a proxy, which would resolve it itself.
+    This is only done if the host name cannot be resolved, and only without a proxy, which would resolve it itself.
     """
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
         is_cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
-    except HFValidationError as error:  # no repository can have such a name
+    except HFValidationError as error:  # not a valid name of a repository
         raise ModelError(_unknown(name)) from error
     if is_cached or constants.HF_HUB_OFFLINE or getproxies():
         return
@@ -329,7 +331,7 @@ def _unknown(name: str) -> str:
 def source_model(
     name: str | os.PathLike[str], *, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None
 ) -> tuple[Any, str]:
-    """The Hugging Face model that `load_model` starts from, and what it is called.
+    """The Hugging Face model that `load_model` starts from, and its name.
 
     Raises:
         ModelError: As `load_model` does.
@@ -354,9 +356,9 @@ def source_model(
 
 
 def _hf_parts(folder: Path, settings: dict[str, Any], **spread: Any) -> tuple[Any, Any]:
-    """The Hugging Face model and tokenizer of a folder, without asking the network; on several devices if asked to.
+    """The Hugging Face model and tokenizer of a folder, without network access; on several devices if requested.
 
-    What the caller brings of the two is taken as it is.
+    If the caller provides one of the two, it is used unchanged.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -374,12 +376,12 @@ def _hf_parts(folder: Path, settings: dict[str, Any], **spread: Any) -> tuple[An
     except Exception as error:  # transformers raises anything from KeyError to SafetensorError for a bad folder
         raise ModelError(f"{folder} could not be loaded by transformers: {first_line(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ModelError(f"{folder} holds no tokenizer (tokenizer.json and its like), so texts cannot become tokens.")
+        raise ModelError(f"{folder} contains no tokenizer (such as tokenizer.json), so texts cannot become tokens.")
     return model, tokenizer
 
 
 def _hooked_from_folder(folder: Path, neutral: Path, settings: dict[str, Any], *, fast_layout: bool) -> Any:
-    """What `from_pretrained` does for a name, for a folder; it refuses one itself."""
+    """Do for a folder what `from_pretrained` does for a name; it does not accept folders itself."""
     from transformer_lens import HookedTransformer
     from transformer_lens import loading_from_pretrained as loading
 
@@ -396,12 +398,12 @@ def _hooked_from_folder(folder: Path, neutral: Path, settings: dict[str, Any], *
         with loaded_at_once(model, hf_model, fast_layout=fast_layout):
             model.load_and_process_state_dict(uncopied(weights), **_processing_of(config, processing))
         model.move_model_modules_to_device()
-    except NotImplementedError as error:  # what TransformerLens raises for an architecture that it does not convert
+    except NotImplementedError as error:  # TransformerLens raises it for architectures that it does not convert
         raise ModelError(
             f"TransformerLens has no conversion to HookedTransformer for {folder.name} ({first_line(error)}): "
             "try family='bridge'."
         ) from error
-    except Exception as error:  # what its converters run into on a shape that they do not know
+    except Exception as error:  # its converters fail in many ways on unknown architectures
         complaint = told("hooked", folder.name, hf_model.config)
         raise ModelError(f"{complaint} ({first_line(error)}): try family='bridge'.") from error
     if not settings.get("first_n_layers"):
@@ -410,7 +412,7 @@ def _hooked_from_folder(folder: Path, neutral: Path, settings: dict[str, Any], *
 
 
 def _processing_of(config: Any, asked: Mapping[str, bool]) -> dict[str, bool]:
-    """What `from_pretrained` leaves out for a name: nothing is folded past a norm, nor centred under a soft cap."""
+    """As in `from_pretrained`: no folding with norms after the components, no centred logits under a soft cap."""
     from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
     done = dict(asked)
@@ -433,7 +435,7 @@ def _bridge_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -
             "quantization_config": settings["quantization_config"],
         }
     hf_model, tokenizer = _hf_parts(folder, settings, **asked)
-    if asked or quantisation_of(hf_model.config):  # the bridge finds its devices from where the parts of the model are
+    if asked or quantisation_of(hf_model.config):  # the bridge takes its devices from the parts of the model
         settings = {key: value for key, value in settings.items() if key not in (*SPREADING, "device")}
     else:
         hf_model = hf_model.to(settings["device"])
@@ -441,7 +443,7 @@ def _bridge_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -
     reference = reference_of(hf_model, folder.name)
     try:
         model = TransformerBridge.boot_transformers(str(neutral), hf_model=hf_model, tokenizer=tokenizer, **settings)
-    except Exception as error:  # a ValueError, or what its adapters run into on a shape that they do not know
+    except Exception as error:  # a ValueError, or any failure of its adapters on unknown models
         raise ModelError(f"TransformerLens cannot bridge {folder.name}: {first_line(error)}") from error
     check_agreement(BridgeBackend(model), reference, folder.name)
     return model
@@ -449,11 +451,11 @@ def _bridge_from_folder(folder: Path, neutral: Path, settings: dict[str, Any]) -
 
 @contextlib.contextmanager
 def _neutral(folder: Path) -> Iterator[Path]:
-    """A folder of links whose path says nothing.
+    """A folder of links with a neutral path.
 
-    TransformerLens 3.9 picks the architecture from the path: a folder whose path holds `llama` or `gemma` fails, or
-    is read as another model. The config is a copy, for older converters ask for `n_ctx`, which the GPT-2 folders of
-    today's transformers lack.
+    TransformerLens 3.9 chooses the architecture by the path: a folder whose path contains `llama` or `gemma` fails, or
+    is read as another model. The config is a copy, because older converters need `n_ctx`, which is missing in GPT-2
+    folders of current transformers.
     """
     with tempfile.TemporaryDirectory(prefix="actadd-") as parent:
         neutral = Path(parent, "model")
@@ -480,7 +482,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Loading prints to stdout, draws bars and announces its own deprecation; none of it is news to our callers."""
+    """Suppress what loading prints, its progress bars and its deprecation warnings, which do not help the caller."""
     from transformers.utils import logging as hf_logging
 
     had_bar = hf_logging.is_progress_bar_enabled()

@@ -13,17 +13,17 @@ from actadd_lens.errors import ModelError
 from actadd_lens.models.protocol import LensModel
 
 _ATTRIBUTE = "_actadd_source"
-"""Where a model keeps its source; what begins with a line says nothing of what a model computes."""
+"""Attribute of a model with its source; a leading underscore keeps it out of hashes of the model."""
 
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
 _CHUNK = 2**24
-"""Bytes that are read at once."""
+"""Number of bytes that are read at once."""
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What `load_model` was asked for.
+    """What `load_model` was called with.
 
     Attributes:
         name: A name, or the absolute path of a folder or GGUF file.
@@ -31,8 +31,8 @@ class ModelSource:
         device: As it was requested; None if each machine uses its own GPU, or the CPU without one.
         dtype: Precision of the weights.
         keywords: Everything else that `load_model` was given.
-        folder: What was read from this machine's disk; None for models of the hub.
-        files: Name, size and time of each file there when it was loaded.
+        folder: The folder or file on this machine that was read; None for models of the hub.
+        files: Name, size and modification time of each file there when it was loaded.
     """
 
     name: str
@@ -45,10 +45,10 @@ class ModelSource:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 of the files that it was loaded from, read when it is asked for; empty for models of the hub.
+        """SHA-256 of the files that it was loaded from, computed at each access; empty for models of the hub.
 
         Raises:
-            ModelError: They were changed since.
+            ModelError: The files were changed after loading.
         """
         if self.folder is None:
             return ""
@@ -63,7 +63,7 @@ class ModelSource:
         return found.hexdigest()
 
     def load(self) -> LensModel:
-        """The same model once more, with weights of its own.
+        """Load the same model again, with its own weights.
 
         Raises:
             ModelError: It cannot be loaded here.
@@ -94,26 +94,26 @@ def model_source(model: LensModel) -> ModelSource:
     found = recorded_source(model)
     if found is None:
         raise ModelError(
-            "This model was not made by load_model, or from objects of this process, so there is no telling how it "
-            "is made: save it to a folder and load that, or let it be sent to workers as it is."
+            "This model was not made by load_model, or from objects of this process, so it is not known how to "
+            "make it again: save it to a folder and load that, or let it be sent to workers as it is."
         )
     return found
 
 
 def recorded_source(model: LensModel) -> ModelSource | None:
-    """The source that a model keeps, where there is one."""
+    """The source that is recorded on a model, if there is one."""
     found = vars(model).get(_ATTRIBUTE)
     return found if isinstance(found, ModelSource) else None
 
 
 def record_source(model: LensModel, source: ModelSource) -> None:
-    """Let a model keep its source, unless something in it cannot be had elsewhere."""
+    """Record a model's source on it, unless it contains an object that another process does not have."""
     if all(_is_plain(value) for value in source.keywords.values()):
         object.__setattr__(model, _ATTRIBUTE, source)
 
 
 def files_of(folder: Path | None) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of each file in a folder, or of one file."""
+    """Name, size and modification time of each file in a folder, or of one file."""
     if folder is None:
         return ()
     files = [folder] if folder.is_file() else sorted(path for path in folder.iterdir() if path.is_file())

@@ -17,8 +17,8 @@ from actadd_lens.models.adapted import LinearMap, own_weights
 
 Site = Literal["resid_pre", "attn_out", "mlp_out", "head", "neuron", "neuron_pre"]
 """Where in a block something is read or changed: the stream that enters it, what its attention or its MLP writes, the
-heads' mixes of values before W_O (`hook_z`), or the MLP's neurons after the activation function (`hook_post`) or before
-it (`hook_pre`). In gated MLPs the first is the product of both halves, the second the gate.
+heads' weighted sums of values before W_O (`hook_z`), or the MLP's neurons after the activation function (`hook_post`)
+or before it (`hook_pre`). In gated MLPs the first is the product of both halves, the second the gate.
 """
 
 SITES: tuple[Site, ...] = get_args(Site)
@@ -33,7 +33,7 @@ _HOOKS: dict[Site, str] = {
 }
 
 _HANGING = threading.Lock()
-"""Held while a hook is hung or taken away: TransformerLens keeps its hooks in plain lists."""
+"""Held while a hook is added or removed, because TransformerLens keeps its hooks in plain lists."""
 
 
 class Spot(NamedTuple):
@@ -44,7 +44,7 @@ class Spot(NamedTuple):
 
 
 def check_site(site: object) -> Site:
-    """The site as given, once it is known to be one.
+    """The site as given, after checking it.
 
     Raises:
         SettingError: There is no such site.
@@ -57,7 +57,7 @@ def check_site(site: object) -> Site:
 
 @runtime_checkable
 class LensModel(Protocol):
-    """A HookedTransformer or a TransformerBridge: the few attributes by which this package knows one."""
+    """A HookedTransformer or a TransformerBridge: the few attributes that this package uses."""
 
     cfg: Any
     tokenizer: Any
@@ -83,12 +83,12 @@ class LensModel(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PassContext:
-    """What a block knows of the pass that it is part of.
+    """What can be learned in a block about the pass that it is part of.
 
     Attributes:
         past: Number of columns that the KV cache holds before this pass.
-        real: Which of all columns, cached ones first, are tokens and not padding; None where no mask was given.
-        cache: The cache's own object, by which a sequence is known again in its next pass; None without a cache.
+        real: Which of all columns, cached ones first, are tokens and not padding; None if no mask was given.
+        cache: The cache object itself, which identifies a sequence in its next pass; None without a cache.
     """
 
     past: int
@@ -98,7 +98,7 @@ class PassContext:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What passes can begin with that differ from another one only from a layer on.
+    """What passes can begin with if they differ from an earlier pass only from some layer on.
 
     Attributes:
         tokens: Token ids, padded on the right.
@@ -127,18 +127,18 @@ class HookHandle:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the hook still hangs there (`model.reset_hooks()` takes it away)."""
+        """Whether the hook is still there (`model.reset_hooks()` removes it)."""
         return any(handle is self.handle for handle in self.hook_point.fwd_hooks)
 
     def remove(self) -> None:
-        """Take this hook away, and no other."""
+        """Remove this hook, and no other."""
         with _HANGING:
             self.handle.hook.remove()
             self.hook_point.fwd_hooks = [handle for handle in self.hook_point.fwd_hooks if handle is not self.handle]
 
 
 class InThisThread:
-    """A hook function that acts only in the thread that made it: passes of other threads are none of its business."""
+    """A hook function that acts only in the thread that made it, and ignores passes of other threads."""
 
     def __init__(self, hook: Callable[..., Any]) -> None:
         self.hook = hook
@@ -166,7 +166,7 @@ class Backend(ABC):
 
     @property
     def name(self) -> str:
-        """The model's name, as people call it."""
+        """The model's name."""
         return str(getattr(self.model.cfg, "model_name", None) or "unnamed model")
 
     @property
@@ -191,7 +191,7 @@ class Backend(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the embedding lies, and so where tokens go."""
+        """The device of the embedding, and so of the tokens."""
         return torch.device(next(self.model.embed.parameters()).device)
 
     @property
@@ -215,18 +215,18 @@ class Backend(ABC):
     @property
     @abstractmethod
     def weight_processing(self) -> str:
-        """In words, what was done to the weights after loading: folded, centred, raw."""
+        """What was done to the weights after loading, in words: folded, centred, raw."""
 
     @property
     def _writes_centred(self) -> bool:
-        """Whether the rows of the token embedding have no mean, as centring leaves all writing weights."""
+        """Whether the rows of the token embedding have mean zero, as all writing weights have after centring."""
         rows = self.model.embed.W_E[:64].detach().float()
         return bool(rows.mean(dim=-1).abs().max() < 1e-4 * rows.norm(dim=-1).mean())
 
     def check_layer(self, layer: object, *, site: Site = "resid_pre") -> int:
         """The layer as an int.
 
-        The stream has one layer more than there are blocks: `n_layers` is what the last block leaves.
+        The stream has one layer more than there are blocks: `n_layers` is the output of the last block.
 
         Raises:
             LayerError: It is not an integer, or the model has no such layer.
@@ -246,7 +246,7 @@ class Backend(ABC):
         return number
 
     def width(self, site: Site) -> int:
-        """Numbers per token at a site; heads lie side by side."""
+        """Numbers per token at a site; heads are concatenated."""
         cfg = self.model.cfg
         if site == "head":
             return int(cfg.n_heads) * int(cfg.d_head)
@@ -258,10 +258,10 @@ class Backend(ABC):
         return "blocks.0.mlp.hook_pre_linear" in self.model.hook_dict
 
     def activated(self, values: Float[Tensor, "*some width"]) -> Float[Tensor, "*some width"]:
-        """The MLP's activation function of what stands before it.
+        """The MLP's activation function, applied to pre-activations.
 
         Raises:
-            ModelError: It goes by a name that is not known.
+            ModelError: The function's name is not known.
         """
         from transformers.activations import ACT2FN
 
@@ -303,9 +303,9 @@ class Backend(ABC):
         return None if self.model.tokenizer is None else self.model.tokenizer.eos_token_id
 
     def token_id(self, piece: str) -> int | None:
-        """Id of a vocabulary entry, written as the tokenizer writes it; None where there is no such entry.
+        """Id of a vocabulary entry, spelled as in the tokenizer; None if there is no such entry.
 
-        Asking for the whole vocabulary would build a dictionary of it, which takes longer than a short forward pass.
+        Getting the whole vocabulary would build a dictionary of it, which takes longer than a short forward pass.
         """
         token = self.tokenizer.convert_tokens_to_ids(piece)
         if token is None or self.tokenizer.convert_ids_to_tokens(token) != piece:  # unknown pieces get the unk token
@@ -313,29 +313,29 @@ class Backend(ABC):
         return int(token)
 
     def encode(self, text: str, *, prepend_bos: bool = True) -> list[int]:
-        """Token ids of one text, as the model's own `to_tokens` makes them, never cut short; BOS stands there once."""
+        """Token ids of one text from the model's own `to_tokens`, never truncated, with BOS at most once."""
         tokenizer = self.tokenizer
         if any("\ud800" <= sign <= "\udfff" for sign in text):
-            raise PromptError(f"The text {text[:60]!r} holds half a surrogate pair, which no tokenizer reads.")
+            raise PromptError(f"The text {text[:60]!r} contains half a surrogate pair, which no tokenizer can read.")
         if not text:
             bos = tokenizer.bos_token_id
             return [int(bos)] if prepend_bos and bos is not None else []
         tokens = [int(token) for token in self.model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)[0]]
         bos = tokenizer.bos_token_id
-        # A text that says BOS itself, as those of chat templates do, would get a second one, and all rows that are
-        # added would land one token early.
+        # A text that begins with BOS, as those of chat templates do, would get a second one, and all rows of a vector
+        # would be added one token too early.
         has_own = bos is not None and text.startswith(str(tokenizer.bos_token))
         return tokens[1:] if has_own and tokens[:2] == [bos, bos] and prepend_bos else tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of token ids, special tokens included, nothing cleaned up."""
+        """Text of token ids, including special tokens and without any clean-up."""
         return str(self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
 
     def token_strings(self, tokens: Sequence[int]) -> list[str]:
         """Text of each token on its own.
 
-        A byte-level or SentencePiece token is shown with the space that it starts with, which `decode` of a single
-        token drops on some tokenizers.
+        A byte-level or SentencePiece token keeps its leading space, which `decode` of a single token drops with some
+        tokenizers.
         """
         raw = self.tokenizer.convert_ids_to_tokens(list(tokens))
         return [
@@ -349,12 +349,12 @@ class Backend(ABC):
     def residuals(
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int]
     ) -> dict[int, Float[Tensor, "batch pos d_model"]]:
-        """`resid_pre` at each layer, from one pass that stops at the highest; no mask, so pads stand right."""
+        """`resid_pre` at each layer, from one pass that stops at the highest; no mask, so padding is on the right."""
 
     def read(
         self, tokens: Int[Tensor, "batch pos"], spots: Sequence[Spot]
     ) -> dict[Spot, Float[Tensor, "batch pos width"]]:
-        """Activations at any sites, from one pass that stops after the highest block; no mask, so pads stand right."""
+        """Activations at any sites, from one pass that stops after the highest block; padding on the right, no mask."""
         wanted = dict.fromkeys(spots)
         streams = {spot.layer for spot in wanted if spot.site == "resid_pre"}
         others = [spot for spot in wanted if spot.site != "resid_pre"]
@@ -383,9 +383,9 @@ class Backend(ABC):
     def logits_with_padding(
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        """Logits at every position, those of padding on the right as Hugging Face models compute them.
+        """Logits at every position, with those of padding on the right as Hugging Face models compute them.
 
-        Padding is seen by no query, its own included, and its positions count on. Columns of text are what they are
+        No query sees padding, not even its own, and positions continue through it. Columns of text are the same as
         without a mask.
         """
 
@@ -393,11 +393,11 @@ class Backend(ABC):
     def logits_at(
         self, tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch d_vocab"]:
-        """Logits at one column of each row; padding stands right, where a causal model never sees it."""
+        """Logits at one column of each row; padding is on the right, where a causal model never sees it."""
 
     @abstractmethod
     def start(self, tokens: Int[Tensor, "batch pos"], layer: int) -> Start:
-        """What passes of these rows that are changed from a layer on can begin with, by a pass that ends there.
+        """What passes of these rows that are changed only from a layer on can begin with, from a pass that ends there.
 
         Args:
             tokens: Token ids, padded on the right.
@@ -408,22 +408,22 @@ class Backend(ABC):
     def starts(
         self, tokens: Int[Tensor, "batch pos"], layers: Sequence[int], columns: Int[Tensor, " batch"] | None
     ) -> tuple[dict[int, Start], Float[Tensor, "batch *pos d_vocab"]]:
-        """One whole pass, and what passes that differ from it only from a layer on can start from.
+        """One whole pass, and what passes that differ from it only from a layer on can begin with.
 
         Args:
             tokens: Token ids, padded on the right.
-            layers: Layers to keep a start of.
-            columns: One column of each row whose logits are wanted; None for all.
+            layers: Layers for which to keep a start.
+            columns: The column of each row for which logits are returned; None for all columns.
         """
 
     @abstractmethod
     def ends_from(
         self, start: Start, layer: int, columns: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch *pos size"]:
-        """What a pass from a start on ends in; every hook from the layer's `hook_resid_pre` on acts.
+        """The end of a pass that begins with a start; every hook from the layer's `hook_resid_pre` on acts.
 
-        An end has a row for each row of the batch, so ends of several passes can be read out together, which is worth
-        it: few rows take nearly as long to unembed as many.
+        An end has a row for each row of the batch, so the ends of several passes can be read out together. This saves
+        time, because unembedding a few rows takes nearly as long as unembedding many.
         """
 
     @abstractmethod
@@ -442,15 +442,15 @@ class Backend(ABC):
         """Logits after the last column, and the KV cache with the new columns in it.
 
         Args:
-            tokens: The new tokens of each row; padding stands left.
-            mask: 1 for a token, 0 for padding, over cached and new columns; None where nothing is padding.
-            cache: What the call before returned; None for a first call.
+            tokens: The new tokens of each row, padded on the left.
+            mask: 1 for a token, 0 for padding, over cached and new columns; None if there is no padding.
+            cache: What the previous call returned; None for a first call.
             use_cache: Whether to keep keys and values at all.
         """
 
     @abstractmethod
     def repeat_cache(self, cache: Any, repeats: int) -> Any:
-        """The cache with each row repeated, copies of a row side by side."""
+        """The cache with each row repeated; the copies of a row are adjacent."""
 
     # -- hooks -------------------------------------------------------------------------------------------------
 
@@ -463,18 +463,18 @@ class Backend(ABC):
         return self.model.hook_dict[name]
 
     def add_hook(self, name: str, hook: Callable[..., Any]) -> HookHandle:
-        """Add a hook after those that are there; it acts in this thread only.
+        """Add a hook after the existing ones; it acts in this thread only.
 
         Raises:
-            ModelError: There is no such hook point; or something else stands in its place.
+            ModelError: There is no such hook point, or another module has replaced it.
         """
         return self.hang(name, InThisThread(hook))
 
     def hang(self, name: str, hook: Callable[..., Any]) -> HookHandle:
-        """Add a hook after those that are there, by the model's own `add_hook`; it acts in every thread.
+        """Add a hook after the existing ones, with the model's own `add_hook`; it acts in every thread.
 
         Raises:
-            ModelError: There is no such hook point; or something else stands in its place.
+            ModelError: There is no such hook point, or another module has replaced it.
         """
         point = self._own_hook_point(name)
         with _HANGING:
@@ -482,7 +482,7 @@ class Backend(ABC):
             return HookHandle(point, point.fwd_hooks[-1])
 
     def take_away(self, name: str, is_meant: Callable[[Any], bool]) -> None:
-        """Take the hooks of one kind away from a hook point, wherever they came from; the others stay."""
+        """Remove the hooks of one kind from a hook point, whoever added them; the others stay."""
         try:
             point = self.hook_point(name)
         except (KeyError, AttributeError):  # the hook point itself is gone
@@ -501,13 +501,13 @@ class Backend(ABC):
             point = None
         if point is None or not hasattr(point, "fwd_hooks"):
             raise ModelError(
-                f"{self.name} has no hook point {name}: another module, such as a sparse autoencoder, may stand in its "
-                "place. Take it away first, or use another layer or site."
+                f"{self.name} has no hook point {name}: another module, such as a sparse autoencoder, may have "
+                "replaced it. Remove it first, or use another layer or site."
             )
         return point
 
     def hooks_at(self, name: str) -> list[Any]:
-        """The hook functions at a hook point, as they were given; none where there is no such hook point."""
+        """The hook functions at a hook point, as they were given; an empty list if there is no such hook point."""
         try:
             point = self.hook_point(name)
         except (KeyError, AttributeError):
@@ -521,16 +521,16 @@ class Backend(ABC):
 
     @abstractmethod
     def context(self, layer: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PassContext:
-        """What the arguments of a block say of the pass."""
+        """What the arguments of a block say about the pass."""
 
     # -- weights -----------------------------------------------------------------------------------------------
 
     def fingerprint_sample(self) -> list[float]:
-        """A few weights in a form that folding and centring leave alone.
+        """A few weights in a form that does not change with folding and centring.
 
-        Rows of the token embedding and of the output matrices of the first, middle and last block's attention: both
-        write to the residual stream, so folding a norm never touches them; on LayerNorm models their mean over
-        `d_model` is taken away, as centring would, and a scale that a conversion put on the embedding is taken off.
+        They are rows of the token embedding and of the attention output matrices of the first, middle and last block.
+        Both write to the residual stream, so folding a norm never changes them. On LayerNorm models their mean over
+        `d_model` is subtracted, as centring does, and a scale that a conversion applied to the embedding is removed.
         """
         samples = [_spread(self._canonical(self.model.embed.W_E.detach()) / self._embedding_scale, 16)]
         for layer in sorted({0, self.n_layers // 2, self.n_layers - 1}):
@@ -538,9 +538,9 @@ class Backend(ABC):
             if attention is None:
                 continue
             try:
-                with own_weights(attention):  # an adapter leaves a model the model that it is
+                with own_weights(attention):  # with an adapter it still counts as the same model
                     weight = getattr(attention, "W_O", None)
-            except NotImplementedError:  # of a quantised layer only the packed numbers can be seen
+            except NotImplementedError:  # a quantised layer shows only the packed numbers
                 packed = getattr(getattr(attention, "o", None), "weight", None)
                 samples += [_spread(packed.detach().float(), 8)] if isinstance(packed, Tensor) else []
                 continue
@@ -551,7 +551,7 @@ class Backend(ABC):
 
     @abstractmethod
     def linear_map(self, layer: int, weight: str) -> LinearMap | None:
-        """A linear map of a block, by TransformerLens's name of its weight; None where the block has none."""
+        """A linear map of a block, by TransformerLens's name for its weight; None if the block has none."""
 
     @property
     def folds_norms(self) -> bool:
@@ -560,7 +560,7 @@ class Backend(ABC):
 
     @property
     def _embedding_scale(self) -> float:
-        """What a conversion took the token embedding times."""
+        """The factor that a conversion applied to the token embedding."""
         return 1.0
 
     def _canonical(self, rows: Tensor) -> Tensor:
@@ -569,13 +569,12 @@ class Backend(ABC):
 
 
 def hook_name(layer: int, site: Site = "resid_pre", *, n_layers: int | None = None) -> str:
-    """Name of a hook point, by TransformerLens's own names.
+    """Name of a hook point in TransformerLens.
 
     Args:
         layer: The block, 0-based.
         site: Where in it.
-        n_layers: Number of blocks, where it is known: the stream that enters a block after the last is what that one
-            leaves.
+        n_layers: Number of blocks, if known; the stream at layer `n_layers` is the output of the last block.
 
     >>> hook_name(3), hook_name(3, "head"), hook_name(8, n_layers=8)
     ('blocks.3.hook_resid_pre', 'blocks.3.attn.hook_z', 'blocks.7.hook_resid_post')

@@ -1,4 +1,4 @@
-"""Quantised models: which family holds them, and what transformers is asked for."""
+"""Quantised models: which family can load them, and how they are recognised."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ def quantisation_of(config: Any) -> str | None:
     """How the weights of a model are quantised, such as `bitsandbytes`, `gptq` or `awq`; None for plain weights.
 
     Args:
-        config: A Hugging Face config, as an object or as config.json holds it, or a quantisation config on its own.
+        config: A Hugging Face config, as an object or as in config.json, or a quantisation config on its own.
     """
     found = config if _method(config) else _get(config, "quantization_config")
     return _method(found) if found else None
@@ -21,9 +21,9 @@ def check_quantised(family: str, config: Any, settings: Mapping[str, Any], name:
 
     Args:
         family: `hooked` or `bridge`.
-        config: What config.json holds.
+        config: The contents of config.json.
         settings: What `load_model` was given.
-        name: What the model is called.
+        name: The model's name.
 
     Raises:
         ModelError: TransformerLens would convert the quantised weights into plain ones, or cannot read them.
@@ -31,7 +31,7 @@ def check_quantised(family: str, config: Any, settings: Mapping[str, Any], name:
     asked = settings.get("quantization_config")
     if asked is not None and quantisation_of(asked) is None:
         raise ModelError(
-            f"quantization_config is {asked!r}: expected one of transformers, such as "
+            f"quantization_config is {asked!r}: expected a quantisation config of transformers, such as "
             "BitsAndBytesConfig(load_in_8bit=True)."
         )
     loaded = settings.get("hf_model")

@@ -1,4 +1,4 @@
-"""How a model reads its last residual stream out: the final norm and the unembedding, the same for both families."""
+"""How a model turns its last residual stream into logits: final norm and unembedding, the same for both families."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ class Readout:
     (Granite, Cohere) or a projection before the unembedding (OPT-350m) is part of the unembedding here.
 
     Attributes:
-        normalization: `LN`, `RMS`, or None where the model has no final norm.
+        normalization: `LN`, `RMS`, or None if the model has no final norm.
         eps: Added to the variance.
-        gain: The final norm's weight; ones where it was folded away.
-        shift: The final norm's bias; zeros where there is none.
+        gain: The final norm's weight; ones if it was folded.
+        shift: The final norm's bias; zeros if there is none.
         unembedding: W_U.
-        bias: b_U; zeros where there is none.
-        cap: What the model caps logits at, by cap x tanh(logits / cap); None where it does not.
-        jacobian: What rows are carried through before they are read, as columns: the mean derivative of the last
-            stream by the stream that they stand in (J-lens); None where they are read as they are.
+        bias: b_U; zeros if there is none.
+        cap: The soft cap of the logits, cap x tanh(logits / cap); None if there is none.
+        jacobian: The matrix by which rows, as columns, are multiplied before they are read: the mean derivative of the
+            last stream with respect to the stream at their layer (J-lens); None if they are read directly.
     """
 
     normalization: Literal["LN", "RMS"] | None
@@ -44,22 +44,22 @@ class Readout:
 
     @property
     def freedom(self) -> int:
-        """Dimensions in which a difference can be read: one less on LayerNorm, which takes the mean away."""
+        """Dimensions in which a difference can be read: one less with LayerNorm, which subtracts the mean."""
         return self.gain.shape[0] - (self.normalization == "LN")
 
     def centre(self, rows: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """What the final norm leaves of rows before it scales them: on LayerNorm, without their mean."""
+        """Rows as in the final norm before it scales them: with LayerNorm, without their mean."""
         rows = rows.to(self.gain)
         return rows - rows.mean(dim=-1, keepdim=True) if self.normalization == "LN" else rows
 
     def scale(self, centred: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
-        """What the final norm divides centred rows by."""
+        """The numbers by which the final norm divides centred rows."""
         if self.normalization is None:
             return torch.ones_like(centred[..., :1])
         return (centred.square().mean(dim=-1, keepdim=True) + self.eps).sqrt()
 
     def logits(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:
-        """The readout of whole streams, biases and all, before any cap, centred over the vocabulary."""
+        """The readout of whole streams, including biases, before any cap, centred over the vocabulary."""
         carried = residual if self.jacobian is None else residual.to(self.gain) @ self.jacobian.T
         centred = self.centre(carried)
         logits = self.unembed(centred / self.scale(centred))
@@ -76,21 +76,21 @@ class Readout:
 
     @cached_property
     def token_directions(self) -> Float[Tensor, "d_model d_vocab"]:
-        """For each token the direction that raises its logit: gain and unembedding, with all centring in it.
+        """For each token, the direction that raises its logit: gain and unembedding, including all centring.
 
-        `rows @ token_directions` is the readout of differences, but for the final norm's scale.
+        `rows @ token_directions` is the readout of differences, except for the final norm's scale.
         """
         directions = self._without_mean(self.gain[:, None] * self.unembedding)
         directions = directions - directions.mean(dim=1, keepdim=True)
         return directions if self.jacobian is None else self._without_mean(self.jacobian.T @ directions)
 
     def _without_mean(self, directions: Float[Tensor, "d_model d_vocab"]) -> Float[Tensor, "d_model d_vocab"]:
-        """On LayerNorm, where the mean over `d_model` is not seen, without it."""
+        """With LayerNorm, which ignores the mean over `d_model`, directions without it."""
         return directions - directions.mean(dim=0, keepdim=True) if self.normalization == "LN" else directions
 
 
 def centred_rows(backend: Backend, rows: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-    """Rows as the blocks' norms see them before they scale: on LayerNorm models, without their mean."""
+    """Rows as in the blocks' norms before scaling: on LayerNorm models, without their mean."""
     return rows - rows.mean(dim=-1, keepdim=True) if backend.normalization == "LN" else rows
 
 
@@ -98,13 +98,13 @@ def readout_of(backend: Backend) -> Readout:
     """The readout of a model, in float32, detached from its weights.
 
     Raises:
-        ModelError: On loading, it did not give the model's own log-probs: something else stands before the logits.
+        ModelError: When the model was loaded, the readout did not give its log-probs.
     """
     if getattr(backend.model.cfg, _UNREADABLE, False):
         raise ModelError(
-            f"What {backend.name} makes its logits of is not known here: it does not show the stream after its last "
-            "block, or its final norm and unembedding alone do not give its logits. So vectors cannot be read through "
-            "them, nor traced; steering is not touched by that."
+            f"It is not known how {backend.name} computes its logits: it does not expose the stream after its last "
+            "block, or its final norm and unembedding alone do not give its logits. So vectors can be neither read "
+            "through them nor traced; steering is not affected."
         )
     return _readout(backend)
 
@@ -119,13 +119,13 @@ def check_readout(
     log_probs: Float[Tensor, "pos d_vocab"],
     allows: Callable[[float], bool],
 ) -> None:
-    """Note on a model whether the readout of its last stream, where it shows that, gives its log-probs.
+    """Record on a model whether the readout of its last stream, if it exposes that, gives its log-probs.
 
     Args:
         backend: The model.
-        residual: The stream after its last block; None where it does not show it.
-        log_probs: What the model makes of that.
-        allows: Whether log-probs may differ by so many nats.
+        residual: The stream after its last block; None if the model does not expose it.
+        log_probs: The model's own log-probs.
+        allows: Whether log-probs may differ by this many nats.
     """
     is_right = False
     if residual is not None:
@@ -153,9 +153,9 @@ def _readout(backend: Backend) -> Readout:
 
 
 def _logit_scale(model: Any) -> float:
-    """What a model's logits are taken times: Cohere's scale, or one over Granite's.
+    """The factor of a model's logits: Cohere's scale, or the inverse of Granite's.
 
-    Cohere's stands in the Hugging Face model itself, from which processing the weights takes it away.
+    Cohere's is an attribute of the Hugging Face model itself, and processing the weights removes it there.
     """
     divisor = getattr(model.cfg, "logits_scaling", None)
     holder = getattr(model, "original_model", model.cfg)
@@ -168,10 +168,10 @@ def _logit_scale(model: Any) -> float:
 def gain_and_shift(
     norm: Any, like: Float[Tensor, " d_model"], eps: float
 ) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]:
-    """A norm's gain and shift; ones and zeros where they were folded away, or where there is no norm.
+    """A norm's gain and shift; ones and zeros if they were folded, or if there is no norm.
 
-    Those of a bridge's norm are measured, on a row of mean 0 with entries of size 1, or nearly so where `d_model` is
-    odd: some hold what is added to one (Gemma, Nemotron).
+    Those of a bridge's norm are measured on a row of mean 0 with entries of size 1 (approximately if `d_model` is odd),
+    because some norms store the gain minus one (Gemma, Nemotron).
     """
     source = getattr(norm, "original_component", None)
     if source is None:
@@ -186,7 +186,7 @@ def gain_and_shift(
 
 
 def _weight(module: Any, name: str, otherwise: Tensor) -> Tensor:
-    """A weight of a module; folded norms have none, and a bridge may hold None."""
+    """A weight of a module, or a default: folded norms have none, and in a bridge it may be None."""
     found = getattr(module, name, None)
     return found.detach().to(otherwise) if isinstance(found, Tensor) else otherwise
 

@@ -1,8 +1,8 @@
-"""Passes of a bridge that begin at a layer: blocks below it are skipped, and the last of them hands on a kept stream.
+"""Passes of a bridge that begin at a layer: blocks below it are skipped, and the last of them returns a kept stream.
 
-The Hugging Face model goes through its own loop, with its own masks and positions; a skipped block returns what it was
-given. Whether a model's logits are the same that way is tried out once for each layer: in some architectures, later
-blocks use what earlier ones leave beside the stream.
+The Hugging Face model runs its own loop, with its own masks and positions; a skipped block returns its input. Whether a
+model's logits are the same in this way is tested once for each layer, because in some architectures later blocks use
+other results of earlier ones than the stream.
 """
 
 import threading
@@ -19,19 +19,19 @@ from actadd_lens.errors import ModelError
 from actadd_lens.models.protocol import Backend, InThisThread
 
 Form = Callable[[Tensor], Any]
-"""Puts a stream into the form in which a block returns it."""
+"""Converts a stream to the form in which a block returns it."""
 
 _TURNS = threading.RLock()
-"""Held during a pass with skipped blocks: one at a time, whatever the thread."""
+"""Held during a pass with skipped blocks: only one such pass at a time, over all threads."""
 
 _KNOWN: "WeakKeyDictionary[Any, dict[tuple[int, ...], tuple[Form, ...] | None]]" = WeakKeyDictionary()
-"""For each model and the blocks below a layer, by their identities, the forms of these; None where a pass cannot begin
+"""For each model and the blocks below a layer, by their ids, the forms of these blocks; None if a pass cannot begin
 there.
 """
 
 
 def entrances(backend: Backend, layers: Iterable[int]) -> list[tuple[int, torch.nn.Module, bool]]:
-    """For each layer the module that its stream enters, and whether others have hooks there, which may change it."""
+    """For each layer, the module that its stream enters, and whether others have hooks there, which may change it."""
     found = []
     for layer in set(layers):
         name = backend.hook_name(layer)
@@ -40,19 +40,19 @@ def entrances(backend: Backend, layers: Iterable[int]) -> list[tuple[int, torch.
     return found
 
 
-class LeavePass(Exception):  # noqa: N818  (a way out of a pass: no error, so it is not named one)
-    """Ends a pass whose rest nobody needs."""
+class LeavePass(Exception):  # noqa: N818  (it ends a pass and is not an error, so it is not named one)
+    """Ends a pass whose rest is not needed."""
 
 
 @contextmanager
 def streams_kept(
     points: Sequence[tuple[int, torch.nn.Module, bool]], *, leave: bool = False
 ) -> Iterator[dict[int, Float[Tensor, "batch pos d_model"]]]:
-    """Keeps what enters some modules in this thread, before hooks that others hung there, which act again from a start.
+    """Keeps the inputs of some modules in this thread, before hooks of others there, which act again from a start.
 
     Args:
-        points: For each layer its module, and whether to copy the stream, since a hook may change it in place.
-        leave: Whether to end the pass at the first of them, by LeavePass.
+        points: For each layer, its module, and whether to copy the stream because a hook may change it in place.
+        leave: Whether to end the pass at the first of them, with LeavePass.
     """
     found: dict[int, Tensor] = {}
 
@@ -99,7 +99,7 @@ def skipped(blocks: Sequence[Any], forms: Sequence[Form], stream: Float[Tensor, 
     if met[0] != len(blocks):
         raise ModelError(
             f"A pass that should have skipped {len(blocks)} blocks skipped {met[0]}: the model may be compiled. "
-            "Use the model that is not compiled."
+            "Use the uncompiled model."
         )
 
 
@@ -110,13 +110,13 @@ def known_forms(
     logits: Callable[[Tensor], Tensor],
     points: Sequence[tuple[int, torch.nn.Module, bool]],
 ) -> dict[int, tuple[Form, ...] | None]:
-    """For each layer how the blocks below it return their stream; None where a pass cannot skip them.
+    """For each layer, how the blocks below it return their stream; None if a pass cannot skip them.
 
     Args:
         model: The bridge.
         layers: The layers, from 1 on.
-        tokens: A prompt to try it with.
-        logits: A whole pass.
+        tokens: A prompt for the test.
+        logits: Runs a whole pass.
         points: As in `streams_kept`, for the layers.
     """
     known, blocks = _KNOWN.setdefault(model, {}), list(model.blocks)
@@ -155,11 +155,11 @@ def _tried(
 def _same(
     blocks: Sequence[Any], forms: Sequence[Form], stream: Tensor, tokens: Tensor, logits: Any, whole: Tensor
 ) -> bool:
-    """Whether a pass that skips some blocks gives the logits of a whole one, but for rounding."""
+    """Whether a pass that skips some blocks gives the logits of a whole pass, up to rounding."""
     try:
         with skipped(blocks, forms, stream):
             again = logits(tokens)
-    except Exception:  # whatever an architecture's own code misses, the pass cannot begin there
+    except Exception:  # whatever an architecture's code needs from the skipped blocks, the pass cannot begin there
         return False
     return again.shape == whole.shape and bool((again - whole).abs().max() <= 1e-4 * whole.abs().max())
 
@@ -172,9 +172,9 @@ def _form_keeper(forms: dict[int, Form | None], number: int) -> Callable[..., No
 
 
 def _form(output: Any) -> Form | None:
-    """How a block returns its stream: alone, or before others, such as attention patterns, that are left out.
+    """How a block returns its stream: alone, or followed by others, such as attention patterns, which are left out.
 
-    A model that needs the others gives other logits when it is tried.
+    If a model needs the others, its logits differ in the test.
     """
     if isinstance(output, Tensor):
         return lambda stream: stream

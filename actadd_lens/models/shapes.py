@@ -1,4 +1,4 @@
-"""What a Hugging Face configuration says of a model's shape, whatever its architecture calls it."""
+"""What a Hugging Face configuration says about a model's architecture, whatever names it uses."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ def text_config(config: Any) -> Any:
 
 
 def _number(config: Any, *names: str) -> int | None:
-    """The first of these that is a number from 1."""
+    """The first of these settings that is a positive integer."""
     for name in names:
         value = _get(config, name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -21,18 +21,18 @@ def _number(config: Any, *names: str) -> int | None:
 def _get(config: Any, name: str) -> Any:
     try:
         return getattr(config, name, None)
-    except Exception:  # some configurations refuse to tell what differs by layer
+    except Exception:  # some configurations raise for settings that differ by layer
         return None
 
 
 def context_length(config: Any) -> int:
-    """Longest sequence, in tokens; a guess where nothing says."""
+    """Longest sequence, in tokens; 2048 if the configuration does not say."""
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
     return _number(text_config(config), *names) or 2048
 
 
 def _rope(config: Any) -> dict[str, Any]:
-    """How rotary positions are scaled; the first kind where layers differ."""
+    """How rotary positions are scaled; the first kind if layers differ."""
     for name in ("rope_parameters", "rope_scaling"):
         found = _get(text_config(config), name)
         if isinstance(found, dict) and found:
@@ -42,7 +42,7 @@ def _rope(config: Any) -> dict[str, Any]:
 
 
 def edges(config: Any) -> dict[str, int]:
-    """Lengths at which a model begins to behave otherwise: behind a window, or behind its first context."""
+    """Lengths at which a model's behaviour changes: beyond a window, or beyond its original context."""
     text, found = text_config(config), {}
     window = _number(text, "sliding_window", "window_size", "attention_window_size")
     kinds = _get(text, "layer_types")
@@ -55,19 +55,19 @@ def edges(config: Any) -> dict[str, int]:
 
 
 def changing_rotary(config: Any) -> tuple[str, int] | None:
-    """The kind of a rotary embedding that hangs on how long a pass is, and the length behind which it does."""
+    """The kind of a rotary embedding that depends on the length of a pass, and the length beyond which it does."""
     rope = _rope(config)
     kind = rope.get("rope_type", rope.get("type"))
     first = rope.get("original_max_position_embeddings") or _get(
         text_config(config), "original_max_position_embeddings"
     )
-    if kind == "dynamic":  # transformers lets it grow from the whole context on
+    if kind == "dynamic":  # in transformers it changes beyond the whole context
         first = _number(text_config(config), "max_position_embeddings")
     return (str(kind), first) if kind in ("longrope", "su", "dynamic") and isinstance(first, int) else None
 
 
 def local_layers(config: Any) -> list[bool]:
-    """Which layers look at a window only, where there is a window."""
+    """Which layers attend to a window only, if there is a window."""
     text = text_config(config)
     kinds = _get(text, "layer_types") or _get(text, "attention_layers") or []
     count = _number(text, "num_hidden_layers", "num_layers", "n_layer") or 0
@@ -75,7 +75,7 @@ def local_layers(config: Any) -> list[bool]:
 
 
 def peculiarities(config: Any) -> Iterator[str]:
-    """What a configuration holds that conversions are known to miss, in words."""
+    """Settings in a configuration that conversions are known to ignore, in words."""
     text, rope = text_config(config), _rope(config)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in (None, "default"):
@@ -93,9 +93,9 @@ def peculiarities(config: Any) -> Iterator[str]:
             yield words if value is True else f"{words} {value}"
     heads, width = _number(text, "num_attention_heads", "n_head"), _number(text, "hidden_size", "n_embd")
     if heads and width and (size := _number(text, "head_dim")) and size * heads != width:
-        yield f"heads of {size} beside a width of {width}"
+        yield f"heads of size {size} with a width of {width}"
     if str(_get(text, "model_type")) in ("olmo2", "olmo3", "gemma2", "gemma3_text", "exaone4", "glm4"):
-        yield "norms behind its components"
+        yield "norms after its components"
 
 
 _WORDS = {
@@ -109,7 +109,7 @@ _WORDS = {
     "attn_logit_softcapping": "attention scores capped at",
     "final_logit_softcapping": "logits capped at",
     "logits_scaling": "logits divided by",
-    "logit_scale": "logits times",
-    "residual_multiplier": "what is written times",
+    "logit_scale": "logits multiplied by",
+    "residual_multiplier": "outputs of components multiplied by",
     "num_local_experts": "experts:",
 }

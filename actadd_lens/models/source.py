@@ -20,20 +20,20 @@ _LOADED_OTHERWISE = {
     "trust_remote_code": (None, False),
     "quantization_config": (None,),
 }
-"""Keywords of which only TransformerLens knows what they ask of transformers, and the values that ask nothing."""
+"""Keywords that only TransformerLens can translate for transformers, and the values that change nothing."""
 
 _NOT_BY_TRANSFORMERS = ("NeelNanda", "ArthurConmy", "Baidicoot")
-"""Whose models are no Hugging Face models, so that there is nothing to compare them with."""
+"""Owners whose models are not Hugging Face models, so that there is nothing to compare them with."""
 
 
 def can_be_compared(name: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a model of the hub is loaded here as TransformerLens would, so that it can be asked beforehand."""
+    """Whether this package can load a model of the hub as TransformerLens would, so that it can be compared."""
     asked = [key for key, idle in _LOADED_OTHERWISE.items() if settings.get(key) not in idle]
     return not asked and not name.startswith(_NOT_BY_TRANSFORMERS)
 
 
 def hf_model_of(name: str, dtype: Any, **others: Any) -> Any:
-    """The Hugging Face model of a name, as TransformerLens itself would ask for it; None where it is quantised.
+    """The Hugging Face model of a name, loaded as TransformerLens itself would; None if it is quantised.
 
     Args:
         name: A name of the hub.
@@ -52,13 +52,13 @@ def hf_model_of(name: str, dtype: Any, **others: Any) -> Any:
     if getattr(config, "quantization_config", None):
         return None
     if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = None  # configurations of old models lack it
+        config.pad_token_id = None  # configurations of old models do not have it
     options = {"attn_implementation": "eager", "token": token, **others}
     return AutoModelForCausalLM.from_pretrained(name, config=config, dtype=dtype, **options).requires_grad_(False)
 
 
 def check_predicts(config: Any, name: str) -> None:
-    """Refuse what transformers itself makes no next-token predictor of, before any weight is loaded.
+    """Refuse what transformers does not load as a next-token predictor, before any weight is loaded.
 
     Raises:
         ModelError: It is an encoder, an encoder-decoder, or no language model.

@@ -15,18 +15,18 @@ from actadd_lens.models.protocol import Backend
 Found = TypeVar("Found")
 
 _LARGEST_GAP = 1e-2
-"""Share of what a head mixes that patterns times values may miss: rounding, half precision included."""
+"""Relative error that patterns times values may have, because of rounding, also in half precision."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """For each row, the row of the same pass that a component takes after; its own number where it is left alone.
+    """For each row, the row of the same pass from which a component takes something; its own number if unchanged.
 
     Attributes:
-        patterns: Whose attention pattern each head mixes values by.
-        values: Whose values it mixes.
-        outputs: Whose mix of values it writes.
-        mlps: Whose output each MLP writes.
+        patterns: The row whose attention pattern each head uses.
+        values: The row whose values it uses.
+        outputs: The row whose weighted sum of values it writes.
+        mlps: The row whose output each MLP writes.
     """
 
     patterns: Int[Tensor, "rows layers heads"]
@@ -36,7 +36,7 @@ class Sources:
 
     @classmethod
     def own(cls, backend: Backend, rows: int) -> "Sources":
-        """Every row by itself."""
+        """Sources that change nothing: every row takes everything from itself."""
         heads, layers = int(backend.model.cfg.n_heads), backend.n_layers
         by_head = torch.arange(rows)[:, None, None].expand(rows, layers, heads)
         return cls(by_head.clone(), by_head.clone(), by_head.clone(), by_head[:, :, 0].clone())
@@ -45,20 +45,20 @@ class Sources:
 def mix(
     patterns: Float[Tensor, "rows heads query key"], values: Float[Tensor, "rows key kv_heads d_head"]
 ) -> Float[Tensor, "rows query heads d_head"]:
-    """What heads mix by patterns; values that several heads share are repeated."""
+    """The heads' sums of values, weighted by patterns; values that several heads share are repeated."""
     values = values.to(patterns).repeat_interleave(patterns.shape[1] // values.shape[2], dim=2)
     return torch.einsum("rhqk,rkhd->rqhd", patterns, values)
 
 
 def by_heads(value: Tensor, d_head: int) -> Float[Tensor, "rows pos heads d_head"]:
-    """Heads of a row of numbers side by side, whichever way a model holds them."""
+    """Values or outputs split into heads, however a model stores them."""
     return value.reshape(*value.shape[:2], -1, d_head)
 
 
 def is_mix(
     patterns: Float[Tensor, "rows heads query key"], values: Tensor, mixed: Float[Tensor, "rows query heads d_head"]
 ) -> bool:
-    """Whether patterns times values give what heads mix: they do not where values are made otherwise (DeepSeek)."""
+    """Whether patterns times values give the heads' outputs; not if values are computed differently (DeepSeek)."""
     heads, kept = patterns.shape[1], mixed.shape[-1]
     if mixed.shape[2] != heads or values.numel() % (values.shape[0] * values.shape[1] * kept):
         return False
@@ -70,18 +70,19 @@ def is_mix(
 
 
 def with_components_from(backend: Backend, sources: Sources, run: Callable[[], Found]) -> Found:
-    """What a pass gives in which components take their patterns and outputs after the sources.
+    """The result of a pass in which components take their patterns and outputs from the sources.
 
-    A pattern is changed where it acts, in the mix of values (`hook_z`): some families only show their patterns. Those
-    that show one after it has acted (GPT-Neo as a bridge) are run once more, plainly, to know it in time.
+    A pattern is changed where it acts, in the weighted sum of values (`hook_z`), because in some families changing the
+    pattern itself has no effect. Models that expose a pattern only after it has acted (GPT-Neo as a bridge) first get
+    an unchanged pass, so that the pattern is known in time.
 
     Args:
         backend: The model.
-        sources: Whose patterns and outputs each row takes; rows that are taken from must be left alone.
+        sources: From which row each row takes patterns and outputs; rows that others take from must be unchanged.
         run: Runs one pass of all rows.
 
     Raises:
-        ModelError: The model does not show its patterns or values, or they do not make what its heads mix.
+        ModelError: The model does not expose its patterns or values, or they do not give the outputs of its heads.
     """
     try:
         with _swapped(backend, sources, {}):
@@ -93,13 +94,13 @@ def with_components_from(backend: Backend, sources: Sources, run: Callable[[], F
             return run()
 
 
-class _ShownLate(Exception):  # noqa: N818  (a way out of a pass: no error, so it is not named one)
-    """A pattern was not there when the values were mixed."""
+class _ShownLate(Exception):  # noqa: N818  (it ends a pass and is not an error, so it is not named one)
+    """A pattern was not known yet when the values were summed."""
 
 
 @contextmanager
 def _patterns_kept(backend: Backend) -> Iterator[dict[int, Tensor]]:
-    """The patterns of every layer; after the block the last pass's are there."""
+    """The patterns of every layer; after the block, those of the last pass."""
     found: dict[int, Tensor] = {}
 
     def keeper(layer: int) -> Callable[..., None]:
@@ -119,7 +120,7 @@ def _patterns_kept(backend: Backend) -> Iterator[dict[int, Tensor]]:
 
 @contextmanager
 def _swapped(backend: Backend, sources: Sources, known: dict[int, Tensor]) -> Iterator[None]:
-    """The hooks that swap; patterns that are known beforehand are not waited for."""
+    """Add the hooks that swap, with the patterns that are known beforehand."""
     own = torch.arange(len(sources.mlps))
     with ExitStack() as stack:
         for layer in range(backend.n_layers):
@@ -134,7 +135,7 @@ def _swapped(backend: Backend, sources: Sources, known: dict[int, Tensor]) -> It
 
 def _known(backend: Backend, name: str) -> str:
     if name not in backend.model.hook_dict:
-        raise ModelError(f"{backend.name} has no hook point {name}, so its components cannot be told apart.")
+        raise ModelError(f"{backend.name} has no hook point {name}, so its components cannot be separated.")
     return name
 
 
@@ -146,7 +147,7 @@ def _taker(rows: Int[Tensor, " rows"]) -> Callable[..., Tensor]:
 
 
 class _HeadSwap:
-    """One layer's heads: keeps their patterns and values, and changes what they mix."""
+    """The heads of one layer: keeps their patterns and values, and changes their outputs."""
 
     def __init__(self, backend: Backend, layer: int, sources: Sources, pattern: Tensor | None) -> None:
         self._backend, self._layer, self._pattern = backend, layer, pattern
@@ -164,7 +165,7 @@ class _HeadSwap:
         return torch.stack(heads).any(dim=0).flatten(1).any(dim=1) | (sources.mlps != own).any(dim=1)
 
     def hooks(self) -> list[tuple[str, Callable[..., Any]]]:
-        """Hook functions by the names of their hook points; none where nothing is swapped."""
+        """Hook functions with the names of their hook points; empty if nothing is swapped."""
         prefix = f"blocks.{self._layer}.attn."
         found: list[tuple[str, Callable[..., Any]]] = []
         if bool(self._anew.any()):
@@ -192,10 +193,10 @@ class _HeadSwap:
         return taken.reshape(value.shape)
 
     def _mixed_anew(self, mixed: Tensor, rows: Tensor, heads: Tensor) -> Float[Tensor, "swaps query d_head"]:
-        """What single heads of single rows mix of the values of their sources by the patterns of theirs.
+        """Outputs of single heads of single rows, from the values and patterns of their sources.
 
         Raises:
-            ModelError: Patterns times values are not what heads mix.
+            ModelError: Patterns times values are not the outputs of the heads.
         """
         pattern, values = self._pattern, self._values
         if pattern is None:
@@ -211,7 +212,7 @@ class _HeadSwap:
 
 def _not_shown(backend: Backend, layer: int) -> ModelError:
     return ModelError(
-        f"The patterns and values that {backend.name} shows at layer {layer} do not make what its heads mix, so "
-        "attention cannot be held: load it with attention that shows its pattern, such as "
+        f"The attention patterns and values of {backend.name} at layer {layer} do not give the outputs of its heads, "
+        "so attention cannot be frozen: load it with attention that exposes its pattern, such as "
         "attn_implementation='eager'."
     )

@@ -1,4 +1,4 @@
-"""What a sweep costs, how much fits into memory, and its progress bar."""
+"""What a sweep costs, how many rows fit into memory, and the progress bar."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,17 +16,17 @@ _SHARE = 0.25
 """Share of the free memory that a batch may use."""
 
 _TOKENS = {"cpu": 2048}
-"""Tokens in a batch beyond which a device gains nothing; a GPU has more to fill."""
+"""Tokens in a batch beyond which it computes no faster, by device; GPUs need more."""
 
 _TOKENS_ELSEWHERE = 65536
 
 _DECODED = {"cpu": 256}
-"""Rows that decode together, beyond which a device gains nothing."""
+"""Rows that decode together beyond which decoding is no faster, by device."""
 
 _DECODED_ELSEWHERE = 2048
 
 _UNKNOWN_MEMORY = 2**32
-"""Where the free memory cannot be asked for."""
+"""Bytes that are assumed to be free if that cannot be found out."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SweepCost:
         cells: Cells of the grid.
         prompts: Number of prompts.
         nulls: Null vectors for each pair's vector.
-        samples: Texts per cell and prompt; 1 if none are written.
+        samples: Texts per cell and prompt; 1 if none are generated.
         rows: Steered rows, nulls included.
         stored: How many of them are stored already.
         passes: Forward passes that are left, including those for vectors and the unsteered ones.
@@ -57,7 +57,7 @@ class SweepCost:
 
     @property
     def factors(self) -> str:
-        """How the number of rows comes about."""
+        """The factors of the number of rows, in words."""
         told = f"{self.cells} cells × {self.prompts} prompts"
         told += f" × (1 + {self.nulls} nulls)" if self.nulls else ""
         return told + (f" × {self.samples} texts" if self.samples > 1 else "")
@@ -72,7 +72,7 @@ class SweepCost:
 
 @contextmanager
 def sweep_bar(cost: SweepCost, *, enabled: bool) -> Iterator[Callable[[int], Any]]:
-    """A bar over rows with rate and remaining time; yields what moves it."""
+    """A progress bar over rows with rate and remaining time; yields the function that advances it."""
     with progress_bar(total=cost.rows, done=cost.stored, what=cost.factors, unit="row", shown=enabled) as bar:
         yield bar.update
 
@@ -83,7 +83,7 @@ def rows_from_memory(backend: Backend, tokens: int, *, reads_all: bool) -> int:
     Args:
         backend: The model.
         tokens: Tokens of the longest row.
-        reads_all: Whether logits are wanted at every column, and not only at the last.
+        reads_all: Whether logits are needed at every column, and not only at the last.
     """
     cfg = backend.model.cfg
     heads = int(getattr(cfg, "n_heads", 1) or 1)
@@ -105,7 +105,7 @@ def decoding_rows_from_memory(backend: Backend, tokens: int) -> int:
         tokens: Tokens of the longest row, new ones included.
     """
     size = max(2, torch.finfo(backend.dtype).bits // 8)
-    cached = 3 * 2 * size * backend.n_layers * backend.d_model * tokens  # old and new while a step is appended
+    cached = 3 * 2 * size * backend.n_layers * backend.d_model * tokens  # old and new while appending
     fits = int(_SHARE * min(map(_free_memory, backend.devices))) // (cached + 4 * 6 * int(backend.model.cfg.d_vocab))
     return max(1, min(fits, _DECODED.get(backend.device.type, _DECODED_ELSEWHERE)))
 
@@ -128,7 +128,7 @@ def _free_memory(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, on whatever device."""
+    """Whether an error says that there was not enough memory, on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     told = str(error).lower()

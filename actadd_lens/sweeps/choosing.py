@@ -24,7 +24,7 @@ class BestCell:
         layer: Injection layer.
         coefficient: Injection coefficient.
         position: Where row 0 lands.
-        chosen: The effect on the half that it was chosen on: too large, for that is why it was chosen.
+        chosen: The effect on the half that it was chosen on, which is too large because it was chosen for it.
         effect: The effect on the held-out half, with the nulls' effects, each from its own chosen cell.
         alternative: What counted as large.
         grid: The grid that it comes from.

@@ -1,4 +1,4 @@
-"""A sweep's work in pieces: a few pairs, prompts and layers at a time, each piece the same whoever does it."""
+"""A sweep's work in pieces: a few pairs, prompts and layers at a time; the pieces are the same for any workers."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class Chunk(NamedTuple):
     """One piece of a sweep.
 
     Attributes:
-        pairs: Places of the pairs whose vectors are computed together.
-        prompts: Places of the prompts that share an unsteered pass.
-        layers: For each layer, by its place, what is to be measured there.
+        pairs: Indices of the pairs whose vectors are computed together.
+        prompts: Indices of the prompts that share an unsteered pass.
+        layers: For each layer, by its index, what is to be measured there.
         reads_unsteered: Whether the unsteered values belong to this piece.
     """
 
@@ -35,7 +35,7 @@ class Chunk(NamedTuple):
 
 
 class Plain(NamedTuple):
-    """Unsteered values of one prompt, as seen from a pair and a position."""
+    """Unsteered values of one prompt, for a pair and a position."""
 
     pair: int
     position: int
@@ -44,10 +44,10 @@ class Plain(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What came of a batch.
+    """The results of a batch.
 
     Attributes:
-        items: Every metric of each item, arm by arm.
+        items: Every metric of each item, for each of its vectors.
         plain: Every metric of prompts, unsteered.
     """
 
@@ -57,12 +57,12 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class SweepRecipe:
-    """What a worker needs of a sweep.
+    """What a worker needs to know of a sweep.
 
     Attributes:
         grid: The axes.
         tokens: Token ids of each prompt.
-        rows: Rows of each pair's vectors.
+        rows: Number of rows of each pair's vectors.
         metrics: What is measured.
         batch_size: Maximum number of rows per pass.
     """
@@ -85,7 +85,7 @@ class SweepDesk:
 
     Args:
         passes: The passes of the sweep.
-        batch_size: Maximum number of rows per pass; halved when memory does not suffice.
+        batch_size: Maximum number of rows per pass; halved if there is not enough memory.
     """
 
     def __init__(self, passes: SweepPasses, batch_size: int) -> None:
@@ -98,13 +98,13 @@ class SweepDesk:
         """Values as they come, batch by batch."""
         placed = self._passes.placed
         if any(items for _, items in chunk.layers) and self._vectors[0] != chunk.pairs:
-            self._vectors = (None, {})  # before the next ones are made
+            self._vectors = (None, {})  # to free memory before the next ones are made
             self._vectors = (chunk.pairs, placed.vectors(chunk.pairs))
         with torch.no_grad(), unsteered(placed.backend):
             yield from self._chunk(chunk, tick)
 
     def _chunk(self, chunk: Chunk, tick: Callable[[int], Any]) -> Iterator[Found]:
-        """The unsteered pass of a few prompts, then every layer; halved where memory does not suffice."""
+        """The unsteered pass of a few prompts, then every layer; in halves if there is not enough memory."""
         prompts = self._started(chunk)
         if prompts is None:
             half = len(chunk.prompts) // 2
@@ -122,7 +122,7 @@ class SweepDesk:
             tick(len(rows))
 
     def _started(self, chunk: Chunk) -> PromptBatch | None:
-        """The unsteered pass of a piece's prompts, which the pieces of other layers share; None without the memory."""
+        """The unsteered pass of a piece's prompts, shared by pieces of other layers; None if memory is too small."""
         layers = range(len(self._passes.placed.grid.layers)) if any(items for _, items in chunk.layers) else ()
         kept = self._prompts
         if kept is not None and tuple(kept.members) == chunk.prompts and kept.starts.keys() >= set(layers):
@@ -136,7 +136,7 @@ class SweepDesk:
         return self._prompts
 
     def _plain(self, prompts: PromptBatch, pairs: range) -> list[tuple[Plain, np.ndarray]]:
-        """The unsteered values; where a vector lands may be left out, so they are read for each place anew."""
+        """The unsteered values, read for each position, because metrics may leave out the tokens of the vector."""
         grid, rows = self._passes.placed.grid, self._passes.placed.rows
         seen: dict[tuple[int, Any], np.ndarray] = {}
         found = []
@@ -152,7 +152,7 @@ class SweepDesk:
         return found
 
     def _ends(self, prompts: PromptBatch, chunk: Chunk) -> Iterator[tuple[list[Row], Tensor]]:
-        """All rows of a few prompts, layer by layer; what their passes end in is handed on as full batches."""
+        """All rows of a few prompts, layer by layer; the ends of their passes are yielded in full batches."""
         arms = range(1, 1 + self._passes.placed.grid.nulls)
         waiting: list[Row] = []
         ends: list[Tensor] = []
@@ -172,7 +172,7 @@ class SweepDesk:
             yield waiting, torch.cat(ends)
 
     def _try(self, prompts: PromptBatch, layer: int, rows: Sequence[Row]) -> Tensor | None:
-        """The ends of a batch; None where memory does not suffice, and a smaller one is to be tried."""
+        """The ends of a batch; None if there is not enough memory, so that a smaller one is needed."""
         try:
             return self._passes.ends(self._vectors[1], prompts, layer, rows)
         except Exception as error:
@@ -183,7 +183,7 @@ class SweepDesk:
     def _values(
         self, prompts: PromptBatch, rows: Sequence[Row], ends: Float[Tensor, "rows *pos size"]
     ) -> Float[np.ndarray, "metrics rows"]:
-        """Every metric of rows; in halves where memory does not suffice."""
+        """Every metric of rows; in halves if there is not enough memory."""
         try:
             return self._passes.read(prompts, rows, ends)
         except Exception as error:
@@ -196,7 +196,7 @@ class SweepDesk:
     def _finished(
         self, rows: Sequence[Row], values: Float[np.ndarray, "metrics rows"], partial: list[np.ndarray]
     ) -> list[tuple[Item, np.ndarray]]:
-        """Every item whose last row is there; what there is of the next one waits in `partial`."""
+        """Every item whose last row has been computed; the rows of an unfinished item wait in `partial`."""
         first, nulls, finished = 0, self._passes.placed.grid.nulls, []
         for item, members in groupby(rows, key=lambda row: row.item):
             count = len(list(members))

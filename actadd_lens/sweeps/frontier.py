@@ -24,7 +24,8 @@ class Frontier:
         damage_metric: What counts as damage.
         effects: Effect of each cell.
         damage: Damage of each cell.
-        undominated: Whether no other cell has as much effect with less damage, or more with as little.
+        undominated: Whether no other cell has at least the same effect with less damage, or more effect with at most
+            the same damage.
     """
 
     grid: Grid
@@ -58,7 +59,7 @@ class Frontier:
 def undominated_among(
     gains: Float[np.ndarray, " cells"], costs: Float[np.ndarray, " cells"]
 ) -> Bool[np.ndarray, " cells"]:
-    """Cells that no other beats: not one with as much gain at less cost, nor with more gain at as little cost."""
+    """Cells for which no other has at least the same gain at less cost, or more gain at no more cost."""
     found = np.zeros(len(gains), dtype=bool)
     known = np.isfinite(gains) & np.isfinite(costs)
     cheapest = np.inf

@@ -24,7 +24,7 @@ moved to each layer.
 """
 
 _VECTOR_BYTES = 2**28
-"""Most memory for the vectors and nulls that are held at once."""
+"""Maximum memory, in bytes, for the vectors and nulls that are kept at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class PlacedGrid:
         model: The model.
         backend: The same, behind the common interface.
         tokens: Token ids of each prompt.
-        rows: Rows of each pair's vectors.
+        rows: Number of rows of each pair's vectors.
     """
 
     grid: Grid
@@ -96,18 +96,18 @@ class PlacedGrid:
     rows: tuple[int, ...]
 
     def pair_chunks(self) -> list[range]:
-        """Pairs whose vectors and nulls are held together, so that memory does not grow with their number."""
+        """Pairs whose vectors and nulls are kept at once, so that memory does not grow with their number."""
         grid = self.grid
         size = 4 * self.backend.d_model * len(grid.layers) * (1 + grid.nulls) * max(self.rows)
         step = max(1, _VECTOR_BYTES // size)
         return [range(first, min(first + step, len(self.rows))) for first in range(0, len(self.rows), step)]
 
     def by_length(self) -> list[int]:
-        """Prompts from the shortest to the longest, so that a batch holds little padding."""
+        """Prompts from the shortest to the longest, so that a batch contains little padding."""
         return sorted(range(len(self.tokens)), key=lambda index: len(self.tokens[index]))
 
     def vectors(self, pairs: Iterable[int]) -> dict[tuple[int, int], tuple[Intervention, ...]]:
-        """For each pair and layer, by their places, its vector and then its nulls; all pairs and layers in one pass."""
+        """For each pair and layer, by their indices, its vector and its nulls; all pairs and layers in one pass."""
         grid, chosen = self.grid, list(pairs)
         table = source_vectors(self.model, [grid.pairs[pair] for pair in chosen], grid.layers)
         places = [(pair, layer) for pair in chosen for layer in range(len(grid.layers))]
@@ -150,7 +150,7 @@ def place_grid(
     prepend_bos: bool,
     room: int = 0,
 ) -> PlacedGrid:
-    """The grid, after all of it is checked.
+    """The grid, completely checked.
 
     Raises:
         PromptError: A prompt or pair cannot be used.
@@ -158,7 +158,7 @@ def place_grid(
         CoefficientError: A coefficient is not a number.
         PositionError: A vector does not fit onto a prompt at a position.
         VectorError: A vector does not match the model.
-        SettingError: Another setting is out of range, or an axis holds a value twice.
+        SettingError: Another setting is out of range, or an axis has a value twice.
     """
     backend = backend_of(model)
     texts = as_texts(prompts)
@@ -195,7 +195,7 @@ def _axis(name: str, values: list[Any], error: type[Exception]) -> tuple[Any, ..
         raise error(f"There are no {name}: give at least one.")
     twice = [value for index, value in enumerate(values) if value in values[:index]]
     if twice:
-        raise SettingError(f"{name} holds {twice[0]!r} twice: give each once.")
+        raise SettingError(f"{name} contains {twice[0]!r} twice: give each value once.")
     return tuple(values)
 
 
@@ -213,14 +213,14 @@ def _sources(backend: Backend, pairs: Any) -> tuple[Source, ...]:
     placed = next((vector for vector in vectors if vector.position is not None), None)
     if placed is not None:
         raise VectorError(
-            f"The vector {placed.label} has a position of its own, {placed.position!r}, but a sweep goes through "
-            "positions: leave it to positions=."
+            f"The vector {placed.label} has a position of its own, {placed.position!r}, but a sweep has its "
+            "own: use positions= instead."
         )
     return found
 
 
 def _check_source(source: Source, grid: Grid, rows: int) -> None:
-    """An intervention of another kind may have no coefficient, and no null vector."""
+    """Check positions, and that an intervention has a coefficient and, if needed, null vectors."""
     for position in grid.positions:
         check_position(position, rows=rows)
     if isinstance(source, PromptPair):
@@ -228,7 +228,9 @@ def _check_source(source: Source, grid: Grid, rows: int) -> None:
     for coefficient in grid.coefficients:
         source.times(coefficient)
     if grid.nulls and source.vector is None:
-        raise SettingError(f"{source.label} is made from no steering vector, so it has no null vectors: use nulls=0.")
+        raise SettingError(
+            f"{source.label} is not made from a steering vector, so it has no null vectors: use nulls=0."
+        )
 
 
 def _check_fit(backend: Backend, position: Position, rows: int, prompts: Prompts) -> None:

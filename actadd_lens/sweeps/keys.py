@@ -1,6 +1,6 @@
-"""The keys under which a sweep's results are kept: everything a value depends on, and nothing else.
+"""The keys under which a sweep's results are stored: everything that a value depends on, and nothing else.
 
-A cell keeps its key when other cells, prompts or metrics are added, so a larger grid finds what a smaller one left.
+A cell keeps its key when other cells, prompts or metrics are added, so a larger grid reuses values of a smaller one.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ class SweepKeys:
 
     Args:
         placed: The grid on its model.
-        values: What is computed in each cell, one entry for each key of a cell: metrics, or settings of the decoding.
+        values: What is computed in each cell, one entry for each key of a cell: metrics, or decoding settings.
 
     Raises:
-        SettingError: A metric or a hook on the model cannot be told from another.
+        SettingError: A metric or a hook on the model cannot be distinguished from another.
     """
 
     def __init__(self, placed: PlacedGrid, values: Sequence[Any]) -> None:
@@ -39,19 +39,19 @@ class SweepKeys:
         self._nulls = [digest(_nulls_key(placed, source)) for source in grid.pairs]
 
     def item(self, pair: int, layer: int, coefficient: int, position: int, prompt: int, is_null: bool) -> list[bytes]:
-        """Keys of a cell on one prompt: of its own vector, or of all of its nulls; one for each value."""
+        """Keys of a cell on one prompt, for its own vector or for all of its nulls; one for each value."""
         grid = self._grid
         number, scale, place = grid.layers[layer], grid.coefficients[coefficient], grid.positions[position]
         cell = f"{number} {scale!r} {place!r}".encode()
         return self._keys(self._pairs[pair], cell, self._prompts[prompt], self._nulls[pair] if is_null else b"own")
 
     def unsteered(self, pair: int, position: int, prompt: int) -> list[bytes]:
-        """Keys of what is measured without steering, where what is left out depends on the pair's rows alone."""
+        """Keys of unsteered values; which tokens are left out depends only on the number of rows and the position."""
         place = f"{self._rows[pair]} {self._grid.positions[position]!r}".encode()
         return self._keys(b"unsteered", place, self._prompts[prompt])
 
     def plain(self, prompt: int) -> list[bytes]:
-        """Keys of what is written without steering."""
+        """Keys of the unsteered texts."""
         return self._keys(b"plain", self._prompts[prompt])
 
     def _keys(self, *parts: bytes) -> list[bytes]:
@@ -69,7 +69,7 @@ def _source_key(placed: PlacedGrid, source: Source) -> bytes:
 
 
 def _nulls_key(placed: PlacedGrid, source: Source) -> tuple[Any, ...]:
-    """What the nulls of a pair depend on; they are drawn in another way than in 0.1, which knew no massive rows."""
+    """What the nulls of a pair depend on; since 0.2, massive rows are treated separately."""
     grid = placed.grid
     told = (grid.nulls, grid.null_kind, grid.seed, _null_texts(), "massive rows known")
     told_of = source if isinstance(source, PromptPair) else source.provenance
@@ -85,5 +85,5 @@ def _value_key(value: Any) -> bytes:
 
 @cache
 def _null_texts() -> bytes:
-    """The texts that the phrases of unrelated pairs are cut from."""
+    """A hash of the texts from which the phrases of unrelated pairs are taken."""
     return digest(null_texts())

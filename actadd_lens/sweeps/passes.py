@@ -22,7 +22,7 @@ from actadd_lens.vectors.operations import Add
 from actadd_lens.vectors.vector import SteeringVector
 
 Arms = Mapping[tuple[int, int], Sequence[Intervention]]
-"""For each pair and layer, by their places, its vector and its nulls, at coefficient 1."""
+"""For each pair and layer, by their indices, its vector and its nulls, at coefficient 1."""
 
 
 class Item(NamedTuple):
@@ -37,7 +37,7 @@ class Item(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row of a batch: an item under one arm of its pair and layer, 0 for the vector itself."""
+    """One row of a batch: an item with one of its vectors; arm 0 is the vector itself, the others are its nulls."""
 
     item: Item
     arm: int
@@ -48,10 +48,10 @@ class PromptBatch:
     """A few prompts that share an unsteered pass.
 
     Attributes:
-        members: Their places in the grid.
-        tokens: Padded on the right.
-        lengths: Tokens of each.
-        starts: What passes of each layer start from, by the layer's place.
+        members: Their indices in the grid.
+        tokens: Token ids, padded on the right.
+        lengths: Number of tokens of each.
+        starts: What passes of each layer start from, by the layer's index.
         logits: The unsteered logits.
     """
 
@@ -64,7 +64,7 @@ class PromptBatch:
 
 @dataclass(frozen=True, eq=False)
 class SweepPasses:
-    """Runs the passes of a sweep and reads the metrics.
+    """Runs the passes of a sweep and computes the metrics.
 
     Attributes:
         placed: The grid on its model.
@@ -82,7 +82,7 @@ class SweepPasses:
         return any(metric.reads == "all" for metric in self.metrics)
 
     def start(self, members: list[int], layers: list[int]) -> PromptBatch:
-        """The unsteered pass of a few prompts, with a start kept for each layer that is named by its place."""
+        """The unsteered pass of a few prompts, with a start kept for each layer, given by its index."""
         backend, grid = self.placed.backend, self.placed.grid
         rows = [self.placed.tokens[index] for index in members]
         longest, filler = max(map(len, rows)), backend.pad_token_id or 0
@@ -93,7 +93,7 @@ class SweepPasses:
         return PromptBatch(members, tokens, lengths, {layer: starts[grid.layers[layer]] for layer in layers}, logits)
 
     def unsteered(self, prompts: PromptBatch, rows: int, position: Position) -> Float[np.ndarray, "metrics prompts"]:
-        """Every metric without steering; a vector of so many rows there may leave something out of it."""
+        """Every metric without steering; tokens where a vector of this many rows lands may be left out."""
         everyone = torch.arange(len(prompts.members), device=prompts.tokens.device)
         marks = self._marks(prompts, everyone, [(rows, position)] * len(everyone))
         return self._read(prompts, everyone, prompts.logits, marks)
@@ -101,7 +101,7 @@ class SweepPasses:
     def ends(
         self, arms: Arms, prompts: PromptBatch, layer: int, rows: Sequence[Row]
     ) -> Float[Tensor, "rows *pos size"]:
-        """What the passes of a batch of rows end in, all of one layer."""
+        """The ends of the passes of a batch of rows, all of one layer."""
         placed = self.placed
         backend, number = placed.backend, placed.grid.layers[layer]
         picks = self._picks(prompts, rows)
@@ -112,7 +112,7 @@ class SweepPasses:
     def read(
         self, prompts: PromptBatch, rows: Sequence[Row], ends: Float[Tensor, "rows *pos size"]
     ) -> Float[np.ndarray, "metrics rows"]:
-        """Every metric of rows, of whatever layers, from what their passes ended in."""
+        """Every metric of rows, of any layers, from the ends of their passes."""
         picks = self._picks(prompts, rows)
         marks = self._marks(prompts, picks, self._places(rows))
         logits = self.placed.backend.read_out(ends)
@@ -120,17 +120,17 @@ class SweepPasses:
         return self._read(prompts, picks, logits, marks)
 
     def _picks(self, prompts: PromptBatch, rows: Sequence[Row]) -> Int[Tensor, " rows"]:
-        """Which of the prompts each row is."""
+        """The index of each row's prompt in the batch."""
         where = {prompt: row for row, prompt in enumerate(prompts.members)}
         return torch.tensor([where[row.item.prompt] for row in rows], device=prompts.tokens.device)
 
     def _places(self, rows: Sequence[Row]) -> list[tuple[int, Position]]:
-        """Rows of each one's vector, and where it goes."""
+        """The number of rows of each vector, and its position."""
         placed = self.placed
         return [(placed.rows[row.item.pair], placed.grid.positions[row.item.position]) for row in rows]
 
     def _prompts(self, rows: Sequence[Row]) -> Prompts:
-        """What is known of each row's prompt."""
+        """What is known about each row's prompt."""
         tokens, numbers = self.placed.tokens, [row.item.prompt for row in rows]
         return prompts_of(self.placed.backend, [tokens[number] for number in numbers], numbers=numbers)
 
@@ -158,7 +158,7 @@ class SweepPasses:
     def _marks(
         self, prompts: PromptBatch, picks: Tensor, places: Sequence[tuple[int, Position]]
     ) -> Bool[Tensor, "rows pos"]:
-        """Columns that a vector lands on, rows that are all zero included."""
+        """Columns on which a vector lands, including rows of the vector that are zero."""
         marks = torch.zeros(len(picks), prompts.tokens.shape[1], dtype=torch.bool)
         numbers = [prompts.members[pick] for pick in picks.tolist()]
         known = prompts_of(self.placed.backend, [self.placed.tokens[number] for number in numbers], numbers=numbers)
@@ -189,6 +189,6 @@ class SweepPasses:
 
 
 def _stacked(vectors: Sequence[Intervention], scales: Sequence[float]) -> Float[Tensor, "rows pos d_model"]:
-    """Injections of vectors of equal length, each at its coefficient."""
+    """Injections of vectors of equal length, each with its coefficient."""
     stack = torch.stack([vector.injection for vector in vectors if isinstance(vector, SteeringVector)])
     return stack * torch.tensor(scales).to(stack)[:, None, None]

@@ -17,10 +17,10 @@ Found_co = TypeVar("Found_co", covariant=True)
 
 @runtime_checkable
 class SweepRun(Protocol[Found_co]):
-    """A sweep under way."""
+    """A sweep that is running."""
 
     def cost(self) -> SweepCost:
-        """What is left to do."""
+        """The cost of what is left to do."""
 
     def everything(self, tick: Callable[[int], Any]) -> Found_co:
         """Do it; `tick` is called with the number of rows as they are done."""
@@ -41,12 +41,12 @@ class Plan(ABC, Generic[Found_co]):
 
     @abstractmethod
     def _begin(self, store: ResultStore | None, executor: Any = None) -> SweepRun[Found_co]:
-        """The run, with what is stored already, and who does it."""
+        """The run, with the store and the executor, if there are any."""
 
     @property
     @abstractmethod
     def record(self) -> dict[str, Any]:
-        """Everything that the numbers depend on, as JSON takes it."""
+        """Everything that the numbers depend on, as values for JSON."""
 
     @property
     def hash(self) -> str:

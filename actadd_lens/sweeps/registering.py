@@ -1,4 +1,4 @@
-"""Registering a plan: what is to be measured, and what decides, recorded under a hash before anything runs."""
+"""Registering a plan: what is measured, and which number decides, recorded with a hash before anything runs."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from actadd_lens.vectors.vector import SteeringVector
 
 
 def grid_record(placed: PlacedGrid) -> dict[str, Any]:
-    """Everything that the numbers of a grid depend on, as JSON takes it.
+    """Everything that the numbers of a grid depend on, as values for JSON.
 
     Args:
         placed: The grid on its model.
@@ -42,10 +42,10 @@ def _source(source: Source) -> dict[str, Any]:
 
 
 def plan_hash(record: dict[str, Any]) -> str:
-    """SHA-256 of a plan's record, whatever the order of its names.
+    """SHA-256 of a plan's record, independent of the order of its names.
 
     Args:
-        record: The plan as JSON takes it.
+        record: The plan, as values for JSON.
 
     >>> plan_hash({"a": 1, "b": 2}) == plan_hash({"b": 2, "a": 1})
     True
@@ -54,10 +54,10 @@ def plan_hash(record: dict[str, Any]) -> str:
 
 
 def register_plan(record: dict[str, Any], path: str | os.PathLike[str], *, question: str = "") -> str:
-    """Record a plan with its hash; a plan that is registered there already keeps its date and its question.
+    """Record a plan with its hash; a plan that is already registered there keeps its date and its question.
 
     Args:
-        record: The plan as JSON takes it.
+        record: The plan, as values for JSON.
         path: The file.
         question: What the run should decide, and by which number.
 
@@ -65,7 +65,7 @@ def register_plan(record: dict[str, Any], path: str | os.PathLike[str], *, quest
         The hash.
 
     Raises:
-        SettingError: The file holds another plan, or the same with another question, or something else.
+        SettingError: The file holds another plan, the same plan with another question, or something else.
     """
     file, found = Path(path), plan_hash(record)
     told = {
@@ -86,13 +86,13 @@ def register_plan(record: dict[str, Any], path: str | os.PathLike[str], *, quest
 
 
 def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A registered plan, its hash checked: `hash`, `question`, `registered` and `plan`.
+    """A registered plan, after checking its hash: `hash`, `question`, `registered` and `plan`.
 
     Args:
         path: The file.
 
     Raises:
-        SettingError: The file is not a plan, or was changed since.
+        SettingError: The file is not a plan, or was changed after the plan was registered.
     """
     try:
         told = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -100,5 +100,5 @@ def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SettingError(f"{path} holds no registered plan: {error!r}.") from error
     if not is_whole:
-        raise SettingError(f"The plan in {path} was changed after it was registered: its hash is another one.")
+        raise SettingError(f"The plan in {path} was changed after it was registered: its hash does not match.")
     return dict(told)

@@ -142,7 +142,7 @@ class Sweep:
         return np.array(cell_cautions(*self._flat(self._metric(metric))), dtype=object).reshape(self.grid.shape)
 
     def _flat(self, metric: int) -> tuple[np.ndarray, np.ndarray]:
-        """Both arms as [cells, prompts, samples]."""
+        """Steered and unsteered values as [cells, prompts, samples]."""
         steered = self.steered[metric][..., self.distinct, :]
         plain = np.broadcast_to(self.unsteered[metric][:, None, None, :, self.distinct], steered.shape)
         flat = (-1, *steered.shape[-2:])
@@ -274,7 +274,7 @@ class Sweep:
         )
 
     def _arms(self) -> Iterator[Float[np.ndarray, "metrics pairs layers coefficients positions prompts"]]:
-        """Effects by prompt of the vector, then of each null."""
+        """Effects by prompt, of the vector and then of each null."""
         yield self.by_prompt
         yield from (self.null_by_prompt[:, number] for number in range(self.grid.nulls))
 
@@ -302,7 +302,7 @@ class Sweep:
         axes = [(grid.labels, grid.layers, grid.coefficients, grid.positions) for grid in (mine, theirs)]
         if axes[0] != axes[1]:
             raise SettingError(
-                f"A sweep over {mine} and one over {theirs} share no frontier: use the same axes for both."
+                f"A sweep over {mine} and one over {theirs} cannot share a frontier: use the same axes for both."
             )
         chosen = (1 if damage is None else 0) if damage_metric is None else damage_metric
         first, second = self._metric(metric), other._metric(chosen)
@@ -408,7 +408,7 @@ class Sweep:
 
     @property
     def _unsteered_means(self) -> np.ndarray:
-        """Laid out to go with `steered`."""
+        """Unsteered means with the axes of `steered`."""
         return np.asarray(self.unsteered.mean(axis=-1)[:, :, None, None])
 
     def _metric(self, metric: int | str) -> int:
@@ -417,7 +417,7 @@ class Sweep:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CompletionSweep(Sweep):
-    """Scores of the texts that a model writes in every cell, and the texts.
+    """Scores of the texts that a model generates in every cell, and the texts.
 
     Attributes:
         texts: The steered text of each cell, prompt and sample.

@@ -1,4 +1,4 @@
-"""Results of long runs on disk: an sqlite file of values under keys that cover everything the values depend on."""
+"""Results of long runs on disk: an sqlite file of values, with keys for everything that the values depend on."""
 
 import hashlib
 import os
@@ -16,13 +16,13 @@ from jaxtyping import Float
 from actadd_lens.errors import SettingError
 
 _WAIT_SECONDS = 60.0
-"""How long one process waits for another that is writing."""
+"""Seconds that one process waits for another that is writing."""
 
 _MOST_AT_ONCE = 500
-"""Keys in one query; sqlite allows about a thousand."""
+"""Maximum number of keys in one query; sqlite allows about a thousand."""
 
 _CHECKSUM = 8
-"""Bytes before each value that its key and the value are hashed to."""
+"""Length, in bytes, of the checksum of key and value that is stored before each value."""
 
 _COLUMNS = ["key", "value"]
 
@@ -33,11 +33,11 @@ class ResultStore:
     Each `put` is one transaction. Existing values are kept. Each value has a checksum.
 
     Args:
-        path: The sqlite file; made when missing.
-        read_only: Whether only to read: then the file must exist, and nothing is written.
+        path: The sqlite file; it is created if it does not exist.
+        read_only: Whether only to read; then the file must exist, and nothing is written.
 
     Raises:
-        SettingError: The file is something else, or cannot be opened; also later, if it fails.
+        SettingError: The file is something else or cannot be opened; methods raise it too, if the file fails later.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
@@ -47,7 +47,7 @@ class ResultStore:
             self._connection = self._look() if read_only else self._open()
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The values that are there."""
+        """The stored values of those keys that have one."""
         found: dict[bytes, Any] = {}
         with self._told():
             for first in range(0, len(keys), _MOST_AT_ONCE):
@@ -57,7 +57,7 @@ class ResultStore:
         return {key: self._checked(key, value) for key, value in found.items()}
 
     def put(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Keep values, all or none of them."""
+        """Store values, all or none of them."""
         signed = [(key, _checksum(key, value) + value) for key, value in rows]
         with self._told():
             self._connection.execute("BEGIN IMMEDIATE")
@@ -65,19 +65,19 @@ class ResultStore:
                 self._connection.executemany("INSERT OR IGNORE INTO results VALUES (?, ?)", signed)
                 self._connection.execute("COMMIT")
             except BaseException:
-                with suppress(sqlite3.Error):  # a full disk has rolled it back already
+                with suppress(sqlite3.Error):  # if the disk is full, it was rolled back already
                     self._connection.execute("ROLLBACK")
                 raise
 
     def close(self) -> None:
-        """Let go of the file."""
-        with suppress(sqlite3.Error):  # the values are there, or were told not to be
+        """Close the file."""
+        with suppress(sqlite3.Error):  # the values are stored, or an error said that they are not
             self._connection.close()
         if self._copied is not None:
             self._copied.cleanup()
 
     def damaged(self, what: str) -> SettingError:
-        """The error that tells of a value that is none."""
+        """The error for a damaged value."""
         return SettingError(
             f"{self.path} holds a damaged value ({what}): delete the file, or name another one, and results are "
             "computed again."
@@ -96,7 +96,7 @@ class ResultStore:
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=_WAIT_SECONDS, isolation_level=None)
         try:
-            # Another process may be opening the file for the first time: the change of mode asks for the lock at once.
+            # Another process may be opening the file for the first time, and changing the mode needs the lock at once.
             connection.execute(f"PRAGMA busy_timeout = {int(1000 * _WAIT_SECONDS)}")
             self._check_tables(connection)
             connection.execute("PRAGMA journal_mode = WAL")
@@ -108,7 +108,7 @@ class ResultStore:
         return connection
 
     def _look(self) -> sqlite3.Connection:
-        """The file as it stands. sqlite would write beside it to read its log, so with a log a copy is read."""
+        """The file without changes. To read a log, sqlite would write next to the file, so then a copy is read."""
         source = self.path.resolve()
         log = source.with_name(source.name + "-wal")
         if log.exists() and log.stat().st_size:
@@ -120,7 +120,7 @@ class ResultStore:
         else:
             connection = sqlite3.connect(f"{source.as_uri()}?immutable=1", uri=True, isolation_level=None)
         try:
-            if not self._check_tables(connection):  # made, and then killed: nothing is stored
+            if not self._check_tables(connection):  # its process was killed after creating it: nothing is stored
                 connection.close()
                 connection = sqlite3.connect(":memory:")
                 connection.execute("CREATE TABLE results (key BLOB PRIMARY KEY, value BLOB NOT NULL)")
@@ -130,7 +130,7 @@ class ResultStore:
         return connection
 
     def _check_tables(self, connection: sqlite3.Connection) -> bool:
-        """Whether there is a table of results yet; a file of other tables is someone else's."""
+        """Whether there is a table of results yet; a file with other tables is not a store."""
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         columns = [row[1] for row in connection.execute("PRAGMA table_info(results)")]
         if tables and (tables != {"results"} or columns != _COLUMNS):
@@ -139,18 +139,18 @@ class ResultStore:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Whatever sqlite or the disk complains of, in one error that names the file."""
+        """Turn any error of sqlite or the disk into one that names the file."""
         try:
             yield
         except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             raise SettingError(
                 f"{self.path} cannot hold the results of a sweep ({error}): name an sqlite file that a sweep made, or "
-                "one that does not exist yet, in a folder that does and can be written to."
+                "a new file in an existing folder that can be written to."
             ) from error
 
 
 def check_store_path(path: str | os.PathLike[str]) -> Path:
-    """The path of a store, once it is known to be none that cannot be one; nothing is opened or written.
+    """The path of a store, after checking that it can be one; nothing is opened or written.
 
     Raises:
         SettingError: It is not a path, it is a folder or a device, or there is no folder for it.
@@ -173,7 +173,7 @@ def check_store_path(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def open_store(path: str | os.PathLike[str] | None, *, read_only: bool = False) -> Iterator[ResultStore | None]:
-    """The store at a path, closed afterwards; None without a path, or where there is only to look and no file yet."""
+    """The store at a path, closed afterwards; None without a path, or if it is only read and does not exist yet."""
     if path is None or (read_only and not check_store_path(path).exists()):
         yield None
         return
@@ -190,10 +190,10 @@ def pack(values: Float[np.ndarray, " numbers"]) -> bytes:
 
 
 def unpack(store: ResultStore, value: bytes, count: int) -> Float[np.ndarray, " numbers"]:
-    """The way back.
+    """Numbers from bytes.
 
     Raises:
-        SettingError: It is not so many numbers.
+        SettingError: The number of values is not the expected one.
     """
     if len(value) != 8 * count:
         raise store.damaged(f"{len(value)} bytes, where {count} numbers were expected")

@@ -1,4 +1,4 @@
-"""Sweeps: metrics in every cell of layers x coefficients x pairs x positions, at about the cost of the arithmetic.
+"""Sweeps: metrics in every cell of layers x coefficients x pairs x positions, with little overhead.
 
 The unsteered stream of a few prompts is computed once and kept at every layer. Each cell, prompt and null vector is a
 row of a batch that starts at its layer; results are written as they come.
@@ -35,13 +35,13 @@ from actadd_lens.sweeps.store import ResultStore, check_store_path, pack, unpack
 from actadd_lens.workers import Job, done
 
 _START_BYTES = 2**28
-"""Most memory for the streams and logits of a few prompts that are kept for their cells."""
+"""Maximum memory, in bytes, for the streams and logits of a few prompts that are kept for their cells."""
 
 _FEWEST_PROMPTS = 8
-"""Prompts that share an unsteered pass, however many rows their cells are."""
+"""Minimum number of prompts that share an unsteered pass, however many rows their cells have."""
 
 _FEWEST_ROWS = 32
-"""Steered rows for each prompt of a piece, layers permitting: its worker makes an unsteered pass of the prompts."""
+"""Minimum number of steered rows per prompt in a piece, if there are enough layers, for one unsteered pass."""
 
 
 def sweep(
@@ -156,7 +156,7 @@ class SweepPlan(Plan[Sweep]):
 
     @property
     def record(self) -> dict[str, Any]:
-        """Everything that the numbers depend on, as JSON takes it."""
+        """Everything that the numbers depend on, as values for JSON."""
         metrics = [
             {"name": metric.name, "hash": digest((metric.name, metric.reads, metric.bind)).hex()}
             for metric in self.passes.metrics
@@ -165,7 +165,7 @@ class SweepPlan(Plan[Sweep]):
 
     @property
     def recipe(self) -> SweepRecipe:
-        """What a worker needs of it."""
+        """What a worker needs to know of it."""
         placed = self.passes.placed
         return SweepRecipe(placed.grid, placed.tokens, placed.rows, self.passes.metrics, self.batch_size)
 
@@ -178,7 +178,7 @@ class SweepPlan(Plan[Sweep]):
         return _Run(self, store, executor)
 
     def layer_chunks(self, pairs: range) -> list[range]:
-        """Layers that make one piece of a sweep, by their places: few where each has many rows."""
+        """The layers of each piece of a sweep, by their indices; few if each has many rows."""
         grid = self.passes.placed.grid
         _, layers, coefficients, positions = grid.shape
         rows = len(pairs) * coefficients * positions * (1 + grid.nulls)
@@ -186,9 +186,9 @@ class SweepPlan(Plan[Sweep]):
         return [range(first, min(first + step, layers)) for first in range(0, layers, step)]
 
     def prompt_chunks(self, pairs: range) -> list[list[int]]:
-        """Prompts that share an unsteered pass: as many as fill a batch of cells, little padding, bounded memory.
+        """Prompts that share an unsteered pass: enough to fill a batch of cells, with little padding and memory.
 
-        A caller's hook may count columns from the end, so where there are any, prompts of a chunk have one length.
+        A caller's hook may count columns from the end, so if there are any, the prompts of a chunk have equal lengths.
         """
         placed = self.passes.placed
         backend, grid, lengths = placed.backend, placed.grid, [len(row) for row in placed.tokens]
@@ -213,7 +213,7 @@ class SweepPlan(Plan[Sweep]):
 
 @dataclass(eq=False)
 class _Run:
-    """The results of a sweep as they come in."""
+    """Collects the results of a sweep as they arrive."""
 
     plan: SweepPlan
     store: ResultStore | None
@@ -237,7 +237,7 @@ class _Run:
             self.keys = SweepKeys(self.passes.placed, self.passes.metrics)
 
     def cost(self) -> SweepCost:
-        """What is to be done, from the same pieces that `everything` goes through."""
+        """The cost of what is left to do, from the same pieces that `everything` goes through."""
         grid, batch_size = self.grid, self.plan.batch_size
         rows = grid.cells * len(grid.prompts) * (1 + grid.nulls)
         left = passes = 0
@@ -252,7 +252,7 @@ class _Run:
         return SweepCost(str(grid), cells, prompts, grid.nulls, 1, rows, rows - left, passes, batch_size)
 
     def _count(self, items: Sequence[Item]) -> int:
-        """Rows of items."""
+        """The number of rows of items."""
         return sum(self.grid.nulls if item.is_null else 1 for item in items)
 
     def everything(self, tick: Callable[[int], Any]) -> Sweep:
@@ -275,13 +275,13 @@ class _Run:
     def _rows(self, chunk: Chunk) -> int:
         return sum(self._count(items) for _, items in chunk.layers)
 
-    # -- what is there -----------------------------------------------------------------------------------------
+    # -- what is stored -----------------------------------------------------------------------------------------
 
     def _chunks(self) -> Iterator[Chunk]:
-        """The pieces that are not stored; the values of those that are go into the results.
+        """The pieces that are not stored; stored values go into the results.
 
-        Pieces are the same whatever is stored, and whoever runs them: neighbouring layers stay together until their
-        rows are many beside the unsteered pass that a worker has to make for them.
+        Pieces do not depend on what is stored or on who runs them. Neighbouring layers are combined until they have
+        many more rows than the unsteered pass that a worker has to run for them.
         """
         for pairs in self.passes.placed.pair_chunks():
             for prompts in self.plan.prompt_chunks(pairs):
@@ -294,7 +294,7 @@ class _Run:
                     reads_unsteered = False
 
     def _missing(self, pairs: range, prompts: Sequence[int]) -> dict[int, list[Item]]:
-        """The items of each layer that are not stored; the values of those that are go into the results."""
+        """The items of each layer that are not stored; stored values go into the results."""
         _, layers, coefficients, positions = self.grid.shape
         found = {}
         for layer in range(layers):
@@ -310,7 +310,7 @@ class _Run:
         return found
 
     def _recall(self, items: Sequence[Item]) -> list[bool]:
-        """Whether all metrics of each item are stored; those that are get their values."""
+        """Whether all metrics of each item are stored; if so, their values go into the results."""
         if self.store is None:
             return [False] * len(items)
         keys = [self.keys.item(*item) for item in items]
@@ -343,10 +343,10 @@ class _Run:
             self.unsteered[(slice(None), *place)] = [unpack(self.store, stored[key], 1)[0] for key in row]
         return True
 
-    # -- what comes --------------------------------------------------------------------------------------------
+    # -- what arrives --------------------------------------------------------------------------------------------
 
     def _arrived(self, found: Found) -> None:
-        """Keep and store what came of a batch."""
+        """Keep and store the results of a batch."""
         for place, values in found.plain:
             self.unsteered[(slice(None), *place)] = values
         for item, values in found.items:

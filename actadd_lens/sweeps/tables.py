@@ -1,4 +1,4 @@
-"""What the results of sweeps share: cells by their places, means over what is there, the side that counts."""
+"""What the results of sweeps share: cells by their indices, means without NaN, and the side of a test."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +10,11 @@ from actadd_lens.statistics import Alternative
 from actadd_lens.sweeps.grid import Grid
 
 Place = tuple[int, int, int, int]
-"""A cell by its places on the axes: pair, layer, coefficient, position."""
+"""A cell by its indices on the axes: pair, layer, coefficient, position."""
 
 
 def cells_of(grid: Grid) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Every cell by its places and by its values."""
+    """Every cell, by its indices and by its values."""
     for pair, layer, coefficient, position in np.ndindex(*grid.shape):
         told = {
             "pair": grid.labels[pair],
@@ -26,7 +26,7 @@ def cells_of(grid: Grid) -> Iterator[tuple[Place, dict[str, Any]]]:
 
 
 def place_of(name: str, value: Any, axis: Any) -> int:
-    """Where a value stands on an axis; None is the only one."""
+    """The index of a value on an axis; None stands for the only value."""
     values = list(axis)
     if value is None and len(values) == 1:
         return 0
@@ -38,12 +38,12 @@ def place_of(name: str, value: Any, axis: Any) -> int:
 
 
 def finite(values: np.ndarray) -> np.ndarray:
-    """The same with NaN for what is infinite."""
+    """The same values with NaN for infinite ones."""
     return np.where(np.isfinite(values), values, np.nan)
 
 
 def mean_of(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is not NaN; NaN where nothing is."""
+    """Mean over the last axis, without NaN; NaN if there is no other value."""
     kept = ~np.isnan(values)
     counts = kept.sum(axis=-1)
     total = np.where(kept, values, 0.0).sum(axis=-1)
@@ -51,7 +51,7 @@ def mean_of(values: np.ndarray) -> np.ndarray:
 
 
 def directed(values: np.ndarray, alternative: Alternative) -> np.ndarray:
-    """The same with large numbers for what counts."""
+    """The same values, transformed so that large ones are extreme on the side of the test."""
     if alternative not in ("greater", "less", "two-sided"):
         raise SettingError(f"The alternative {alternative!r} is not known: use 'greater', 'less' or 'two-sided'.")
     return values if alternative == "greater" else -values if alternative == "less" else np.abs(values)

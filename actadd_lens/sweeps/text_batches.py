@@ -1,4 +1,4 @@
-"""A text sweep's work in pieces: rows that decode together, the same ones whoever decodes them."""
+"""A text sweep's work in pieces: rows that decode together; the pieces are the same for any workers."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from actadd_lens.sweeps.passes import Arms, Row
 from actadd_lens.writing.decoding import Cell, DecodeSettings, continuation_texts, decode_cells
 
 Texts = list[tuple[str, ...]]
-"""For each arm, its samples."""
+"""For each vector of an item, its samples."""
 
 UNSTEERED = -1
-"""In place of a pair: nothing is added."""
+"""Used in place of a pair if nothing is added."""
 
 
 class TextBatch(NamedTuple):
     """Rows that decode together.
 
     Attributes:
-        pairs: Places of the pairs whose vectors are computed together.
-        members: The rows, each of which becomes a text for each sample.
+        pairs: Indices of the pairs whose vectors are computed together.
+        members: The rows; each gives one text per sample.
     """
 
     pairs: tuple[int, ...]
@@ -36,12 +36,12 @@ class TextBatch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TextRecipe:
-    """What a worker needs of a text sweep.
+    """What a worker needs to know of a text sweep.
 
     Attributes:
         grid: The axes.
         tokens: Token ids of each prompt.
-        rows: Rows of each pair's vectors.
+        rows: Number of rows of each pair's vectors.
         settings: How texts are decoded.
     """
 
@@ -72,9 +72,9 @@ class TextDesk:
     def parts(
         self, batch: TextBatch, tick: Callable[[int], Any]
     ) -> Generator[list[tuple[Row, tuple[str, ...]]], None, None]:
-        """Each row with its texts; in halves where memory does not suffice."""
+        """Each row with its texts; in halves if there is not enough memory."""
         if batch.rows and self._vectors[0] != batch.pairs:
-            self._vectors = ((), {})  # before the next ones are made
+            self._vectors = ((), {})  # to free memory before the next ones are made
             self._vectors = (batch.pairs, self._placed.vectors(batch.pairs))
         is_too_large = self._fits is not None and len(batch.members) > self._fits
         texts = None if is_too_large else self._decode([self._cell(row) for row in batch.members])
@@ -96,7 +96,7 @@ class TextDesk:
         return Cell(self._placed.tokens[item.prompt], (placed,), item.prompt)
 
     def _decode(self, cells: Sequence[Cell]) -> Texts | None:
-        """The texts of each cell; None where memory does not suffice, and a smaller batch is to be tried."""
+        """The texts of each cell; None if there is not enough memory, so that a smaller batch is needed."""
         try:
             written = decode_cells(
                 self._placed.backend, cells, self._settings, batch_size=len(cells) * self._settings.n

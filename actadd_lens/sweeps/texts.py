@@ -1,4 +1,4 @@
-"""Sweeps over texts: what a model writes in every cell of a grid, decoded together, and how it scores."""
+"""Sweeps over texts: what a model generates in every cell of a grid, decoded together, and its scores."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ from actadd_lens.writing.decoding import DecodeSettings
 from actadd_lens.writing.sampling import Sampling
 
 _MOST_ROWS = 2**20
-"""Rows that decode together at most, whatever is asked for."""
+"""Maximum number of rows that decode together, even if a larger batch is requested."""
 
 
 def sweep_completions(
@@ -160,14 +160,14 @@ class CompletionSweepPlan(Plan[CompletionSweep]):
 
     @property
     def record(self) -> dict[str, Any]:
-        """Everything that the numbers depend on, as JSON takes it."""
+        """Everything that the numbers depend on, as values for JSON."""
         judges = [{"name": scorer_name(scorer), "hash": digest(scorer).hex()} for scorer in self.scorers]
         settings = {**dataclasses.asdict(self.settings), "use_past_kv_cache": None}  # which changes no text
         return {**grid_record(self.placed), "scorers": judges, "decoding": settings}
 
     @property
     def recipe(self) -> TextRecipe:
-        """What a worker needs of it."""
+        """What a worker needs to know of it."""
         placed = self.placed
         return TextRecipe(placed.grid, placed.tokens, placed.rows, self.settings)
 
@@ -182,7 +182,7 @@ class CompletionSweepPlan(Plan[CompletionSweep]):
 
 @dataclass(eq=False)
 class _Run:
-    """Texts and scores as they come in."""
+    """Collects texts and scores as they arrive."""
 
     plan: CompletionSweepPlan
     store: ResultStore | None
@@ -211,7 +211,7 @@ class _Run:
             self.keys = SweepKeys(self.placed, [told])
 
     def cost(self) -> SweepCost:
-        """What is to be done."""
+        """The cost of what is left to do."""
         grid, n, steps = self.grid, self.plan.settings.n, self.plan.settings.max_new_tokens
         rows = grid.cells * len(grid.prompts) * (1 + grid.nulls) * n
         left, per_batch, passes = 0, max(1, self.batch_size // n), 0
@@ -225,7 +225,7 @@ class _Run:
         return SweepCost(str(grid), grid.cells, prompts, grid.nulls, n, rows, rows - left, passes, self.batch_size)
 
     def everything(self, tick: Callable[[int], Any]) -> CompletionSweep:
-        """Go through all pairs, the unsteered arm among the first."""
+        """Go through all pairs; the unsteered texts belong to the first batch."""
         pending: dict[Item, dict[int, tuple[str, ...]]] = {}
         job = Job(self.plan.backend, self.plan.recipe, lambda batch: batch.rows * self.plan.settings.n)
         with closing(done(job, self._batches(), tick, executor=self.executor)) as arriving:
@@ -255,11 +255,11 @@ class _Run:
         )
 
     def _chunks(self) -> list[tuple[int, ...]]:
-        """Pairs that decode together; the unsteered arm goes with the first, for a batch of its own would cost more."""
+        """Pairs that decode together; unsteered texts join the first, because a batch of their own would cost more."""
         first, *others = self.placed.pair_chunks()
         return [(UNSTEERED, *first), *map(tuple, others)]
 
-    # -- what is there -----------------------------------------------------------------------------------------
+    # -- what is stored -----------------------------------------------------------------------------------------
 
     def _arms(self, item: Item) -> int:
         return self.grid.nulls if item.is_null else 1
@@ -268,7 +268,7 @@ class _Run:
         return (self.keys.plain(item.prompt) if item.pair == UNSTEERED else self.keys.item(*item))[0]
 
     def _items(self, pairs: Sequence[int], prompt: int) -> list[Item]:
-        """All that is to be written after one prompt."""
+        """Everything that is to be generated for one prompt."""
         _, layers, coefficients, positions = self.grid.shape
         found = [Item(UNSTEERED, 0, 0, 0, prompt, is_null=False)] if UNSTEERED in pairs else []
         return found + [
@@ -280,7 +280,7 @@ class _Run:
         ]
 
     def _missing(self, pairs: Sequence[int]) -> Iterator[Item]:
-        """Items that are not stored, prompts from the shortest on; the others go into the results."""
+        """Items that are not stored, beginning with the shortest prompt; stored ones go into the results."""
         for prompt in self.placed.by_length():
             items = self._items(pairs, prompt)
             keys = [self._key(item) for item in items] if self.store is not None else []
@@ -290,7 +290,7 @@ class _Run:
             yield from (item for item in items if known.get(item) not in stored)
 
     def _stored(self, item: Item, value: bytes) -> Texts:
-        """Texts as they were packed, which they are looked at for."""
+        """Texts from their packed form, after checking it."""
         try:
             found = [tuple(samples) for samples in json.loads(value)]
         except (ValueError, TypeError, RecursionError):
@@ -311,16 +311,16 @@ class _Run:
             while batch := tuple(islice(rows, size)):
                 yield TextBatch(tuple(pair for pair in pairs if pair != UNSTEERED), batch)
 
-    # -- what comes --------------------------------------------------------------------------------------------
+    # -- what arrives --------------------------------------------------------------------------------------------
 
     def _finish(self, finished: Sequence[tuple[Item, Texts]]) -> None:
-        """Keep and store items whose last arm is there."""
+        """Keep and store items for which all texts have been generated."""
         self._keep(finished)
         if self.store is not None:
             self.store.put((self._key(item), _pack(texts)) for item, texts in finished)
 
     def _keep(self, found: Sequence[tuple[Item, Texts]]) -> None:
-        """Score texts and put them where they belong; those of nulls are scored and let go."""
+        """Score texts and put them into the results; for nulls, only the scores are kept."""
         if not found:
             return
         flat = [texts for _, arms in found for texts in arms]
@@ -341,4 +341,4 @@ class _Run:
 
 
 def _pack(texts: Texts) -> bytes:
-    return json.dumps(texts, ensure_ascii=True).encode()  # a model may write half of a surrogate pair
+    return json.dumps(texts, ensure_ascii=True).encode()  # a model may generate half of a surrogate pair

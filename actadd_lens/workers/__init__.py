@@ -1,4 +1,4 @@
-"""Work in other processes: tasks of a job, done here or by the workers of any executor, with identical numbers."""
+"""Work in other processes: the tasks of a job, done here or by the workers of any executor, with equal results."""
 
 from actadd_lens.workers.crews import WorkerWarning, check_executor, done
 from actadd_lens.workers.jobs import Desk, Job, Recipe

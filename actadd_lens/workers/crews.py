@@ -1,4 +1,4 @@
-"""Driving an executor: tasks out, parts back, the dead replaced, what is finished kept when the driver is stopped."""
+"""Driving an executor: it sends tasks, receives results, replaces lost workers, and keeps finished results."""
 
 import hashlib
 import warnings
@@ -19,10 +19,10 @@ from actadd_lens.workers.pools import Pool, as_pool, is_executor
 from actadd_lens.workers.shipping import packed, unpacked
 
 _MOST_TRIES = 5
-"""How often a task is given out before whatever kills its workers counts as an error of its own."""
+"""Number of attempts at a task before the loss of its workers is reported as an error."""
 
 _SMALL = 2**15
-"""Bytes of a brief that travels with every task; larger ones are sent to those who ask for them."""
+"""Maximum size, in bytes, of a brief that is sent with every task; larger ones are sent on request."""
 
 
 class WorkerWarning(UserWarning):
@@ -31,7 +31,7 @@ class WorkerWarning(UserWarning):
 
 @dataclass(eq=False)
 class _Errand(Generic[Task]):
-    """A task on its way."""
+    """A task that was sent, or will be."""
 
     task: Task
     tries: int = 0
@@ -45,10 +45,10 @@ class Crew(Generic[Task, Part]):
     """The workers of one job.
 
     Attributes:
-        job: What is to be done.
-        pool: Who does it.
-        tick: Told of the units of each task that is finished.
-        brief: What a worker has to know of the job, packed.
+        job: The job.
+        pool: The workers.
+        tick: Called with the number of units of each finished task.
+        brief: What a worker has to know about the job, packed.
     """
 
     job: Job[Task, Part]
@@ -65,7 +65,7 @@ class Crew(Generic[Task, Part]):
         self._number = hashlib.sha256(self.brief).digest()[:16]
 
     def done(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Part]]:
-        """Each task with its parts, as workers finish them."""
+        """Each task with its parts, in the order in which workers finish them."""
         coming = (_Errand(task) for task in tasks)
         try:
             while True:
@@ -85,7 +85,7 @@ class Crew(Generic[Task, Part]):
             self.pool.drop()
 
     def _give_out(self, coming: Iterator[_Errand[Task]]) -> None:
-        """As many tasks as there is room for; those that came back first."""
+        """Send as many tasks as there is room for, beginning with those that have to be repeated."""
         while len(self._pending) < self.pool.room:
             errand = self._again.popleft() if self._again else next(coming, None)
             if errand is None:
@@ -112,7 +112,7 @@ class Crew(Generic[Task, Part]):
     def _taken(self, errand: _Errand[Task], future: "Future[Answer]") -> Iterator[tuple[Task, Part]]:
         try:
             found = future.result()
-        except (CancelledError, Exception) as error:  # tasks answer with their own errors: this is the worker's
+        except (CancelledError, Exception) as error:  # tasks return their own errors: this is the worker's
             self._lost(errand, error)
             return
         if found.failure is not None:
@@ -127,20 +127,20 @@ class Crew(Generic[Task, Part]):
         self.tick(self.job.size(errand.task))
 
     def _lost(self, errand: _Errand[Task], error: BaseException) -> None:
-        """A worker is gone: the task is given out again, to a new pool where the old one broke."""
+        """A worker was lost: the task is sent again, to a new pool if the old one broke."""
         errand.tries += 1
         if errand.tries >= _MOST_TRIES:
             raise WorkerError(
-                f"A task was given out {errand.tries} times, and each time its worker was lost "
+                f"A task was sent {errand.tries} times, and each time its worker was lost "
                 f"({type(error).__name__}: {error}): it may need more memory than there is (try a smaller batch_size), "
-                "or workers may not find this package. What was finished is kept where path= was given."
+                "or workers may not find this package. With path=, finished results are stored."
             ) from error
         if errand.renewals == self.pool.renewals:
             self.pool.has_lost(error)
         self._again.append(errand)
 
     def _finished_already(self) -> Iterator[tuple[Task, Part]]:
-        """What came in while the driver was being stopped."""
+        """Results that arrived while the driver was being stopped."""
         for future, errand in self._pending.items():
             future.cancel()
             if future.done() and not future.cancelled() and future.exception() is None:
@@ -157,9 +157,9 @@ class Crew(Generic[Task, Part]):
         if found.trims and not self._has_warned:
             self._has_warned = True
             warnings.warn(
-                "Workers give memory back to the system at every step (MALLOC_TRIM_THRESHOLD_), which makes torch far "
-                "slower: before the workers start, dask.config.set(actadd_lens.workers.DASK_SETTINGS), as the page on "
-                "executors tells.",
+                "Workers return memory to the system at every step (MALLOC_TRIM_THRESHOLD_), which makes torch much "
+                "slower: before the workers start, call dask.config.set(actadd_lens.workers.DASK_SETTINGS), as the "
+                "page on executors explains.",
                 WorkerWarning,
                 stacklevel=2,
             )
@@ -173,20 +173,20 @@ def done(
     executor: Any = None,
     desk: Desk[Task, Part] | None = None,
 ) -> Generator[tuple[Task, Part], None, None]:
-    """Each task with each of its parts, as they come: in order here, in any order from workers.
+    """Each task with each of its parts, as they are finished: in order in this process, in any order from workers.
 
-    Close it, as `contextlib.closing` does, when it is not read to its end: tasks that nobody waits for are taken back.
+    Close it, as `contextlib.closing` does, if it is not read to its end, so that waiting tasks are cancelled.
 
     Args:
-        job: What is to be done.
-        tasks: Its tasks; they are asked for as there is room for more.
-        tick: Told of units as they are done.
-        executor: As in `sweep`; by default everything is done here.
-        desk: The driver's own desk, where it has one already.
+        job: The job.
+        tasks: Its tasks, which are read only when there is room for more.
+        tick: Called with the number of units as they are done.
+        executor: As in `sweep`; by default everything is done in this process.
+        desk: The driver's own desk, if it has one already.
 
     Raises:
-        SettingError: The executor is none, or hooks on the model would not act in its workers.
-        WorkerError: Workers die again and again, or would compute other numbers.
+        SettingError: It is not an executor, or hooks on the model would not act in its workers.
+        WorkerError: Workers die repeatedly, or would compute other numbers.
     """
     if executor is not None:
         yield from crew_of(job, executor, tick).done(tasks)
@@ -202,7 +202,7 @@ def crew_of(job: Job[Task, Part], executor: Any, tick: Callable[[int], Any]) -> 
     """The crew of an executor.
 
     Raises:
-        SettingError: It is not an executor; or there are hooks on the model, which workers would not have.
+        SettingError: It is not an executor, or there are hooks on the model, which workers would not have.
         WorkerError: The job cannot be sent.
     """
     backend = job.backend
@@ -222,39 +222,39 @@ def crew_of(job: Job[Task, Part], executor: Any, tick: Callable[[int], Any]) -> 
 
 
 def check_executor(backend: Backend, executor: Any) -> None:
-    """See that an executor is one, and that workers could compute what this process does, before anything runs.
+    """Check the executor, and that its workers would compute the same as this process, before anything runs.
 
     Args:
         backend: The model.
         executor: As in `sweep`; None is fine.
 
     Raises:
-        SettingError: It is not an executor; or there are hooks on the model, which workers would not have.
+        SettingError: It is not an executor, or there are hooks on the model, which workers would not have.
     """
     if executor is None:
         return
     if not is_executor(executor) and not callable(executor):
         raise SettingError(
-            f"executor is {executor!r}: expected something with submit, as of concurrent.futures, such as a process "
+            f"executor is {executor!r}: expected something with submit, as in concurrent.futures, such as a process "
             "pool or Dask's client.get_executor(pure=False); or a function that makes one."
         )
     hooks = callers_hooks(backend)
     if hooks:
         raise SettingError(
-            f"There are hooks of your own on the model ({', '.join(hooks)}), which workers would not have: take them "
-            "away (model.reset_hooks()), or leave executor= out."
+            f"There are hooks of your own on the model ({', '.join(hooks)}), which workers would not have: remove "
+            "them (model.reset_hooks()), or leave executor= out."
         )
 
 
 def _model_bytes(backend: Backend) -> bytes:
-    """The model as it is, once no hook of steering would travel with it.
+    """The model itself, packed, after checking that no steering hook would be sent with it.
 
     Raises:
         SettingError: Steering is open on it.
     """
     if backend.hooked_names():
         raise SettingError(
-            "The model has to be sent to the workers as it is, and steering is open on it: leave steer(...) first, or "
+            "The model has to be sent to the workers as it is, but steering is open on it: end steer(...) first, or "
             "save the model to a folder and load that, so that workers can load it too."
         )
     return packed(backend.model)

@@ -1,7 +1,7 @@
-"""What a worker does: it sets up a desk once, keeps it, and does tasks at it.
+"""What a worker does: it sets up a desk (a model and a job) once, keeps it, and does tasks with it.
 
-A task travels alone. What it belongs to (the brief: which model, what is asked of it) is kept by the worker under a
-hash, and sent again only to a worker that says it lacks it; so is a model that was made by hand.
+A task is sent without its job. The worker keeps the job (the brief: which model, and what to compute) under a hash, and
+gets it again only if it reports that it is missing. The same holds for a model that was made by hand.
 """
 
 import os
@@ -22,7 +22,7 @@ from actadd_lens.models import Backend, ModelSource, backend_of
 from actadd_lens.workers.shipping import packed, unpacked
 
 _MOST_DESKS = 4
-"""Jobs that a worker keeps at hand; they share one model."""
+"""Maximum number of jobs that a worker keeps; they share one model."""
 
 Lack = Literal["brief", "model"]
 
@@ -32,12 +32,12 @@ class ModelOrder:
     """Which model a job is for.
 
     Attributes:
-        key: Hash of all that its outputs depend on.
+        key: Hash of everything that its outputs depend on.
         name: Its name, for messages.
-        source: What makes it, where that is known.
-        device: `cpu`, `cuda` and so on, where the driver has it.
+        source: How it was loaded, if that is known.
+        device: Its device in the driver: `cpu`, `cuda` and so on.
         around: What else its outputs depend on.
-        threads: How many threads torch is to use; None where the worker is to decide.
+        threads: Number of threads for torch; None if the worker decides.
     """
 
     key: bytes
@@ -52,11 +52,11 @@ class Answer(NamedTuple):
     """What a worker sends back.
 
     Attributes:
-        parts: What came of the task.
-        lacks: What has to be sent along before it can be done.
-        failure: The error that it ended in, packed.
-        device: What the worker computes on.
-        trims: Whether its memory is given back to the system so often that torch slows down.
+        parts: The results of the task.
+        lacks: What the driver has to send before the task can be done.
+        failure: The error that the task raised, packed.
+        device: The worker's kind of device.
+        trims: Whether the worker returns memory to the system so often that torch slows down.
     """
 
     parts: list[Any]
@@ -67,7 +67,7 @@ class Answer(NamedTuple):
 
 
 class _Desks:
-    """The desks that this process keeps. A worker has no other place for a model between two tasks."""
+    """The desks that this process keeps, because a worker has no other place for a model between two tasks."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -75,7 +75,7 @@ class _Desks:
         self._model: tuple[bytes, Backend] | None = None
 
     def desk(self, number: bytes, brief: bytes | None, content: bytes | None) -> tuple[Backend, Any] | Lack:
-        """The desk of a job, set up when it is first asked for; or what is lacking for it."""
+        """The desk of a job, set up at its first use; or what is missing for it."""
         if number in self._found:
             self._found.move_to_end(number)
             return self._found[number]
@@ -93,17 +93,17 @@ class _Desks:
         return self._found[number]
 
     def _backend(self, order: ModelOrder, content: bytes | None) -> Backend | None:
-        """The model, checked against the driver's; None where only the driver's own bytes would be it."""
+        """The model, compared with the driver's; None if the driver has to send its own."""
         if self._model is not None and self._model[0] == order.key:
             return self._model[1]
-        self._model = None  # two models may not fit beside each other
+        self._model = None  # two models may not fit into memory
         self._found.clear()
         if content is not None:
             model = unpacked(content)
             found = backend_of(model if order.device == "cpu" else model.to(order.device))
         elif order.source is not None:
             device = order.source.device
-            anywhere = None if device is None else device.partition(":")[0]  # numbers of devices are each machine's own
+            anywhere = None if device is None else device.partition(":")[0]  # device numbers differ between machines
             found = backend_of(replace(order.source, device=anywhere).load())
         else:
             return None
@@ -116,12 +116,12 @@ class _Desks:
 
 
 def _check_sendable(order: ModelOrder, found: Backend, *, is_sent: bool) -> None:
-    """See that a model that came out otherwise would come right if the driver sent its own."""
+    """Check that a model that differs from the driver's would be equal if the driver sent its own."""
     here = surroundings(found)
     others = [f"{name} {here[name]} instead of {value}" for name, value in order.around.items() if here[name] != value]
     if not others and not is_sent:
         return
-    told = ", ".join(others) or "the model itself came out otherwise"
+    told = ", ".join(others) or "the model itself differs"
     raise WorkerError(
         f"A worker on {platform.node()} would not compute what {order.name} computes in the driver ({told}): give both "
         "the same environment."
@@ -132,15 +132,15 @@ _kept = _Desks()
 
 
 def answer(number: bytes, task: Any, brief: bytes | None = None, content: bytes | None = None) -> Answer:
-    """Do a task, in whatever process this is called.
+    """Do a task in the process in which this is called.
 
     Args:
         number: Hash of the job that it belongs to.
         task: The task.
-        brief: A model order and a recipe, packed; may be left out where the worker knows the job.
+        brief: A model order and a recipe, packed; may be left out if the worker knows the job.
         content: The model, packed.
     """
-    with _kept.lock:  # one at a time: a pool of threads shares the model
+    with _kept.lock:  # one task at a time, because a pool of threads shares the model
         try:
             found = _kept.desk(number, brief, content)
             if isinstance(found, str):
@@ -148,28 +148,28 @@ def answer(number: bytes, task: Any, brief: bytes | None = None, content: bytes 
             backend, desk = found
             with closing(desk.parts(task, _quiet)) as parts:
                 return Answer([*parts], device=backend.device.type, trims=_trims(backend))
-        except Exception as error:  # told to the driver, which cannot know it from the death of a worker otherwise
+        except Exception as error:  # it is sent to the driver, which would take it for the loss of a worker otherwise
             return Answer([], failure=_packed(error))
 
 
 def _quiet(units: int) -> None:
-    """Nobody looks at a bar here."""
+    """A worker shows no progress bar."""
 
 
 def _packed(error: Exception) -> bytes:
-    """An error with its traceback in words, or the words alone where it cannot be sent."""
+    """An error with its traceback as text; only the text if the error cannot be sent."""
     told = f"In a worker on {platform.node()}:\n{''.join(traceback.format_exception(error))}"
     try:
         error.add_note(told)
         content = packed(error.with_traceback(None))
         unpacked(content)
-    except Exception:  # whatever a foreign exception does when it is rebuilt
+    except Exception:  # rebuilding other people's exceptions may raise anything
         return packed(WorkerError(told))
     return content
 
 
 _LOW_TRIM = 2**27
-"""Bytes of free memory below which giving them back costs more than keeping them."""
+"""Trim threshold, in bytes, below which returning memory costs more than keeping it."""
 
 
 def _trims(backend: Backend) -> bool:

@@ -1,4 +1,4 @@
-"""Work cut into tasks that need nothing of each other, done here or by workers: the same tasks either way."""
+"""Work divided into independent tasks, which are the same whether this process or workers do them."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -14,28 +14,28 @@ Part_co = TypeVar("Part_co", covariant=True)
 
 @runtime_checkable
 class Desk(Protocol[Task_contra, Part_co]):
-    """Where tasks of one job are done: a model, and what the tasks have in common."""
+    """Does tasks of one job: a model, and what the tasks have in common."""
 
     def parts(self, task: Task_contra, tick: Callable[[int], Any]) -> Generator[Part_co, None, None]:
-        """What comes of a task, piece by piece; `tick` is told of units as they are done."""
+        """The results of a task, part by part; `tick` is called with the number of units as they are done."""
 
 
 @runtime_checkable
 class Recipe(Protocol[Task_contra, Part_co]):
-    """What a worker needs beside a model to set up a desk; it can be sent to another process."""
+    """What a worker needs besides a model to set up a desk; it can be sent to another process."""
 
     def desk(self, backend: Backend) -> Desk[Task_contra, Part_co]:
-        """The desk on a model."""
+        """The desk for a model."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job(Generic[Task, Part]):
-    """What is to be done, whoever does it.
+    """What is to be done, by this process or by workers.
 
     Attributes:
         backend: The driver's own model.
-        recipe: What makes a desk on a model.
-        size: How many units a task has, as the bar counts them.
+        recipe: Makes a desk for a model.
+        size: Number of units of a task, for the progress bar.
     """
 
     backend: Backend

@@ -1,4 +1,4 @@
-"""Kinds of executors: pools that break and have to be made again, Dask, and whatever else has `submit`."""
+"""Kinds of executors: pools that break and have to be made again, Dask, and anything else with `submit`."""
 
 import multiprocessing
 import os
@@ -16,29 +16,29 @@ DASK_SETTINGS = {
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**30,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25,
 }
-"""For `dask.config.set`, before workers start: Dask's own setting gives freed memory back at once, and torch asks for
-it again at the next step. Both are needed: the first alone switches off what glibc would otherwise do.
+"""For `dask.config.set`, before workers start: by default Dask returns freed memory to the system at once, and torch
+requests it again at the next step. Both are needed, because the first alone turns off glibc's automatic adjustment.
 """
 
 _AHEAD = 2
-"""Tasks per process of a local pool that are given out at once; a pool that breaks loses them all."""
+"""Tasks per process of a local pool that are sent at once; a pool that breaks loses them all."""
 
 _FAR_AHEAD = 1024
-"""Tasks that are given out at once to an engine that looks after its own workers."""
+"""Tasks that are sent at once to an executor that manages its own workers."""
 
 _MANY = 32
-"""Workers of an executor that does not tell how many it has."""
+"""Assumed number of workers if an executor does not say how many it has."""
 
 
 class Pool:
-    """An executor, and what can be done when it breaks.
+    """An executor, and how to replace it when it breaks.
 
     Args:
         executor: The executor.
-        room: Most tasks in it at once.
-        remake: What makes another one like it; None where it looks after its workers itself.
+        room: Maximum number of tasks in it at once.
+        remake: Makes another one like it; None if it manages its workers itself.
         is_forked: Whether its workers are forks of this process.
-        is_ours: Whether it was made here, and so is closed here.
+        is_ours: Whether it was made here and so has to be closed here.
     """
 
     def __init__(
@@ -63,14 +63,14 @@ class Pool:
         return found
 
     def parcel(self, content: bytes) -> Any:
-        """Bytes that many tasks come with, in the form in which they travel."""
+        """Bytes that many tasks need, in the form in which they are sent."""
         return content
 
     def has_lost(self, error: BaseException) -> None:
-        """A worker was lost; a pool that broke is made again.
+        """Handle the loss of a worker; a pool that broke is made again.
 
         Raises:
-            WorkerError: Nobody knows how to make one.
+            WorkerError: It is not known how to make one.
         """
         if not isinstance(error, BrokenExecutor):
             return
@@ -85,18 +85,18 @@ class Pool:
         self.executor, self.renewals = made, self.renewals + 1
 
     def close(self) -> None:
-        """Let go of it, if it was made here."""
+        """Close it, if it was made here."""
         if self._is_ours:
             self.executor.shutdown(wait=True)
 
     def drop(self) -> None:
-        """Let go of it without waiting for what is being done, if it was made here."""
+        """Close it without waiting for running tasks, if it was made here."""
         if self._is_ours:
             stop_processes(self.executor)
 
 
 class DaskPool(Pool):
-    """Dask's workers, which Dask itself looks after.
+    """Dask's workers, which Dask itself manages.
 
     Args:
         executor: What `client.get_executor(pure=False)` returns.
@@ -107,23 +107,23 @@ class DaskPool(Pool):
         self._parcels: dict[bytes, Any] = {}
 
     def parcel(self, content: bytes) -> Any:
-        """Left with the cluster once, whose workers hand it on among themselves."""
+        """Send the bytes to the cluster once; its workers pass them on to each other."""
         if content not in self._parcels:
             self._parcels[content] = self.executor._client.scatter(content, broadcast=True, hash=False)
         return self._parcels[content]
 
     def has_lost(self, error: BaseException) -> None:
-        """What was left with the cluster may have gone with the worker."""
+        """Send the bytes again, because they may have been lost with the worker."""
         self._parcels.clear()
 
 
 def is_executor(value: Any) -> bool:
-    """Whether something takes tasks, as executors of `concurrent.futures` do."""
+    """Whether something accepts tasks, as executors of `concurrent.futures` do."""
     return callable(getattr(value, "submit", None)) and not isinstance(value, type)
 
 
 def as_pool(executor: Any) -> Pool:
-    """An executor as one that can be renewed; a function is called for one."""
+    """A pool for an executor, or for the one that a function makes."""
     if not is_executor(executor):
         found = executor()
         if not is_executor(found):
@@ -149,7 +149,7 @@ def _room(executor: Any) -> int:
 
 
 def _standard(executor: ProcessPoolExecutor) -> Callable[[], Executor]:
-    """A pool like one that broke; the standard library keeps what it was made with, and has no other way to ask."""
+    """A pool like one that broke; the standard library keeps its arguments only in private attributes."""
     context, workers = _context_of(executor), executor._max_workers  # type: ignore[attr-defined]
     begin, arguments = executor._initializer, executor._initargs
     return lambda: ProcessPoolExecutor(workers, context, begin, arguments)
@@ -282,7 +282,7 @@ def _gpus() -> list[str]:
 
 
 def _begin(numbers: Any, gpus: list[str], threads: int) -> None:
-    """What a process of ours does first: a GPU of its own, and nothing to say to Ctrl-C, which the driver answers."""
+    """Set up a process of our pool: it gets its own GPU and ignores Ctrl-C, which the driver handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     number = numbers.get()
     if gpus:

@@ -15,7 +15,7 @@ from actadd_lens.identity import COLLECTORS
 
 
 def packed(value: Any) -> bytes:
-    """A value as bytes; tensors of a device that another process may not have come from the CPU.
+    """A value as bytes; tensors are moved to the CPU, because another process may not have their device.
 
     Raises:
         WorkerError: Something in it cannot be sent.
@@ -30,7 +30,7 @@ def packed(value: Any) -> bytes:
                     plain = torch.nn.Parameter(plain, requires_grad=item.requires_grad)
                 return plain.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
             if isinstance(item, FunctionType) and (item.__module__ or "").startswith("actadd_lens."):
-                item = inspect.unwrap(item)  # shape checks may have been put around it
+                item = inspect.unwrap(item)  # it may be wrapped in shape checks
             if isinstance(item, FunctionType) and item.__module__ == COLLECTORS:
                 return _watcher, ()
             return super().reducer_override(item)
@@ -47,14 +47,14 @@ def packed(value: Any) -> bytes:
 
 
 def unpacked(content: bytes) -> Any:
-    """The way back."""
+    """The value of such bytes."""
     return pickle.loads(content)
 
 
 def _watcher() -> Callable[..., None]:
-    """What a worker has in place of the hooks that transformers leaves on a model, which cannot be sent."""
+    """The replacement, in a worker, for the hooks that transformers leaves on a model, which cannot be sent."""
     return _watch_nothing
 
 
 def _watch_nothing(module: torch.nn.Module, args: Any, output: Any) -> None:
-    """A hook that does nothing: nobody asks a worker's model for hidden states."""
+    """A hook that does nothing, since a worker's model is never asked for hidden states."""

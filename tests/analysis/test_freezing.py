@@ -163,5 +163,5 @@ def test_what_cannot_be_frozen_is_refused(quickest: Any, monkeypatch: pytest.Mon
     with pytest.raises(al.PositionError, match="does not fit"):
         al.attention_or_value(quickest, "The", vector, METRIC, progress=False)
     monkeypatch.setattr("actadd_lens.models.swaps.is_mix", lambda *told: False)
-    with pytest.raises(al.ModelError, match="do not make what its heads mix"):
+    with pytest.raises(al.ModelError, match="do not give the outputs of its heads"):
         al.attention_or_value(quickest, PROMPTS[0], vector, METRIC, progress=False)

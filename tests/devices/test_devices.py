@@ -256,9 +256,9 @@ def test_a_folder_loads_with_a_device_map(gpt2_folder: Path) -> None:
 
 def test_what_cannot_be_spread_is_told(gpt2_folder: Path) -> None:
     if "hooked" in FAMILIES_HERE:
-        with pytest.raises(al.ModelError, match="HookedTransformer takes no device_map: spread it by n_devices="):
+        with pytest.raises(al.ModelError, match="HookedTransformer takes no device_map: distribute it with n_devices="):
             al.load_model(gpt2_folder, family="hooked", device_map="auto")
     with pytest.raises(al.ModelError, match="device_map says where .* leave device='cpu' out"):
         al.load_model(gpt2_folder, family="bridge", device_map="auto", device="cpu")
-    with pytest.raises(al.ModelError, match="n_devices=64 asks for as many GPUs, and torch sees"):
+    with pytest.raises(al.ModelError, match="n_devices=64 asks for as many GPUs, but torch finds"):
         al.load_model(gpt2_folder, n_devices=64)

@@ -288,9 +288,9 @@ def test_rows_on_either_side_of_a_changing_rotary_embedding_do_not_share_a_batch
     model = al.load_model(shape_folder("phi3, longrope"), family="bridge")
     vector = al.SteeringVector.from_tensor(torch.ones(1, 32), layer=1, source="test")
     short, long = "The girl", "The girl looked at the dog."
-    with pytest.raises(al.ModelError, match=r"another one from 17 tokens on, so a row of 9 tokens"):
+    with pytest.raises(al.ModelError, match=r"changes from 17 tokens on, so a row of 9 tokens"):
         al.complete(model, [short, long], vector, max_new_tokens=2)
-    with pytest.raises(al.ModelError, match=r"another one from 17 tokens on, which leaves keys"):
+    with pytest.raises(al.ModelError, match=r"changes from 17 tokens on, so the keys"):
         al.complete(model, short, vector, max_new_tokens=12)
     assert al.complete(model, [long, long + " She"], vector, max_new_tokens=2).steered
 

@@ -148,7 +148,7 @@ def test_another_file_is_refused(home: Path, wheel: Path, tmp_path: Path) -> Non
 
 
 def test_an_unknown_name_is_told() -> None:
-    with pytest.raises(al.ModelError, match="'gpt2' cannot be fetched: there is 'smollm2'"):
+    with pytest.raises(al.ModelError, match="'gpt2' cannot be fetched: the models for this are 'smollm2'"):
         al.fetch("gpt2")
 
 

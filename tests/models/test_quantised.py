@@ -105,7 +105,7 @@ def test_a_library_that_is_missing_is_named(gpt2_folder: Path, tmp_path: Path) -
 
 
 def test_a_quantisation_that_is_none_is_refused() -> None:
-    with pytest.raises(al.ModelError, match="expected one of transformers"):
+    with pytest.raises(al.ModelError, match="expected a quantisation config of transformers"):
         al.load_model(family="bridge", quantization_config=8)
 
 

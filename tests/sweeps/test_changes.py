@@ -155,7 +155,8 @@ def test_what_cannot_be_told_is_refused_unless_it_is_named(
     metric = by_eval if what == "eval" else by_content
 
     settings: dict[str, Any] = {"layers": 1, "coefficients": 2, "prompts": "The girl looked at the dog"}
-    with pytest.raises(al.SettingError, match=r'cannot be told from another one.*metrics.named\("mine", metric\)'):
+    refusal = r'cannot be distinguished from another one.*metrics.named\("mine", metric\)'
+    with pytest.raises(al.SettingError, match=refusal):
         al.sweep(quickest, PAIRS[0], **settings, metric=metric, path=tmp_path / "sweep.sqlite")
     named = {**settings, "metric": metrics.named("mine", metric), "path": tmp_path / "sweep.sqlite"}
     al.sweep(quickest, PAIRS[0], **named)

@@ -357,7 +357,7 @@ def test_a_file_of_another_kind_is_refused(quickest: Any, tmp_path: Path) -> Non
 def test_what_cannot_be_told_apart_is_refused_where_results_are_kept(quickest: Any, tmp_path: Path) -> None:
     source = iter(())
     metric = lambda logits: logits[:, 0] + len(list(source))  # noqa: E731
-    with pytest.raises(al.SettingError, match="cannot be told from another one"):
+    with pytest.raises(al.SettingError, match="cannot be distinguished from another one"):
         al.sweep(quickest, PAIRS[0], **{**GRID, "metric": metric, "path": tmp_path / "sweep.sqlite"})
 
 
@@ -575,7 +575,7 @@ def test_effect_and_damage_may_come_from_other_prompts(quickest: Any) -> None:
     assert frontier.damage_metric == "KL(steered || unsteered)"
     assert len(frontier.frame()) == 4
     other = al.sweep(quickest, PAIRS[0], **{**GRID, "layers": [0]})
-    with pytest.raises(al.SettingError, match="share no frontier"):
+    with pytest.raises(al.SettingError, match="cannot share a frontier"):
         on_target.frontier(other)
 
 

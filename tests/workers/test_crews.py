@@ -476,5 +476,5 @@ def test_the_bare_backend_of_a_sent_model_is_checked(quickest: Any) -> None:
     order = desks.ModelOrder(b"no such key", "gpt2", None, "cpu", surroundings(backend_of(quickest)))
     from actadd_lens.workers.shipping import packed
 
-    with pytest.raises(al.WorkerError, match="the model itself came out otherwise"):
+    with pytest.raises(al.WorkerError, match="the model itself differs"):
         desks._Desks()._backend(order, packed(quickest))
