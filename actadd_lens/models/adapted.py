@@ -19,7 +19,7 @@ from torch import Tensor
 from actadd_lens.errors import SteeringError
 
 WEIGHTS = ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out")
-"""The linear maps of a block that can be adapted, by TransformerLens's names; `W_gate` where its MLP has one."""
+"""The linear maps of a block that can be adapted, by TransformerLens's names; `W_gate` only if its MLP has one."""
 
 _SWAPPING = threading.Lock()
 

@@ -66,10 +66,10 @@ def load_model(
             TransformerLens still has it (before 4.0), else the second.
         device: The model's device; by default a CUDA device if there is one, else the CPU.
         dtype: Precision of the weights, such as torch.float16 or "float16"; float32 by default.
-        fast_layout: Whether the weights of a HookedTransformer lie in memory as its passes want them: the same values,
-            with other strides.
+        fast_layout: Whether to store the weights of a HookedTransformer in the order that its passes need: the same
+            values, with other strides.
         **from_pretrained: Passed on to `HookedTransformer.from_pretrained`, or to
-            `TransformerBridge.boot_transformers`. `n_devices=` spreads a model over GPUs; a bridge also takes
+            `TransformerBridge.boot_transformers`. `n_devices=` distributes a model over GPUs; a bridge also takes
             `device_map=` and `max_memory=`, as accelerate has them, and transformers' `quantization_config=`.
             `hf_model=` and `tokenizer=` are used as they are, instead of those of the name or folder.
 

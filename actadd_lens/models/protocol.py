@@ -102,7 +102,7 @@ class Start:
 
     Attributes:
         tokens: Token ids, padded on the right.
-        stream: The stream that enters the layer's block, before its hook point; None where passes begin with the
+        stream: The stream that enters the layer's block, before its hook point; None if passes begin with the
             tokens.
     """
 

@@ -148,7 +148,7 @@ def answer(number: bytes, task: Any, brief: bytes | None = None, content: bytes 
             backend, desk = found
             with closing(desk.parts(task, _quiet)) as parts:
                 return Answer([*parts], device=backend.device.type, trims=_trims(backend))
-        except Exception as error:  # it is sent to the driver, which would take it for the loss of a worker otherwise
+        except Exception as error:  # sent to the driver, which would otherwise take it for a lost worker
             return Answer([], failure=_packed(error))
 
 
