@@ -151,8 +151,8 @@ def on_smollm2(model: Any) -> dict[str, str]:
     """The topics and that page's row in a model of 135 M parameters."""
     lens = al.fit_jacobian(model, fitting_texts()[::2], SMOLLM2_LAYERS)
     shown = [f"Layer {layer}. {topics(model, lens, layer)}" for layer in SMOLLM2_LAYERS]
-    pair, layer = ("I love it", "I hate it"), SMOLLM2_LAYERS[-1]
-    row = al.compute_steering_vector(model, pair, layer=layer, prepend_bos=False).row(1)
+    pair = al.PromptPair("I love it", "I hate it", prepend_bos=False)
+    row = al.compute_steering_vector(model, pair, layer=SMOLLM2_LAYERS[-1]).row(1)
     read = al.logit_lens(model, row, through=lens, k=5, nulls=NULLS)
     shown.append(f"{row.label}: {_significant(read)}.\n\n{picture(read, 'jacobian-smollm2')}")
     return {"jacobian-smollm2": "\n\n".join(shown)}
