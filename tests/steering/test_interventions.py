@@ -104,8 +104,17 @@ def by_hand(operation: Callable[[Tensor], Tensor], tokens_of: Callable[[int, int
     return change
 
 
-@pytest.mark.parametrize("span", SPANS)
-@pytest.mark.parametrize("kind", ["add", "set the projection", "project out", "scale", "scale elements", "replace"])
+OPERATIONS = ["add", "set the projection", "project out", "scale", "scale elements", "replace"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "span"),
+    [
+        pytest.param(kind, span, marks=[pytest.mark.slow] * (kind != OPERATIONS[0] and span != next(iter(SPANS))))
+        for kind in OPERATIONS
+        for span in SPANS
+    ],
+)
 def test_every_operation_on_every_span_is_what_hooks_by_hand_do(raw: Any, theirs: Any, kind: str, span: str) -> None:
     intervention, operation = made(raw)[kind]
     position, tokens_of = SPANS[span]
