@@ -48,6 +48,13 @@ def _doctest_names(doctest_namespace: dict[str, Any]) -> None:
     doctest_namespace.update(al=al, np=np, torch=torch)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Scripts set the number of threads for their own process; two threads in each of two processes take turns."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """The package as users run it: tests check annotations at run time, before the package's own errors can speak."""

@@ -104,7 +104,18 @@ def names(embedded: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     plt.close("all")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(not each.not_run for each in examples_of(page))])
+LONG = {"docs/second-look.md", "docs/ablation-and-trace.md", "docs/all.md", "docs/analysis.md", "docs/experiments.md"}
+"""Pages whose examples take several seconds, beside which the rest is quick."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page in LONG))
+        for page in PAGES
+        if any(not each.not_run for each in examples_of(page))
+    ],
+)
 def test_the_examples_of_a_page_run_in_order(page: str, names: dict[str, Any]) -> None:
     for example in examples_of(page):
         if not example.not_run:

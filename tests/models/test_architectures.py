@@ -195,7 +195,7 @@ def test_a_window_that_no_pass_reaches_must_be_known_or_lie_behind_the_context(
     monkeypatch.setattr("actadd_lens.models.agreement._FARTHEST", 0)
     monkeypatch.setattr("actadd_lens.models.agreement._LENGTHS", (4, 8))
     folder = shape_folder("qwen2, window")
-    with pytest.raises(al.ModelError, match=r"behind 8 tokens its sliding window counts.*n_ctx=8"):
+    with pytest.raises(al.ModelError, match=r"beyond 8 tokens its sliding window matters.*n_ctx=8"):
         al.load_model(folder, family="hooked")
     assert al.load_model(folder, family="hooked", n_ctx=8).cfg.n_ctx == 8
     assert al.load_model(shape_folder("mistral, window"), family="hooked").cfg.window_size == 8

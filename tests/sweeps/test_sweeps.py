@@ -420,7 +420,7 @@ def test_the_cost_that_is_told_is_what_is_run(hooked: Any) -> None:
     [
         ({"layers": [9]}, al.LayerError, "Layer 9 does not exist"),
         ({"layers": []}, al.LayerError, "no layers"),
-        ({"layers": [1, 1]}, al.SettingError, "holds 1 twice"),
+        ({"layers": [1, 1]}, al.SettingError, "contains 1 twice"),
         ({"coefficients": [float("nan")]}, al.CoefficientError, "not finite"),
         ({"positions": [-1]}, al.PositionError, "is negative"),
         ({"positions": ["front", 8]}, al.PositionError, "does not fit"),

@@ -69,7 +69,7 @@ def data(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(data: Path, run: Path, tokens: int) -> dict[str, torch.Tensor]:
     words = f"--data {data} --run {run} --tokens {tokens} --decay-share 0.34 --warm-up 2 --batch 4"
-    words += " --layers 4 --d-model 32 --heads 2 --context 64 --no-compile --device cpu"
+    words += " --layers 4 --d-model 32 --heads 2 --context 64 --no-compile --device cpu --threads 1"
     run_from(parse_arguments(words.split()))
     weights: dict[str, torch.Tensor] = torch.load(run / "checkpoint.pt")["model"]
     return weights
