@@ -32,8 +32,12 @@ _HOOKS: dict[Site, str] = {
     "neuron_pre": "mlp.hook_pre",
 }
 
-_HANGING = threading.Lock()
-"""Held while a hook is added or removed, because TransformerLens keeps its hooks in plain lists."""
+_HANGING = threading.RLock()
+"""Held while a hook is added or removed, because TransformerLens keeps its hooks in plain lists.
+
+The thread that holds it may take it again: garbage collection in the middle of the one can forget a session, whose
+hooks are then removed.
+"""
 
 
 class Spot(NamedTuple):
@@ -134,7 +138,8 @@ class HookHandle:
         """Remove this hook, and no other."""
         with _HANGING:
             self.handle.hook.remove()
-            self.hook_point.fwd_hooks = [handle for handle in self.hook_point.fwd_hooks if handle is not self.handle]
+            hooks = self.hook_point.fwd_hooks  # changed in place, for an `add_hook` may be about to append to it
+            hooks[:] = [handle for handle in hooks if handle is not self.handle]
 
 
 class InThisThread:

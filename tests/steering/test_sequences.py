@@ -1,6 +1,7 @@
 """Knowledge belongs to a sequence: turns, chunks, holes, streams, threads, copies and interruptions."""
 
 import copy
+import gc
 import sys
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformer_lens import hook_points
 
 import actadd_lens as al
 from actadd_lens.errors import NonFiniteError, SteeringError
@@ -336,6 +338,43 @@ def test_an_interruption_at_any_line_leaves_no_hook_behind(small: Any) -> None:
     for place in range(1, total, max(1, total // 150)):
         run(place)
         assert (hook_state(small), module_hooks(small)) == (before, hung), f"interrupted at line {place} of {total}"
+
+
+def test_a_session_forgotten_while_another_hangs_its_hooks_takes_away_its_own(
+    small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Garbage is collected whenever Python likes, also while a hook is being added."""
+    vector, tokens = 5 * vector_of(small, PAIRS[0], 2), tokens_of(small, "A cat")
+    before, handle, found = hook_state(small), hook_points.LensHandle, []
+    with al.steer(small, vector), torch.no_grad():
+        expected = small(tokens)
+
+    def collecting(*args: Any, **options: Any) -> Any:
+        gc.collect()
+        return handle(*args, **options)
+
+    def abandon() -> None:
+        forgotten = al.steer(small, vector)
+        forgotten.__enter__()
+        circle: list[Any] = [forgotten]
+        circle.append(circle)
+
+    def run() -> None:
+        abandon()
+        monkeypatch.setattr(hook_points, "LensHandle", collecting)
+        with al.steer(small, vector), torch.no_grad():
+            found.append(small(tokens))
+
+    gc.collect()
+    gc.disable()
+    try:
+        thread = threading.Thread(target=run, daemon=True)  # which would wait for itself for ever
+        thread.start()
+        thread.join(60)
+    finally:
+        gc.enable()
+    assert torch.equal(found[0], expected)
+    assert hook_state(small) == before
 
 
 @torch.no_grad()
