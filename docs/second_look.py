@@ -154,7 +154,8 @@ def on_smollm2(model: Any) -> dict[str, str]:
     pair = al.PromptPair("I love it", "I hate it", prepend_bos=False)
     row = al.compute_steering_vector(model, pair, layer=SMOLLM2_LAYERS[-1]).row(1)
     read = al.logit_lens(model, row, through=lens, k=5, nulls=NULLS)
-    shown.append(f"{row.label}: {_significant(read)}.\n\n{picture(read, 'jacobian-smollm2')}")
+    told = f"The row of ` love` − ` hate` of {row.label}, read without BOS at layer {SMOLLM2_LAYERS[-1]}"
+    shown.append(f"{told}; {_significant(read)}.\n\n{picture(read, 'jacobian-smollm2')}")
     return {"jacobian-smollm2": "\n\n".join(shown)}
 
 
