@@ -27,9 +27,8 @@ smollm2: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# Shapes are checked at run time by `make test` already; here the package runs as users run it.
 test-bridge: $(BRIDGE_STAMP)
-	JAXTYPING_DISABLE=1 $(BRIDGE_VENV)/bin/python -m pytest $(PARALLEL) tests actadd_lens --ignore=tests/training
+	$(BRIDGE_VENV)/bin/python -m pytest $(PARALLEL) tests actadd_lens --ignore=tests/training
 
 # What takes longer: every golden case, rates and coverage by simulation, processes that are killed, bad inputs.
 test-slow: $(STAMP)

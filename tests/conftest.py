@@ -24,8 +24,7 @@ CHECKED = [
     for path in sorted(PACKAGE.rglob("[!_]*.py"))
     if not {path.parent.name, path.stem}.intersection(UNCHECKED)
 ]
-if not jaxtyping.config.jaxtyping_disable:  # JAXTYPING_DISABLE=1: the package as users run it
-    jaxtyping.install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+jaxtyping.install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 import actadd_lens as al  # noqa: E402 - the checks have to be there first
 from actadd_lens.models.hooked import hooked_transformer  # noqa: E402
@@ -58,10 +57,9 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """The package as users run it: tests check annotations at run time, before the package's own errors can speak."""
-    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", before)
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -403,13 +403,13 @@ def test_every_engine_gives_the_numbers_of_one_process(load: Any, engine: Any) -
 
 
 class Deadly:
-    """A metric that ends its process some times, each marked by a file, and then is the entropy."""
+    """A metric that ends its process three times, each marked by a file, and then is the entropy."""
 
-    def __init__(self, folder: Path, times: int) -> None:
-        self.folder, self.times = folder, times
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        for number in range(self.times):
+        for number in range(3):
             try:
                 (self.folder / str(number)).touch(exist_ok=False)
             except FileExistsError:
@@ -421,25 +421,20 @@ class Deadly:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_killed_workers_cost_nothing_but_time(
-    request: pytest.FixtureRequest, quickest: Any, engine: Any, tmp_path: Path
-) -> None:
-    """Forked processes are made in no time, so they die three times; those that import everything anew die once."""
-    times = 3 if "fork" in request.node.callspec.id else 1
-
+def test_a_worker_killed_three_times_costs_nothing_but_time(quickest: Any, engine: Any, tmp_path: Path) -> None:
     def entropy(executor: Any, folder: Path) -> al.Sweep:
         return al.sweep(
             quickest, ("The dog", "The cat"), layers=range(4), coefficients=[-1, 5.0], prompts=PROMPTS, nulls=16,
-            metric=al.metrics.named("deadly", Deadly(folder, times)), batch_size=64, executor=executor, progress=False,
+            metric=al.metrics.named("deadly", Deadly(folder)), batch_size=64, executor=executor, progress=False,
         )  # fmt: skip
 
     dead = tmp_path / "dead"
     dead.mkdir()
-    for number in range(times):
+    for number in range(3):
         (dead / str(number)).touch()
     here = entropy(None, dead)
     assert are_equal(entropy(engine, tmp_path), here)
-    assert all((tmp_path / str(number)).exists() for number in range(times))
+    assert all((tmp_path / str(number)).exists() for number in range(3))
 
 
 DRIVER = """
