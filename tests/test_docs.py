@@ -20,6 +20,7 @@ import torch
 
 import actadd_lens as al
 from actadd_lens.models import backend_of
+from tests.support import SLOW_HERE
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -111,7 +112,7 @@ LONG = {"docs/second-look.md", "docs/ablation-and-trace.md", "docs/all.md", "doc
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=[pytest.mark.slow] * (page in LONG))
+        pytest.param(page, marks=SLOW_HERE * (page in LONG))
         for page in PAGES
         if any(not each.not_run for each in examples_of(page))
     ],

@@ -12,7 +12,7 @@ from torch import Tensor
 import actadd_lens as al
 from actadd_lens.models import backend_of
 from tests.conftest import FAMILIES, HAS_HOOKED
-from tests.support import PAIRS, cached, close, generate, vector_of
+from tests.support import PAIRS, SLOW_HERE, cached, close, generate, vector_of
 
 LAYER = 2
 TEXTS = ["The girl looked at the dog. She felt", "A boy was in"]
@@ -110,7 +110,7 @@ OPERATIONS = ["add", "set the projection", "project out", "scale", "scale elemen
 @pytest.mark.parametrize(
     ("kind", "span"),
     [
-        pytest.param(kind, span, marks=[pytest.mark.slow] * (kind != OPERATIONS[0] and span != next(iter(SPANS))))
+        pytest.param(kind, span, marks=SLOW_HERE * (kind != OPERATIONS[0] and span != next(iter(SPANS))))
         for kind in OPERATIONS
         for span in SPANS
     ],

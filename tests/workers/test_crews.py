@@ -1,7 +1,7 @@
 """Executors: the numbers of one process, whoever computes them, and whoever dies meanwhile.
 
 Most tests use an executor that does each task in this process, from bytes, as another process would: it loads its own
-model, and can lose tasks, break, or be interrupted at will. Those that start processes are slow.
+model, and can lose tasks, break, or be interrupted at will. Those that start processes are slow, but for one.
 """
 
 import os
@@ -364,7 +364,6 @@ def test_a_model_made_by_hand_tells_nothing(gpt2_folder: Path) -> None:
 # -- real processes --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_processes_give_the_same_numbers(quickest: Any) -> None:
     with al.worker_pool(1) as pool:
         assert are_equal(metric_sweep(quickest, executor=pool), metric_sweep(quickest))
