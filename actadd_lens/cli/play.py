@@ -13,6 +13,7 @@ def add(commands: Any) -> None:
         "play", help="open a playground in the browser, on this machine: steer, inspect and measure"
     )
     add_model(play)
+    play.add_argument("--lens", metavar="FILE", help="a J-lens of the model (safetensors, or a published .pt)")
     play.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)")
     play.add_argument("--no-browser", action="store_true", help="only print the address")
     play.set_defaults(run=run)
@@ -29,11 +30,13 @@ def run(options: argparse.Namespace) -> int:
     except ImportError:
         raise missing() from None
     print(f"Loading {options.model} ...", flush=True)
+    from actadd_lens.analysis.lens import JacobianLens
     from actadd_lens.models import load_model
     from actadd_lens.play import Session
 
     model = load_model(options.model, family=options.family, device=options.device, dtype=options.dtype)
-    app = app_of(Session(model, options.model))
+    lens = None if options.lens is None else JacobianLens.load(options.lens)
+    app = app_of(Session(model, options.model, lens))
     config = uvicorn.Config(app, host=HERE, port=options.port, log_level="warning", timeout_graceful_shutdown=1)
     try:
         socket = config.bind_socket()

@@ -1,6 +1,6 @@
 /* The page of the playground: reads its fields, asks the server, draws what comes back. */
 (() => {
-  let facts = null, upload = null, writing = null, pending = null, looked = 0;
+  let facts = null, upload = null, writing = null, pending = null, version = 0;
 
   const number = (id) => (byId(id).value === "" ? null : Number(byId(id).value));
 
@@ -44,6 +44,7 @@
     byId("layer-told").textContent = `${byId("layer").value} of 0 to ${facts.layers}`;
     byId("coefficient-told").textContent = shown(number("coefficient"));
     byId("hint").textContent = `Takes ${facts.methods[byId("method").value].hint}; spaces count.`;
+    byId("reading-hint").textContent = facts.readings[byId("reading").value].hint;
     byId("prompt-label").textContent = byId("chat").checked ? "What the user says" : "The text that the model continues";
     for (const field of document.querySelectorAll(".pair")) field.hidden = byId("measured").value !== "difference";
   }
@@ -51,10 +52,10 @@
   /* -- where it lands ------------------------------------------------------------------------------------------ */
 
   async function look() {
-    const mine = ++looked;
+    const mine = version;
     try {
       const found = await (await ask("look", settings())).json();
-      if (mine !== looked) return;
+      if (mine !== version) return;
       alarm(null);
       const largest = Math.max(1e-9, ...found.tokens.map((token) => Math.max(0, ...token.rows.map((row) => row.relative))));
       byId("lands").replaceChildren(...found.tokens.map((token) => {
@@ -65,15 +66,31 @@
         return chip;
       }));
       byId("code").textContent = found.code;
-      if (facts.readings[byId("reading").value].at_once) await read(mine);
+      if (facts.readings[byId("reading").value].at_once) await read();
     } catch (error) {
-      if (mine === looked) alarm(error.message);
+      if (mine === version) alarm(error.message);
     }
   }
 
-  async function read(mine) {
+  async function readNow() {
+    const button = byId("read");
+    button.disabled = true;
+    byId("lists").replaceChildren(make("p", { class: "busy" }, "Reading "));
+    try {
+      await read();
+      alarm(null);
+    } catch (error) {
+      byId("lists").replaceChildren();
+      alarm(error.message);
+    } finally {
+      button.disabled = false;
+    }
+  }
+
+  async function read() {
+    const mine = version;
     const found = await (await ask("read", { settings: settings(), reading: byId("reading").value })).json();
-    if (mine !== undefined && mine !== looked) return;
+    if (mine !== version || found.reading !== byId("reading").value) return;
     const largest = Math.max(1e-9, ...found.rows.flatMap((row) => [...row.promoted, ...row.demoted].map(([, size]) => Math.abs(size))));
     const line = (name, tokens) => make("div", { class: "chips" }, make("span", { class: "soft" }, name), ...tokens.map(([text, size]) => {
       const chip = make("span", { class: "chip" }, visible(text), make("small", {}, shown(size, true)));
@@ -190,7 +207,9 @@
   /* -- what happens when ----------------------------------------------------------------------------------------- */
 
   function changed() {
+    version += 1;
     tell();
+    if (!facts.readings[byId("reading").value].at_once) byId("lists").replaceChildren();
     clearTimeout(pending);
     pending = setTimeout(() => { look(); if (byId("at-once").checked) write(); }, 250);
   }
@@ -207,7 +226,6 @@
     options("method", Object.fromEntries(Object.entries(facts.methods).map(([name, one]) => [name, one.label])));
     options("reading", Object.fromEntries(Object.entries(facts.readings).map(([name, one]) => [name, one.label])));
     options("measured", facts.measures);
-    byId("method-row").hidden = Object.keys(facts.methods).length < 2;
     byId("chat-fields").hidden = !facts.chat;
     byId("layer").max = facts.layers;
     byId("tokens").max = facts.most_tokens;
@@ -220,8 +238,9 @@
     byId("stop").addEventListener("click", () => writing?.abort());
     byId("measured").addEventListener("change", tell);
     byId("measure").addEventListener("click", measure);
-    byId("reading").addEventListener("change", () => { byId("lists").replaceChildren(); if (facts.readings[byId("reading").value].at_once) read().catch((error) => alarm(error.message)); });
-    byId("read").addEventListener("click", () => read().catch((error) => alarm(error.message)));
+    byId("method").addEventListener("change", () => { byId("position").value = facts.methods[byId("method").value].position; changed(); });
+    byId("reading").addEventListener("change", () => { tell(); byId("lists").replaceChildren(); if (facts.readings[byId("reading").value].at_once) readNow(); });
+    byId("read").addEventListener("click", readNow);
     byId("file").addEventListener("change", (event) => take(event.target.files[0]));
     byId("forget").addEventListener("click", () => { byId("file").value = ""; useUpload(null, ""); });
     byId("save").addEventListener("click", save);

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from actadd_lens import storybook
+from actadd_lens.analysis.lens import JacobianLens
 from actadd_lens.checks import is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring import metrics, scorers
@@ -16,7 +17,7 @@ from actadd_lens.measuring.measure import measure, measure_completions
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.play.methods import METHODS, method_of
 from actadd_lens.play.python_code import python_code
-from actadd_lens.play.readings import READINGS, reading_of
+from actadd_lens.play.readings import READINGS, Lenses, reading_of
 from actadd_lens.play.settings import MOST_TOKENS, Settings
 from actadd_lens.prompts.chat import chat
 from actadd_lens.prompts.texts import encode_prompts
@@ -70,12 +71,17 @@ class Session:
     Args:
         model: The model.
         name: What it was loaded by, for the page's title and for the settings that it begins with.
+        lens: A J-lens of the model; layers that it lacks are fitted when they are asked for.
+
+    Raises:
+        FingerprintError: The lens was fitted on another model.
     """
 
-    def __init__(self, model: LensModel, name: str = "") -> None:
+    def __init__(self, model: LensModel, name: str = "", lens: JacobianLens | None = None) -> None:
         self.model = model
         self._backend = backend_of(model)
         self._name = name or self._backend.name
+        self._lenses = Lenses(model, lens)
         self._uploads: dict[str, SteeringVector] = {}
 
     @property
@@ -91,9 +97,11 @@ class Session:
             "layers": self._backend.n_layers,
             "d_model": self._backend.d_model,
             "chat": bool(getattr(self._backend.tokenizer, "chat_template", None)),
-            "methods": {name: {"label": one.label, "hint": one.hint} for name, one in METHODS.items()},
+            "methods": {
+                name: {"label": one.label, "hint": one.hint, "position": one.position} for name, one in METHODS.items()
+            },
             "readings": {
-                name: {"label": one.label, "size": one.size, "at_once": one.at_once} for name, one in READINGS.items()
+                name: {"label": one.label, "hint": one.hint, "at_once": one.at_once} for name, one in READINGS.items()
             },
             "measures": MEASURES,
             "prompts": PROMPTS,
@@ -170,7 +178,8 @@ class Session:
     def read(self, settings: Settings, reading: str) -> dict[str, Any]:
         """Tokens that the vector's rows promote and demote."""
         chosen = reading_of(reading)
-        return {"reading": reading, "size": chosen.size, "rows": chosen.read(self.model, self.vector(settings))}
+        rows = chosen.read(self.model, self.vector(settings), self._lenses)
+        return {"reading": reading, "size": chosen.size, "rows": rows}
 
     # -- writing -----------------------------------------------------------------------------------------------
 

@@ -127,6 +127,40 @@ def test_an_effect_is_measured_on_demand(page: Page) -> None:
     page.shoot("measured")
 
 
+def choose(page: Page, name: str, value: str) -> None:
+    from selenium.webdriver.support.select import Select
+
+    Select(page.find(name)).select_by_value(value)
+
+
+def test_another_method_takes_texts_line_by_line(page: Page, embedded: Any) -> None:
+    choose(page, "method", "caa")
+    assert "paired line by line" in page.text("hint")
+    assert page.find("position").get_property("value") == "last"
+    page.type("positive", "I am so happy\nIt was a good day")
+    page.type("negative", "I am so sad\nIt was a bad day")
+    page.type("tokens", "8")
+    page.slide("coefficient", 2)
+    page.find("write").click()
+    pairs = [("I am so happy", "I am so sad"), ("It was a good day", "It was a bad day")]
+    vector = al.methods.caa(embedded, pairs, layer=4, read=-1)
+    prompt = Session(embedded, "storybook").start.prompt
+    assert page.written() == al.complete(embedded, prompt, 2 * vector, max_new_tokens=8, top_p=0.9).steered[0][0]
+    page.shoot("another_method")
+
+
+def test_the_j_lens_is_read_on_demand(page: Page) -> None:
+    page.slide("layer", 5)
+    wait(lambda: "promoted" in page.text("lists"), "the logit lens")
+    before = page.text("lists")
+    choose(page, "reading", "J-lens")
+    assert "mean Jacobian" in page.text("reading-hint")
+    assert page.text("lists") == ""
+    page.find("read").click()
+    wait(lambda: "promoted" in page.text("lists") != before, "the J-lens", seconds=300)
+    page.shoot("j_lens")
+
+
 def test_what_is_wrong_is_said_and_goes_away_again(page: Page) -> None:
     page.type("position", "nowhere")
     wait(lambda: "nowhere" in page.text("alarm"), "the error")

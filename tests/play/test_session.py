@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import actadd_lens as al
-from actadd_lens.play import Session, server
+from actadd_lens.play import Session, readings, server
+from actadd_lens.play.readings import fitting_texts
 from actadd_lens.play.settings import Settings
 
 pytest.importorskip("starlette", reason="the extra [play] is not installed")
@@ -144,6 +145,76 @@ def test_settings_that_are_none_are_refused(told: Any, message: str, unchecked: 
 def test_a_position_may_be_an_index_or_a_name() -> None:
     assert Settings.from_json({"position": " 3"}).position == 3
     assert Settings.from_json({"position": "last"}).position == "last"
+
+
+# -- other methods, and the J-lens -------------------------------------------------------------------------------
+
+LOVE, HATE = ["I love it so much", "I love this day"], ["I hate it so much", "I hate this day"]
+
+
+def test_pairs_are_read_line_by_line(session: Session, start: Settings, embedded: Any) -> None:
+    texts = {"positive": "\n".join(LOVE), "negative": "\n".join([*HATE, "", " "])}
+    asked_for = dataclasses.replace(start, method="caa", position="last", **texts)
+    expected = al.methods.caa(embedded, list(zip(LOVE, HATE, strict=True)), layer=4, read=-1)
+    assert session.vector(asked_for).activations.equal(expected.activations)
+    with pytest.raises(al.PromptError, match="1 positive, 2 negative"):
+        session.vector(dataclasses.replace(asked_for, positive="I love it"))
+    with pytest.raises(al.PromptError, match="negative side has no text"):
+        session.vector(dataclasses.replace(asked_for, negative=""))
+
+
+def test_a_mean_may_stand_alone_or_be_centred(session: Session, start: Settings, embedded: Any) -> None:
+    asked_for = dataclasses.replace(start, method="mean_centring", positive="\n".join(LOVE), negative="")
+    for negative, training in (("", None), ("\n".join(HATE), HATE)):
+        expected = al.methods.mean_centring(embedded, LOVE, training, layer=4, bos=False)
+        found = session.vector(dataclasses.replace(asked_for, negative=negative))
+        assert found.activations.equal(expected.activations)
+
+
+@pytest.mark.parametrize("method", ["caa", "mean_centring"])
+@pytest.mark.parametrize("bos", [True, False])
+def test_every_method_writes_the_same_in_python(
+    session: Session, start: Settings, embedded: Any, monkeypatch: pytest.MonkeyPatch, method: str, bos: bool
+) -> None:
+    monkeypatch.setattr(al, "load_model", lambda name: embedded)
+    settings = dataclasses.replace(
+        start, method=method, bos=bos, position="last", positive="\n".join(LOVE), negative="\n".join(HATE)
+    )
+    names: dict[str, Any] = {}
+    exec(session.look(settings)["code"].replace("al.complete(", "found = al.complete("), names)
+    assert names["found"].steered[0][0] == session.write(settings)["steered"]["text"]
+    assert session.facts()["methods"][method]["position"] == "last"
+
+
+def test_the_j_lens_is_the_one_of_the_layer(session: Session, start: Settings, embedded: Any) -> None:
+    lens = al.fit_jacobian(embedded, fitting_texts()[:1], [3, 4], max_tokens=24)
+    asked_for = dataclasses.replace(start, rows="last")
+    found = Session(embedded, "storybook", lens).read(asked_for, "J-lens")
+    (expected,) = al.logit_lens(embedded, session.vector(asked_for), through=lens, k=8).rows
+    assert found["rows"][0]["promoted"] == [[token.text, token.z] for token in expected.promoted]
+    assert found["rows"] != session.read(asked_for, "logit lens")["rows"]
+
+
+def test_a_layer_without_a_lens_gets_one_when_it_is_read(
+    session: Session, start: Settings, embedded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = []
+
+    def fit(model: Any, texts: Any, layer: int, **settings: Any) -> Any:
+        fitted.append((len(texts), layer))
+        return al.fit_jacobian(model, texts[0], layer, max_tokens=24, **settings)
+
+    monkeypatch.setattr(readings, "fit_jacobian", fit)
+    own = Session(embedded, "storybook")
+    for layer in (5, 6, 5):
+        assert own.read(dataclasses.replace(start, layer=layer), "J-lens")["rows"]
+    assert fitted == [(6, 5), (6, 6)]
+
+
+def test_a_lens_of_another_model_is_refused(embedded: Any, small: Any) -> None:
+    lens = al.fit_jacobian(small, fitting_texts()[0], 1, max_tokens=24)
+    with pytest.raises(al.FingerprintError, match="fit one on it"):
+        Session(embedded, "storybook", lens)
 
 
 # -- the server ------------------------------------------------------------------------------------------------
