@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.checks import check_annotations
+
 PACKAGE = Path(__file__).parents[1] / "actadd_lens"
 # Shapes and types are checked at run time, but not in what takes models apart, which calls itself for each small part.
 UNCHECKED = ("identity", "adapted")
@@ -24,7 +26,7 @@ CHECKED = [
     for path in sorted(PACKAGE.rglob("[!_]*.py"))
     if not {path.parent.name, path.stem}.intersection(UNCHECKED)
 ]
-jaxtyping.install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+check_annotations(CHECKED)
 
 import actadd_lens as al  # noqa: E402 - the checks have to be there first
 from actadd_lens.models.hooked import hooked_transformer  # noqa: E402

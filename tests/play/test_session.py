@@ -153,8 +153,9 @@ LOVE, HATE = ["I love it so much", "I love this day"], ["I hate it so much", "I 
 
 
 def test_pairs_are_read_line_by_line(session: Session, start: Settings, embedded: Any) -> None:
-    texts = {"positive": "\n".join(LOVE), "negative": "\n".join([*HATE, "", " "])}
-    asked_for = dataclasses.replace(start, method="caa", position="last", **texts)
+    asked_for = dataclasses.replace(
+        start, method="caa", position="last", positive="\n".join(LOVE), negative="\n".join([*HATE, "", " "])
+    )
     expected = al.methods.caa(embedded, list(zip(LOVE, HATE, strict=True)), layer=4, read=-1)
     assert session.vector(asked_for).activations.equal(expected.activations)
     with pytest.raises(al.PromptError, match="1 positive, 2 negative"):
