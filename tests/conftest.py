@@ -118,11 +118,10 @@ def load(gpt2_folder: Path) -> Any:
 
 
 def _cases(*names: str) -> list[Any]:
-    """Models in both families; where there is a HookedTransformer, the slower bridges are for `make test-slow`."""
+    """Models in both families; those beside the checkout are for `make test-slow`."""
     slow, shared = pytest.mark.slow, pytest.mark.shared
     marks = {("tinytalk", family): [shared, slow] for family in FAMILIES}
     marks |= {("stories", family): [shared, slow] for family in FAMILIES}
-    marks["storybook", "bridge"] = [slow] * HAS_HOOKED
     return [
         pytest.param((name, family), id=f"{name}-{family}", marks=marks.get((name, family), []))
         for name in names

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,9 +17,6 @@ from actadd_lens.models.loading import Family
 
 FAMILIES_HERE: tuple[Family, ...] = ("bridge",) if hooked_transformer() is None else ("hooked", "bridge")
 """The families of models that the installed TransformerLens has."""
-
-SLOW_HERE = [pytest.mark.slow] * (len(FAMILIES_HERE) > 1)
-"""For what `make test-slow` takes over from `make test`: `make test-bridge`, which has no slow part, still runs it."""
 
 WORDS = "The girl looked at the old dog. She felt that it was a good day and then she said".split()
 

@@ -20,7 +20,6 @@ import torch
 
 import actadd_lens as al
 from actadd_lens.models import backend_of
-from tests.support import SLOW_HERE
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -105,18 +104,7 @@ def names(embedded: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     plt.close("all")
 
 
-LONG = {"docs/second-look.md", "docs/ablation-and-trace.md", "docs/all.md", "docs/analysis.md", "docs/experiments.md"}
-"""Pages whose examples take several seconds, beside which the rest is quick."""
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, marks=SLOW_HERE * (page in LONG))
-        for page in PAGES
-        if any(not each.not_run for each in examples_of(page))
-    ],
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if any(not each.not_run for each in examples_of(page))])
 def test_the_examples_of_a_page_run_in_order(page: str, names: dict[str, Any]) -> None:
     for example in examples_of(page):
         if not example.not_run:

@@ -58,10 +58,7 @@ def mover(device: str) -> Callable[..., Any]:
     return move
 
 
-@pytest.fixture(
-    params=[pytest.param(family, marks=[pytest.mark.slow] * (family != FAMILIES_HERE[0])) for family in FAMILIES_HERE],
-    scope="module",
-)
+@pytest.fixture(params=FAMILIES_HERE, scope="module")
 def both(request: pytest.FixtureRequest, gpt2_folder: Path) -> Iterator[tuple[Any, Any, LogicalDevices]]:
     """The same model twice: in one piece, and spread over logical devices."""
     from actadd_lens.sweeps import batches

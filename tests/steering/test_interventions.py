@@ -12,7 +12,7 @@ from torch import Tensor
 import actadd_lens as al
 from actadd_lens.models import backend_of
 from tests.conftest import FAMILIES, HAS_HOOKED
-from tests.support import PAIRS, SLOW_HERE, cached, close, generate, vector_of
+from tests.support import PAIRS, cached, close, generate, vector_of
 
 LAYER = 2
 TEXTS = ["The girl looked at the dog. She felt", "A boy was in"]
@@ -107,14 +107,8 @@ def by_hand(operation: Callable[[Tensor], Tensor], tokens_of: Callable[[int, int
 OPERATIONS = ["add", "set the projection", "project out", "scale", "scale elements", "replace"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "span"),
-    [
-        pytest.param(kind, span, marks=SLOW_HERE * (kind != OPERATIONS[0] and span != next(iter(SPANS))))
-        for kind in OPERATIONS
-        for span in SPANS
-    ],
-)
+@pytest.mark.parametrize("kind", OPERATIONS)
+@pytest.mark.parametrize("span", SPANS)
 def test_every_operation_on_every_span_is_what_hooks_by_hand_do(raw: Any, theirs: Any, kind: str, span: str) -> None:
     intervention, operation = made(raw)[kind]
     position, tokens_of = SPANS[span]
