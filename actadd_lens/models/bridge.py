@@ -265,6 +265,16 @@ class BridgeBackend(Backend):
             ) from error
 
 
+def inner_models(model: Any) -> list[Any]:
+    """Models that a user may call instead of a bridge: the Hugging Face model, and the one in it that does not unembed.
+
+    There are none in a HookedTransformer.
+    """
+    whole = getattr(model, "original_model", None)
+    inner = getattr(whole, "base_model", None)
+    return [module for module in dict.fromkeys((whole, inner)) if isinstance(module, torch.nn.Module)]
+
+
 def _keeper(found: dict[int, Tensor], layer: int, *, leave: bool) -> Any:
     def keep(resid_pre: Tensor, hook: Any) -> None:
         found[layer] = resid_pre

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from actadd_lens.errors import AmbiguousPositionError, PositionError
 from actadd_lens.models import Backend, PassContext
+from actadd_lens.models.bridge import inner_models
 from actadd_lens.models.protocol import Spot
 from actadd_lens.steering.hooks import cleared_twice, until_done
 from actadd_lens.steering.landings import Assignment, Landing, Prompts
@@ -420,12 +421,18 @@ class Watch:
         self._watcher = weakref.ref(watcher)
         model = backend.model
         handles: list[Any] = []
-        modules = [model, model.embed, *(model.blocks[number] for number in range(max(blocks) + 1))]
+        blocks_below = [model.blocks[number] for number in range(max(blocks) + 1)]
+        inside = inner_models(model)
+        modules = [model, *inside, model.embed, *blocks_below]
         self.close, _ = cleared_twice(self, _remove_all, handles, modules, self._local)
         watch = weakref.ref(self)
         handles.append(model.register_forward_pre_hook(_Look(watch, self._local, "begins")))
+        for inner in inside:
+            called, done = (_Look(watch, self._local, what, inner) for what in ("is called", "is done"))
+            handles.append(inner.register_forward_pre_hook(called, with_kwargs=True))
+            handles.append(inner.register_forward_hook(done, always_call=True))
         handles.append(model.embed.register_forward_pre_hook(_Look(watch, self._local, "embeds")))
-        for number, module in enumerate(modules[2:]):
+        for number, module in enumerate(blocks_below):
             acts = number in blocks
             enter = _Look(watch, self._local, "enters", module, number, acts)
             handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
@@ -446,6 +453,18 @@ class Watch:
     def begins(self) -> None:
         """A pass begins; what it begins from is not known yet."""
         self._local.tokens, self._local.block = None, None
+
+    def is_called(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A model inside the model is called, perhaps by the user: a pass begins, and this is its mask."""
+        if getattr(self._local, "called", None) in (None, module):  # not from within one that surrounds it
+            self.begins()
+            self._local.called = module
+            self._local.mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+
+    def is_done(self, module: Any) -> None:
+        """A model inside the model has ended, by whatever way."""
+        if getattr(self._local, "called", None) is module:
+            self._local.called, self._local.mask = None, None
 
     def embeds(self, module: Any, tokens: Any) -> None:
         """These tokens are embedded, so a pass begins with them."""
@@ -469,9 +488,20 @@ class Watch:
         if look.acts and watcher is not None:
             step = None
             if not local.is_met:
-                step = self._step(self._backend.context(number, args, kwargs), args[0])
+                step = self._step(self._as_called(self._backend.context(number, args, kwargs), args[0]), args[0])
                 local.is_met = True
             watcher.enters(number, step)
+
+    def _as_called(self, context: PassContext, stream: Tensor) -> PassContext:
+        """The mask as the model was given it: a block's own says nothing of columns that its window has left behind."""
+        if getattr(self._local, "called", None) is None:
+            return context
+        mask, columns = self._local.mask, context.past + stream.shape[1]
+        if mask is None:
+            return PassContext(context.past, None, context.cache)
+        if not isinstance(mask, Tensor) or mask.shape != (stream.shape[0], columns):
+            return context
+        return PassContext(context.past, None if bool(mask.all()) else mask.bool(), context.cache)
 
     def _step(self, context: PassContext, stream: Tensor) -> Pass:
         """What a pass tells; without a cache, its tokens may be those of the last pass and one more.
@@ -530,11 +560,15 @@ class _Look:
             return
         if self.what == "begins":
             watch.begins()
+        elif self.what == "is called" and module is self.module:
+            watch.is_called(module, args, more)
+        elif self.what == "is done":
+            watch.is_done(module)
         elif self.what == "embeds":
             watch.embeds(module, args[0] if args else None)
         elif self.what == "enters":
             watch.enters(self, module, args, more)
-        elif module is self.module:
+        elif self.what == "leaves" and module is self.module:
             watcher.leaves(self.number)
 
     def __deepcopy__(self, memo: Any) -> "_Look":

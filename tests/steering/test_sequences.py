@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 import sys
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from transformer_lens import hook_points
 import actadd_lens as al
 from actadd_lens.errors import NonFiniteError, SteeringError
 from actadd_lens.models import backend_of
+from benchmarks.architectures import build
 from tests.support import PAIRS, cached, close, hook_state, plain_hooks, tokens_of, vector_of
 
 LONG = "The girl looked at the dog. She felt"
@@ -26,6 +28,12 @@ SHORT = "A boy was in"
 def row(model: Any) -> al.SteeringVector:
     """One row, which fits anywhere."""
     return 5 * vector_of(model, PAIRS[0], 2).row(-1)
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A random Qwen2 whose upper layers see a window of 8 tokens."""
+    return al.load_model(build("qwen2, window", tmp_path_factory.mktemp("shapes") / "windows"), family="bridge")
 
 
 def by_hand(model: Any, tokens: Tensor, vector: al.SteeringVector, column: int) -> Tensor:
@@ -208,6 +216,61 @@ def test_a_pass_from_embeddings_has_no_tokens_of_another_pass(load: Any) -> None
         model(first)
         with pytest.raises(al.AmbiguousPositionError, match="began from a residual stream"):
             model.original_model(inputs_embeds=embeddings)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("position", ["all", al.after([7])])
+def test_tokens_whose_embeddings_were_only_looked_up_are_not_those_of_a_pass(load: Any, position: Any) -> None:
+    model = load("gpt2", "bridge")
+    row = 5 * vector_of(model, PAIRS[0], 2).row(-1)
+    theirs, tokens = model.original_model, torch.tensor([[0, 5, 7, 9]])
+    look_up = theirs.get_input_embeddings()
+    for inner in (theirs, theirs.base_model):
+        with al.steer(model, row, position=position):
+            embeddings = look_up(tokens + 1)
+            look_up(tokens)
+            with pytest.raises(al.AmbiguousPositionError, match="tokens were not seen|not all were seen"):
+                inner(inputs_embeds=embeddings)
+            model(tokens)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("left", [0, 3])
+@pytest.mark.parametrize("cuts", [(18, 24), (18, 19, 20, 21, 22, 23, 24)])
+@pytest.mark.parametrize("drops", [True, False])
+def test_a_copied_prefix_counts_the_tokens_that_a_sliding_window_no_longer_shows(
+    windows: Any, left: int, cuts: tuple[int, ...], drops: bool
+) -> None:
+    from transformers import DynamicCache
+
+    theirs = windows.original_model
+    row = al.SteeringVector.from_tensor(torch.ones(windows.cfg.d_model), layer=1, source="ones")
+    tokens, mask = torch.arange(5, 5 + 2 * cuts[-1]).reshape(2, -1), torch.ones(2, cuts[-1], dtype=torch.long)
+    mask[1, :left] = 0
+    options = {"attention_mask": mask} if left else {}
+
+    def run(cache: Any, start: int, stop: int) -> Tensor:
+        told = {name: value[:, :stop] for name, value in options.items()}
+        return theirs(tokens[:, start:stop], past_key_values=cache, use_cache=True, **told).logits
+
+    def by_hand(module: Any, args: Any) -> Any:
+        stream = args[0].clone()
+        for number, first in enumerate((0, left)):
+            stream[number, max(0, first + 20 - place[0]) :] += 1
+        return (stream, *args[1:])
+
+    prefix = DynamicCache(config=theirs.config) if drops else DynamicCache()
+    with al.steer(windows, row, position=al.since(20)):
+        run(prefix, 0, cuts[0])
+        cache, ours = copy.deepcopy(prefix), []
+        for start, stop in itertools.pairwise(cuts):
+            ours.append(run(cache, start, stop))
+    handle, expected, place = theirs.model.layers[1].register_forward_pre_hook(by_hand), [], [0]
+    for start, stop in itertools.pairwise(cuts):
+        place[0] = start
+        expected.append(run(prefix, start, stop))
+    handle.remove()
+    assert close(torch.cat(ours, dim=1), torch.cat(expected, dim=1))
 
 
 def test_one_left_padded_row_without_a_mask_is_refused(model: Any, row: Any) -> None:
