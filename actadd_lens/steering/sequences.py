@@ -110,15 +110,16 @@ class Memory:
             self._seen.pop(mark, None)
             self._streams.pop(mark, None)
 
-    def with_lone_tokens_shown(self, context: PassContext, seen: int) -> PassContext:
+    def with_lone_tokens_shown(self, step: "Pass", bos: int | None) -> PassContext:
         """The mask, with a prompt of nothing but BOS in it.
 
         Where BOS is the pad token, `HookedTransformer.generate` takes such a prompt for padding and hides it, in the
         first pass and, without a cache, in the longer ones that follow.
         """
+        context, seen = step.context, step.seen
         real, lone, alone = context.real, self._lone, None
         if real is not None and seen == 1:
-            alone = ~real.any(dim=1)
+            alone = _lone(step.tokens, real, bos)
         elif real is not None and lone is not None and seen == lone[1] + 1 and lone[0].shape == real.shape[:1]:
             alone = lone[0]
         self._lone = None if alone is None else (alone, seen)
@@ -127,6 +128,15 @@ class Memory:
         shown = real.clone()
         shown[alone, 0] = True
         return PassContext(context.past, shown, context.cache)
+
+
+def _lone(tokens: Tensor | None, real: Bool[Tensor, "batch column"], bos: int | None) -> Bool[Tensor, " batch"]:
+    """Rows of one hidden BOS: prompts, unless another row's BOS is shown, as then the mask tells padding apart."""
+    hidden = ~real[:, 0]
+    if tokens is None:
+        return hidden
+    begins = (tokens[:, 0] == (-1 if bos is None else bos)).to(hidden.device)
+    return hidden & begins & ~(begins & ~hidden).any()
 
 
 def _hash(tokens: Int[Tensor, "batch pos"]) -> bytes:
@@ -196,7 +206,7 @@ def meet(backend: Backend, step: Pass, questions: Questions, memory: Memory, tol
         AmbiguousPositionError: Mask and tokens leave open where a prompt begins or ends, and it matters.
         PositionError: `prompt_lengths` does not match the batch.
     """
-    context = memory.with_lone_tokens_shown(step.context, step.seen)
+    context = memory.with_lone_tokens_shown(step, backend.bos_token_id)
     step = Pass(context, step.tokens, step.stream, step.goes_on)
     real = None if context.real is None or bool(context.real.all()) else context.real
     firsts, counts, is_plain = _layout(real, step.batch, step.seen)
@@ -204,18 +214,18 @@ def meet(backend: Backend, step: Pass, questions: Questions, memory: Memory, tol
     hidden = [False] * step.batch if real is None else (~real.all(dim=1)).tolist()
     if not step.goes_on:  # its second token may be a BOS that was written
         _check_start(backend, step.tokens, firsts, hidden)
-    lengths, mark = counts, None
+    mark = None
     if told is not None:
         lengths = _told_lengths(told, step, counts, backend.n_ctx)
-    elif questions.length:
-        mark = _check_not_grown(step, memory)
+    else:
+        lengths = _lengths_so_far(step, counts, questions, backend.n_ctx)
+        mark = _check_not_grown(step, memory) if questions.length else None
     if told is None and context.real is None and step.batch > 1:
         _check_ends(backend, questions, step.tokens, counts)
     _check_bos(backend, step, questions, firsts, counts)
     bos = None
-    if questions.bos and step.tokens is not None:
-        bos = tuple(bool(row and row[0] == backend.bos_token_id) if count else None for row, count in
-                    zip(rows or [()] * step.batch, counts, strict=True))  # fmt: skip
+    if questions.bos and rows is not None:
+        bos = tuple(bool(row and row[0] == backend.bos_token_id) for row in rows)
     whole = rows is not None and all(count >= length for count, length in zip(counts, lengths, strict=True))
     tokens = tuple(row[:length] for row, length in zip(rows, lengths, strict=True)) if rows and whole else None
     return Sequences(Prompts(firsts, tuple(lengths), bos, tokens), step.seen, real, is_plain, mark)
@@ -233,15 +243,18 @@ def join(backend: Backend, step: Pass, questions: Questions, told: tuple[int, ..
         )
     real = step.context.real
     columns = step.context.past + step.seen
-    firsts, _, is_plain = _layout(real, step.batch, columns)
+    firsts, counts, is_plain = _layout(real, step.batch, columns)
     # Without lengths, nothing that is counted from the front overhangs.
     lengths = (backend.n_ctx,) * step.batch if told is None else told * step.batch if len(told) == 1 else told
     if len(lengths) != step.batch:
         raise PositionError(f"prompt_lengths {list(lengths)} does not match a batch of {step.batch} rows.")
-    return Sequences(Prompts(firsts, tuple(lengths), (False,) * step.batch), columns, real, is_plain)
+    bos = _with_late(backend, step, questions, (False,) * step.batch, (firsts, counts))
+    return Sequences(Prompts(firsts, tuple(lengths), bos), columns, real, is_plain)
 
 
-def go_on(found: Sequences, step: Pass, questions: Questions, told: tuple[int, ...] | None) -> Sequences:
+def go_on(
+    backend: Backend, found: Sequences, step: Pass, questions: Questions, told: tuple[int, ...] | None
+) -> Sequences:
     """The sequences after one more pass in their cache.
 
     Raises:
@@ -263,20 +276,31 @@ def go_on(found: Sequences, step: Pass, questions: Questions, told: tuple[int, .
         real = None if bool(real.all()) else real
     prompts, is_plain = found.prompts, found.is_plain
     if real is not None:
-        firsts, _, is_plain = _layout(real, step.batch, columns)
-        bos = prompts.starts_with_bos
-        if bos is not None and None in bos:
-            bos = _late_bos(prompts, step, real)
+        firsts, counts, is_plain = _layout(real, step.batch, columns)
+        bos = _with_late(backend, step, questions, prompts.starts_with_bos, (firsts, counts))
         prompts = Prompts(firsts, prompts.lengths, bos, prompts.tokens)
     return Sequences(prompts, columns, real, is_plain)
 
 
-def _late_bos(prompts: Prompts, step: Pass, real: Tensor) -> tuple[bool | None, ...]:
-    """A row whose first token comes only now, behind padding that filled all passes before: it has no BOS in front."""
-    started = real.any(dim=1).tolist()
-    assert prompts.starts_with_bos is not None
-    return tuple(False if known is None and begun else known
-                 for known, begun in zip(prompts.starts_with_bos, started, strict=True))  # fmt: skip
+def _with_late(
+    backend: Backend,
+    step: Pass,
+    questions: Questions,
+    bos: tuple[bool | None, ...] | None,
+    layout: tuple[Sequence[int], Sequence[int]],
+) -> tuple[bool | None, ...] | None:
+    """Which rows begin with BOS, also those whose prompt begins only now, behind padding that filled earlier passes."""
+    places = [first - step.context.past for first in layout[0]]
+    begins = [int(place >= 0 and count > 0) for place, count in zip(places, layout[1], strict=True)]
+    if not any(begins):
+        return bos
+    _check_bos(backend, step, questions, places, begins)
+    if bos is None or step.tokens is None:
+        return None
+    starts = [int(step.tokens[row, place]) if begins[row] else None for row, place in enumerate(places)]
+    return tuple(
+        known if token is None else token == backend.bos_token_id for known, token in zip(bos, starts, strict=True)
+    )
 
 
 def _layout(real: Tensor | None, batch: int, columns: int) -> tuple[tuple[int, ...], list[int], bool]:
@@ -297,6 +321,19 @@ def _rows_of_tokens(step: Pass, real: Tensor | None) -> list[tuple[int, ...]] | 
         return [tuple(row) for row in step.tokens.tolist()]
     marks = real.to(step.tokens.device)
     return [tuple(row[kept].tolist()) for row, kept in zip(step.tokens, marks, strict=True)]
+
+
+def _lengths_so_far(step: Pass, counts: list[int], questions: Questions, n_ctx: int) -> list[int]:
+    """Tokens of each prompt; of a row of nothing but padding, the prompt may come in a later pass of its cache."""
+    empty = [row for row, count in enumerate(counts) if not count]
+    if not empty or step.context.cache is None:
+        return counts
+    if questions.length:
+        raise AmbiguousPositionError(
+            f"Rows {empty} of this batch are nothing but padding in the first pass, so where their prompts end is not "
+            f"known. {REMEDY}"
+        )
+    return [count or n_ctx for count in counts]
 
 
 def _told_lengths(told: tuple[int, ...], step: Pass, counts: Sequence[int], n_ctx: int) -> list[int]:

@@ -129,7 +129,7 @@ class Watched(Session):
             found = join(self.backend, step, self._questions, self._lengths)
         else:
             self._memory.forget(known.mark)
-            found = go_on(known, step, self._questions, self._lengths)
+            found = go_on(self.backend, known, step, self._questions, self._lengths)
         self._note_short(context.cache, found)
         if known is not None and not self._learns:
             found.assignments = known.assignments

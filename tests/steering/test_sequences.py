@@ -167,6 +167,63 @@ def test_a_told_length_that_never_comes_is_told(model: Any, row: Any) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("position", ["front", "all", "all+bos", al.first(2), al.since([2, 3]), "back", "last"])
+@pytest.mark.parametrize("cut", ["the first column", "before the end", "at the end", "after the end"])
+def test_a_row_may_begin_behind_padding_that_filled_the_first_chunk(
+    model: Any, row: Any, position: Any, cut: str
+) -> None:
+    long, short = tokens_of(model, LONG), tokens_of(model, SHORT)
+    length, gap = long.shape[1], long.shape[1] - short.shape[1]
+    edge = {"the first column": 1, "before the end": gap - 1, "at the end": gap, "after the end": gap + 1}[cut]
+    padding = torch.full((1, gap), backend_of(model).pad_token_id or 0)
+    batch = torch.cat([long, torch.cat([padding, short], dim=1)])
+    mask = torch.ones_like(batch)
+    mask[1, :gap] = 0
+    last, every = slice(-1, None), slice(None)
+    meant = {"front": slice(1), "all": slice(1, None), "all+bos": every, al.first(2): slice(2), "back": last}
+
+    def by_hand(stream: Tensor, hook: Any) -> Tensor:
+        steered = stream.clone()
+        for number, first in enumerate((0, gap)):
+            where = slice(2 + number, None) if position == al.since([2, 3]) else meant.get(position, last)
+            columns = range(first, length)[where]
+            here = [column - place[0] for column in columns if 0 <= column - place[0] < stream.shape[1]]
+            steered[number, here] += row.injection[0]
+        return steered
+
+    def run() -> Tensor:
+        found, cache = [], None
+        for start, stop in ((0, edge), (edge, length)):
+            place[0] = start
+            told = mask[:, :stop] if backend_of(model).family == "bridge" else mask[:, start:stop]
+            logits, cache = cached(model, batch[:, start:stop], cache, told)
+            found.append(logits)
+        return torch.cat(found, dim=1)
+
+    place = [0]
+    with model.hooks(fwd_hooks=[(row.hook_name, by_hand)]):
+        expected = run()
+    needs_length = position in ("back", "last")
+    with al.steer(model, row, position=position, prompt_lengths=[length, length - gap] if needs_length else None):
+        found = run()
+    assert close(found[0], expected[0])
+    assert close(found[1, gap:], expected[1, gap:])
+
+
+@torch.no_grad()
+def test_what_a_row_of_padding_begins_with_is_seen_when_it_begins(model: Any, row: Any) -> None:
+    long = tokens_of(model, LONG)
+    tokens, mask = torch.cat([long, torch.zeros_like(long)]), torch.ones(2, long.shape[1], dtype=torch.long)
+    tokens[1, -1], mask[1, :-1], cut = 9, 0, long.shape[1] - 1
+    with al.steer(model, 5 * vector_of(model, PAIRS[0], 2)):
+        _, cache = cached(model, tokens[:, :cut], None, mask[:, :cut])
+        with pytest.raises(al.AmbiguousPositionError, match="one token off"):
+            cached(model, tokens[:, cut:], cache, mask if backend_of(model).family == "bridge" else mask[:, cut:])
+    with al.steer(model, row, position="last"), pytest.raises(al.AmbiguousPositionError, match="nothing but padding"):
+        cached(model, tokens[:, :cut], None, mask[:, :cut])
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("position", ["front", "mid", "back", 4, "all", "last"])
 def test_holes_in_a_mask_are_no_tokens(model: Any, row: Any, position: Any) -> None:
     tokens = tokens_of(model, LONG)
