@@ -60,6 +60,11 @@ class Span(ABC):
     needs_tokens = False
     """Whether the span depends on what the prompt's tokens are."""
 
+    @property
+    def prompts(self) -> int:
+        """For how many prompts it is given; one for a span that is the same for all."""
+        return 1
+
     @abstractmethod
     def reach(self, prompt: PromptFacts) -> Reach:
         """The tokens that are covered in one prompt.
@@ -149,6 +154,11 @@ class Since(Span):
     """Every token from an index on, generated ones too; see `since`."""
 
     starts: tuple[int, ...]
+
+    @property
+    def prompts(self) -> int:
+        """One for each index."""
+        return len(self.starts)
 
     def reach(self, prompt: PromptFacts) -> Reach:
         """From the prompt's own index on."""
@@ -292,6 +302,11 @@ class Mask(Span):
     """Some tokens of the prompt, marked one by one: one mask for all prompts, or one per prompt."""
 
     table: tuple[tuple[bool, ...], ...]
+
+    @property
+    def prompts(self) -> int:
+        """One for each row."""
+        return len(self.table)
 
     def reach(self, prompt: PromptFacts) -> Reach:
         """The tokens that the mask marks; it may end before the prompt does, and covers no generated tokens."""

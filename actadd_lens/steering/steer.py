@@ -1,7 +1,7 @@
 """`steer` and `fwd_hooks`: steering of whatever runs; where each prompt ends is learnt from its own passes."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -164,7 +164,9 @@ class Watched(Session):
         """What is done, with operations; where these depend neither on prompts nor on training, they are kept."""
         if batch in self._fixed:
             return self._fixed[batch]
-        resolved = resolve(self.backend, self._assignments(batch), found.prompts, self._read)
+        assignments = self._assignments(batch)
+        _check_spans(assignments, batch)
+        resolved = resolve(self.backend, assignments, found.prompts, self._read)
         if not self._learns and not self._reads:
             self._fixed[batch] = resolved
         return resolved
@@ -209,6 +211,17 @@ class Watched(Session):
         assert found.real is not None
         index = token_index(found.real)[:, past:]
         return act_on_tokens(stream, found.assignments[spot], found.prompts, index, reader=self.backend)
+
+
+def _check_spans(assignments: Mapping[Spot, Sequence[Assignment]], batch: int) -> None:
+    """Rows of a pass have no other numbers than their places: a span for each prompt is one for each row."""
+    for item in (item for items in assignments.values() for item in items):
+        span = as_span(item.position)
+        if span is not None and span.prompts not in (1, batch):
+            raise PositionError(
+                f"Position {span!r} is given for {span.prompts} prompts, but this batch has {batch} rows: give one for "
+                "all, or one for each."
+            )
 
 
 def _questions(found: Sequence[Assignment]) -> Questions:

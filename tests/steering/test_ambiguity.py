@@ -136,6 +136,19 @@ def test_a_pass_that_begins_from_a_stream_hides_where_bos_is(hooked: Any) -> Non
         hooked(fresh, start_at_layer=1)
 
 
+@pytest.mark.parametrize("position", [al.since([2, 5, 7]), [[True], [True], [True]]])
+def test_a_span_for_other_prompts_than_those_of_the_batch_is_refused(small: Any, position: Any) -> None:
+    row, tokens = vector_of(small, PAIRS[0], 2).row(-1), tokens_of(small, LONG)
+    for rows in (2, 4):
+        with (
+            al.steer(small, row, position=position),
+            pytest.raises(al.PositionError, match=rf"for 3 prompts, but this batch has {rows} rows"),
+        ):
+            small(tokens.repeat(rows, 1))
+    with al.steer(small, row, position=position):
+        small(tokens.repeat(3, 1))
+
+
 @pytest.mark.parametrize("lengths", [[3, 4, 5], [999, 2]])
 def test_prompt_lengths_that_do_not_go_with_the_batch_are_refused(small: Any, lengths: list[int]) -> None:
     vector, tokens = vector_of(small, PAIRS[0], 2).row(-1), tokens_of(small, LONG).repeat(2, 1)
