@@ -130,6 +130,8 @@ class Watched(Session):
         else:
             self._memory.forget(known.mark)
             found = go_on(self.backend, known, step, self._questions, self._lengths)
+        if context.past > 0 and known is None:
+            self._note_taken_up(context.past)
         self._note_short(context.cache, found)
         if known is not None and not self._learns:
             found.assignments = known.assignments
@@ -147,6 +149,11 @@ class Watched(Session):
             self._short[id(cache)] = found.columns
         else:
             self._short.pop(id(cache), None)
+
+    def _note_taken_up(self, past: int) -> None:
+        """A sequence that goes on in another cache may be the copy of a prefix, which then needs not end itself."""
+        for key in [key for key, columns in self._short.items() if columns == past]:
+            del self._short[key]
 
     def check_complete(self) -> None:
         """See that the prompts whose lengths were told went through whole.

@@ -159,6 +159,18 @@ def test_a_prompt_in_chunks_without_its_length_is_refused(model: Any, row: Any, 
             cached(model, tokens[:, 4:7], cache)
 
 
+@torch.no_grad()
+def test_a_prefix_whose_copies_go_on_needs_not_come_to_the_told_length_itself(model: Any, row: Any) -> None:
+    tokens = tokens_of(model, LONG)
+    length, ends = tokens.shape[1], [tokens[:, 4:], torch.arange(5, 5 + tokens.shape[1] - 4)[None]]
+    with al.steer(model, row, position="back", prompt_lengths=[length]):
+        _, prefix = cached(model, tokens[:, :4], None)
+        found = [cached(model, end, copy.deepcopy(prefix))[0] for end in ends]
+    for end, logits in zip(ends, found, strict=True):
+        expected = by_hand(model, torch.cat([tokens[:, :4], end], dim=1), row, length - 1)
+        assert close(logits, expected[:, 4:])
+
+
 def test_a_told_length_that_never_comes_is_told(model: Any, row: Any) -> None:
     tokens = tokens_of(model, LONG)
     match = "does not match"
