@@ -220,7 +220,8 @@ def meet(backend: Backend, step: Pass, questions: Questions, memory: Memory, tol
     else:
         lengths = _lengths_so_far(step, counts, questions, backend.n_ctx)
         mark = _check_not_grown(step, memory) if questions.length else None
-    if told is None and context.real is None and step.batch > 1:
+    may_end_in_padding = step.batch > 1 or (questions.length and _ends_in_padding(backend, step.tokens))
+    if told is None and context.real is None and may_end_in_padding:
         _check_ends(backend, questions, step.tokens, counts)
     _check_bos(backend, step, questions, firsts, counts)
     bos = None
@@ -387,6 +388,15 @@ def _check_start(backend: Backend, tokens: Tensor | None, firsts: Sequence[int],
             f"Rows {begins_twice.nonzero().flatten().tolist()} begin with two BOS tokens: a text that already contains "
             "BOS got another, so every row would land one token early. Pass prepend_bos=False."
         )
+
+
+def _ends_in_padding(backend: Backend, tokens: Tensor | None) -> bool:
+    """Whether one row ends in what can hardly be text: two pad tokens, or one that neither begins nor ends texts."""
+    pad = backend.pad_token_id
+    if tokens is None or pad is None:
+        return False
+    count = 2 if pad in (backend.bos_token_id, backend.eos_token_id) else 1
+    return tokens.shape[1] > count and bool((tokens[:, -count:] == pad).all())
 
 
 def _check_ends(backend: Backend, questions: Questions, tokens: Tensor | None, lengths: Sequence[int]) -> None:

@@ -89,6 +89,21 @@ def test_left_padding_without_a_mask_is_refused(model: Any, row: Any) -> None:
         model(tokens)
 
 
+@pytest.mark.parametrize("position", ["mid", "back", "last", "generated"])
+def test_one_row_that_ends_in_padding_without_a_mask_is_refused(model: Any, row: Any, position: str) -> None:
+    text, pad = tokens_of(model, LONG), model.tokenizer.pad_token_id or 0
+    tokens, mask = torch.cat([text, torch.full((1, 3), pad)], dim=1), torch.ones(1, text.shape[1] + 3).long()
+    mask[:, text.shape[1] :] = 0
+    with al.steer(model, row, position=position), refused("may end in padding, but no attention mask.*prompt_lengths"):
+        model(tokens)
+    with al.steer(model, row, position=position):
+        expected = model(text)
+    with al.steer(model, row, position=position):
+        assert close(model(tokens, attention_mask=mask)[:, : text.shape[1]], expected)
+    with al.steer(model, row, position=position, prompt_lengths=text.shape[1]):
+        assert close(model(tokens)[:, : text.shape[1]], expected)
+
+
 @pytest.mark.parametrize("position", ["mid", "back"])
 def test_prompt_lengths_settle_right_padded_batches(model: Any, row: Any, position: str) -> None:
     texts = [SHORT, LONG]
