@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from actadd_lens.checks import is_count
-from actadd_lens.errors import PositionError, SteeringError
+from actadd_lens.errors import AmbiguousPositionError, PositionError, SteeringError
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.protocol import Spot
 from actadd_lens.prompts.positions import Position, as_position, needs_length
@@ -125,6 +126,8 @@ class Watched(Session):
                 known = None
         if context.past == 0:
             found = meet(self.backend, step, self._questions, self._memory, self._lengths)
+            if self._reads:
+                _check_side_by_side(found)
         elif known is None:
             found = join(self.backend, step, self._questions, self._lengths)
         else:
@@ -218,6 +221,22 @@ class Watched(Session):
         assert found.real is not None
         index = token_index(found.real)[:, past:]
         return act_on_tokens(stream, found.assignments[spot], found.prompts, index, reader=self.backend)
+
+
+def _check_side_by_side(found: Sequences) -> None:
+    """Prompts are read with their tokens side by side; where some attend over a hole, that is another pass."""
+    if found.real is None:
+        return
+    columns = torch.arange(found.real.shape[1], device=found.real.device)
+    ends = torch.where(found.real, columns + 1, 0).amax(dim=1)
+    firsts = torch.tensor(found.prompts.first, device=ends.device)
+    holes = (ends > 0) & (ends - firsts != found.real.sum(dim=1))
+    if bool(holes.any()):
+        raise AmbiguousPositionError(
+            "A gate or a clean value is read from the prompt in a pass of its own, without what the mask hides, but "
+            f"the masks of rows {holes.nonzero().flatten().tolist()} have holes, across which tokens are further apart "
+            "than in that pass: leave the hidden tokens out of the prompt."
+        )
 
 
 def _check_spans(assignments: Mapping[Spot, Sequence[Assignment]], batch: int) -> None:

@@ -261,6 +261,25 @@ def test_holes_in_a_mask_are_no_tokens(model: Any, row: Any, position: Any) -> N
 
 
 @torch.no_grad()
+def test_nothing_is_read_of_a_prompt_with_holes(model: Any, row: Any) -> None:
+    tokens = tokens_of(model, LONG)
+    mask = torch.ones_like(tokens)
+    mask[:, 2:4] = 0
+    for intervention in (al.replace("clean", layer=2), al.gated(row, al.gate(row, 0.0))):
+        with (
+            al.steer(model, intervention, position="all+bos"),
+            pytest.raises(al.AmbiguousPositionError, match=r"masks of rows \[0\] have holes"),
+        ):
+            model(tokens, attention_mask=mask)
+    mask = torch.ones_like(tokens).repeat(2, 1)
+    mask[0, :2], mask[1, -2:] = 0, 0
+    expected = model(tokens.repeat(2, 1), attention_mask=mask)
+    with al.steer(model, al.replace("clean", layer=2), position="all+bos"):
+        found = model(tokens.repeat(2, 1), attention_mask=mask)
+    assert close(found[mask.bool()], expected[mask.bool()])
+
+
+@torch.no_grad()
 def test_a_pass_from_a_stream_has_no_tokens_of_another_pass(hooked: Any) -> None:
     row = 5 * vector_of(hooked, PAIRS[0], 2).row(-1)
     first = tokens_of(hooked, "The girl")
