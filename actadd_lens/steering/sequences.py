@@ -363,7 +363,7 @@ def _check_not_grown(step: Pass, memory: Memory) -> bytes:
 
 def _check_start(backend: Backend, tokens: Tensor | None, firsts: Sequence[int], hidden: Sequence[bool]) -> None:
     """Left padding without a mask: the model itself takes the padding for text, and so would we."""
-    if tokens is None:
+    if tokens is None or not tokens.shape[1]:
         return
     pad, bos = backend.pad_token_id, backend.bos_token_id
     rows = torch.arange(len(firsts), device=tokens.device)

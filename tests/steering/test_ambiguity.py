@@ -89,6 +89,12 @@ def test_left_padding_without_a_mask_is_refused(model: Any, row: Any) -> None:
         model(tokens)
 
 
+def test_a_prompt_of_no_tokens_is_one_onto_which_nothing_fits(hooked: Any) -> None:
+    row = vector_of(hooked, PAIRS[0], 2).row(-1)
+    with al.steer(hooked, row), pytest.raises(al.PositionError, match="does not fit onto a prompt of 0 tokens"):
+        hooked(torch.zeros(1, 0, dtype=torch.long))
+
+
 @pytest.mark.parametrize("position", ["mid", "back", "last", "generated"])
 def test_one_row_that_ends_in_padding_without_a_mask_is_refused(model: Any, row: Any, position: str) -> None:
     text, pad = tokens_of(model, LONG), model.tokenizer.pad_token_id or 0
