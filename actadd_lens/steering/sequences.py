@@ -8,7 +8,7 @@ import hashlib
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -152,12 +152,14 @@ class Pass:
         tokens: The tokens that were embedded; None where the pass began from a stream.
         stream: The first stream that was seen of it.
         goes_on: Whether it is the pass before it, without a cache, and one token more.
+        positions: The tokens' positions, where the Hugging Face model was called with them.
     """
 
     context: PassContext
     tokens: Int[Tensor, "batch pos"] | None
     stream: Tensor
     goes_on: bool = False
+    positions: Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -207,7 +209,7 @@ def meet(backend: Backend, step: Pass, questions: Questions, memory: Memory, tol
         PositionError: `prompt_lengths` does not match the batch.
     """
     context = memory.with_lone_tokens_shown(step, backend.bos_token_id)
-    step = Pass(context, step.tokens, step.stream, step.goes_on)
+    step = replace(step, context=context)
     real = None if context.real is None or bool(context.real.all()) else context.real
     firsts, counts, is_plain = _layout(real, step.batch, step.seen)
     rows = _rows_of_tokens(step, real)
@@ -507,11 +509,12 @@ class Watch:
             self.begins()
             self._local.called = module
             self._local.mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+            self._local.positions = kwargs.get("position_ids")
 
     def is_done(self, module: Any) -> None:
         """A model inside the model has ended, by whatever way."""
         if getattr(self._local, "called", None) is module:
-            self._local.called, self._local.mask = None, None
+            self._local.called = self._local.mask = self._local.positions = None
 
     def embeds(self, module: Any, tokens: Any) -> None:
         """These tokens are embedded, so a pass begins with them."""
@@ -558,7 +561,7 @@ class Watch:
         local, tokens = self._local, self._local.tokens
         if context.cache is not None:
             local.running = None
-            return Pass(context, _fitting(tokens, stream), stream)
+            return Pass(context, _fitting(tokens, stream), stream, positions=self._positions)
         sizes, running, goes_on = _sizes(stream), getattr(local, "running", None), False
         if tokens is not None and tokens.shape[1] == 1 and running is not None and stream.shape[1] > 1:
             before, known = running
@@ -567,7 +570,13 @@ class Watch:
                 tokens, goes_on = longer, True
         tokens = _fitting(tokens, stream)
         local.running = None if tokens is None else (tokens, sizes)
-        return Pass(context, tokens, stream, goes_on)
+        return Pass(context, tokens, stream, goes_on, self._positions)
+
+    @property
+    def _positions(self) -> Tensor | None:
+        """Positions that the model was called with, as some architectures take them: one for each token."""
+        found = getattr(self._local, "positions", None)
+        return found if isinstance(found, Tensor) and found.ndim == 2 else None
 
 
 def _fitting(tokens: Tensor | None, stream: Tensor) -> Tensor | None:

@@ -128,6 +128,7 @@ class Watched(Session):
             found = meet(self.backend, step, self._questions, self._memory, self._lengths)
             if self._reads:
                 _check_side_by_side(found)
+                _check_counted_on(found, step)
         elif known is None:
             found = join(self.backend, step, self._questions, self._lengths)
         else:
@@ -236,6 +237,19 @@ def _check_side_by_side(found: Sequences) -> None:
             "A gate or a clean value is read from the prompt in a pass of its own, without what the mask hides, but "
             f"the masks of rows {holes.nonzero().flatten().tolist()} have holes, across which tokens are further apart "
             "than in that pass: leave the hidden tokens out of the prompt."
+        )
+
+
+def _check_counted_on(found: Sequences, step: Pass) -> None:
+    """Prompts are read with positions from 0 on; where the pass has others, a model may give other values."""
+    if step.positions is None:
+        return
+    given = step.positions.expand(step.batch, -1)
+    real = torch.ones_like(given, dtype=torch.bool) if found.real is None else found.real.to(given.device)
+    if given.shape != real.shape or bool((given != real.cumsum(dim=1) - 1)[real].any()):
+        raise AmbiguousPositionError(
+            "A gate or a clean value is read from the prompt in a pass of its own, with positions that count from 0, "
+            "but this pass was given other position_ids: leave them out, so that the model counts."
         )
 
 

@@ -280,6 +280,21 @@ def test_nothing_is_read_of_a_prompt_with_holes(model: Any, row: Any) -> None:
 
 
 @torch.no_grad()
+def test_nothing_is_read_of_a_prompt_with_positions_of_its_own(load: Any) -> None:
+    model = load("gpt2", "bridge")
+    tokens = tokens_of(model, LONG)
+    usual, row = torch.arange(tokens.shape[1])[None], 5 * vector_of(model, PAIRS[0], 2).row(-1)
+    expected = model.original_model(tokens).logits
+    for intervention in (al.replace("clean", layer=2), al.gated(0 * row, al.gate(row, 0.0))):
+        with al.steer(model, intervention, position="all+bos"):
+            assert close(model.original_model(tokens, position_ids=usual).logits, expected)
+            with pytest.raises(al.AmbiguousPositionError, match="other position_ids"):
+                model.original_model(tokens, position_ids=usual + 3)
+    with al.steer(model, row, position="all+bos"):  # reads nothing, so positions are the caller's own
+        assert not close(model.original_model(tokens, position_ids=usual + 3).logits, expected)
+
+
+@torch.no_grad()
 def test_a_pass_from_a_stream_has_no_tokens_of_another_pass(hooked: Any) -> None:
     row = 5 * vector_of(hooked, PAIRS[0], 2).row(-1)
     first = tokens_of(hooked, "The girl")
