@@ -26,7 +26,7 @@ def settings() -> dict[str, dict[str, Any]]:
     few = {name: topics[name] for name in ("weddings", "cooking", "sea")}
     words = {name: value for name, value in TEXTS.items() if name != "choose_on"}
     return {
-        "perplexity": {"layers": LAYERS, "n": 100, "nulls": 19},
+        "perplexity": {"layers": (*LAYERS, 29), "n": 100, "nulls": 19},
         "topic-words": {**words, "prompts": prompts, "coefficients": (4.0,)},
         "token-shift": {"layer": 10, "texts": moods["neutral"][:40]},
         "topics": {**TEXTS, "prompts": prompts, "topics": few},
