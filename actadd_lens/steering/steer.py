@@ -18,17 +18,8 @@ from actadd_lens.steering.clean import read_clean
 from actadd_lens.steering.hooks import InjectionHook, Session, compiled_code_off, hung
 from actadd_lens.steering.interventions import PerPrompt, per_prompt
 from actadd_lens.steering.landings import Assignment, act, act_on_tokens, assign, land, resolve
-from actadd_lens.steering.sequences import (
-    Memory,
-    Pass,
-    Questions,
-    Sequences,
-    Watch,
-    go_on,
-    join,
-    meet,
-    token_index,
-)
+from actadd_lens.steering.passes import Pass, Watch
+from actadd_lens.steering.sequences import Memory, Questions, Sequences, go_on, join, meet, token_index
 from actadd_lens.vectors.interventions import CleanReads, Intervention
 from actadd_lens.vectors.vector import SteeringVector, check_interventions
 
