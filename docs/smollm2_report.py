@@ -10,8 +10,11 @@ from typing import Any
 import actadd_lens as al
 from actadd_lens import storybook
 
-TEXTS = {"layers": (4, 10, 18), "n": 1, "max_new_tokens": 30, "nulls": 19, "choose_on": 6}
-"""Where texts are written: one sample for each prompt, and what is chosen is chosen on few prompts of each kind."""
+TEXTS = {"layers": (4, 10, 18), "n": 1, "max_new_tokens": 30, "nulls": 19}
+"""Where texts are written: one sample for each prompt."""
+
+CHOSEN = {**TEXTS, "choose_on": 6}
+"""Where a cell is chosen by texts: on few prompts of each kind."""
 
 LAYERS = (4, 10, 14, 18, 22)
 MOOD = (("I love it", "I hate it"),)
@@ -24,21 +27,20 @@ def settings() -> dict[str, dict[str, Any]]:
     moods = storybook.sentiment_sentences()
     begun = {mood: [" ".join(text.split()[:5]) for text in moods[mood][:20]] for mood in ("positive", "negative")}
     few = {name: topics[name] for name in ("weddings", "cooking", "sea")}
-    words = {name: value for name, value in TEXTS.items() if name != "choose_on"}
     return {
         "perplexity": {"layers": (*LAYERS, 29), "n": 100, "nulls": 19},
-        "topic-words": {**words, "prompts": prompts, "coefficients": (4.0,)},
+        "topic-words": {**TEXTS, "prompts": prompts, "coefficients": (4.0,)},
         "token-shift": {"layer": 10, "texts": moods["neutral"][:40]},
-        "topics": {**TEXTS, "prompts": prompts, "topics": few},
-        "sentiment": {**TEXTS, "prompts": begun, "pairs": MOOD},
-        "toxicity": {**TEXTS, "prompts": storybook.hostile_prompts()[:20], "pairs": MOOD},
+        "topics": {**CHOSEN, "prompts": prompts, "topics": few},
+        "sentiment": {**CHOSEN, "prompts": begun, "pairs": MOOD},
+        "toxicity": {**CHOSEN, "prompts": storybook.hostile_prompts()[:20], "pairs": MOOD},
         "knowledge": {"layer": 10, "nulls": 39},
         "overhead": {},
         "norms": {"layers": LAYERS},
         "nulls": {"prompts": prompts, "layer": 10, "nulls": 39},
         "prompting": {"prompts": prompts, "layers": (4, 10, 18), "n": 40, "nulls": 20},
-        "dimensions": {**TEXTS, "prompts": prompts},
-        "positions": {**TEXTS, "prompts": prompts},
+        "dimensions": {**CHOSEN, "prompts": prompts},
+        "positions": {**CHOSEN, "prompts": prompts},
         "attention": {"prompts": prompts, "layer": 10, "nulls": 39},
         "examples": {"n": 2, "max_new_tokens": 30, "nulls": 9},
     }

@@ -37,9 +37,11 @@ def _checked(made: Any = None, *, typechecker: Any = None) -> Any:
 def _function(plain: Callable[..., Any]) -> Callable[..., Any]:
     if inspect.isgeneratorfunction(plain) or inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain):
         return _jaxtyped(plain, typechecker=_beartype)  # beartype alone would look at arguments only when it is started
-    known = {name: _resolved(hint, plain) for name, hint in inspect.get_annotations(plain).items()}
+    own = inspect.get_annotations(plain)
+    known = {name: _resolved(hint, plain) for name, hint in own.items()}
     plain.__annotations__ = known
     strict = _beartype(plain)
+    plain.__annotations__ = own
     if any("jaxtyping." in repr(hint) for hint in known.values()):
         strict = _together(strict)
 

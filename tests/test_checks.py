@@ -66,7 +66,7 @@ def test_a_test_may_do_without(unchecked: None) -> None:
 
 def test_the_package_is_under_them() -> None:
     wrong: Any = object()
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="violates type hint"):
         al.PromptPair("a", wrong)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="violates type hint"):
         al.compute_steering_vector(wrong, ("a", "b"), layer="three")  # type: ignore[arg-type]

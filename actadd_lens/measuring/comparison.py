@@ -179,7 +179,7 @@ class Comparison:
         }  # fmt: skip
         return told | {
             name: [
-                {key: None if value != value else value for key, value in row.items()}  # noqa: PLR0124 - NaN
+                {key: None if value != value else value for key, value in row.items()}  # noqa: PLR0124 - only NaN differs from itself
                 for row in table.to_dict(orient="records")
             ]
             for name, table in tables.items()

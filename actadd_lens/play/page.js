@@ -72,20 +72,22 @@
     }
   }
 
-  async function readNow() {
-    const button = byId("read");
-    button.disabled = true;
-    byId("lists").replaceChildren(make("p", { class: "busy" }, "Reading "));
+  /* Work that a button asks for: the button rests meanwhile, and the place of the result says so. */
+  async function meanwhile(button, holder, told, work) {
+    byId(button).disabled = true;
+    byId(holder).replaceChildren(make("p", { class: "busy" }, told));
     try {
-      await read();
+      await work();
       alarm(null);
     } catch (error) {
-      byId("lists").replaceChildren();
+      byId(holder).replaceChildren();
       alarm(error.message);
     } finally {
-      button.disabled = false;
+      byId(button).disabled = false;
     }
   }
+
+  const readNow = () => meanwhile("read", "lists", "Reading ", read);
 
   async function read() {
     const mine = version;
@@ -155,22 +157,13 @@
   /* -- the effect ---------------------------------------------------------------------------------------------- */
 
   async function measure() {
-    const button = byId("measure");
-    button.disabled = true;
-    byId("effect").replaceChildren(make("p", { class: "busy" }, "Measuring the vector and each null vector "));
-    try {
-      const asked = { settings: settings(), measure: byId("measured").value, nulls: number("nulls"), tokens: [byId("token-a").value, byId("token-b").value] };
-      const found = await (await ask("measure", asked)).json();
-      const sentence = `${found.label}: ${shown(found.unsteered)} unsteered, ${shown(found.steered)} steered; effect ${shown(found.mean, true)} [${shown(found.low)}, ${shown(found.high)}], 95 % interval over ${found.prompts} prompts; p = ${shown(found.p)} against ${found.nulls.length} null vectors (two-sided; with so many nulls p is at least ${shown(1 / (found.nulls.length + 1))}).`;
-      byId("effect").replaceChildren(effectPicture(found, sentence), make("p", {}, sentence), make("p", { class: "soft" }, found.told));
-      alarm(null);
-    } catch (error) {
-      byId("effect").replaceChildren();
-      alarm(error.message);
-    } finally {
-      button.disabled = false;
-    }
+    const asked = { settings: settings(), measure: byId("measured").value, nulls: number("nulls"), tokens: [byId("token-a").value, byId("token-b").value] };
+    const found = await (await ask("measure", asked)).json();
+    const sentence = `${found.label}: ${shown(found.unsteered)} unsteered, ${shown(found.steered)} steered; effect ${shown(found.mean, true)} [${shown(found.low)}, ${shown(found.high)}], 95 % interval over ${found.prompts} prompts; p = ${shown(found.p)} against ${found.nulls.length} null vectors (two-sided; with so many nulls p is at least ${shown(1 / (found.nulls.length + 1))}).`;
+    byId("effect").replaceChildren(effectPicture(found, sentence), make("p", {}, sentence), make("p", { class: "soft" }, found.told));
   }
+
+  const measureNow = () => meanwhile("measure", "effect", "Measuring the vector and each null vector ", measure);
 
   /* -- files --------------------------------------------------------------------------------------------------- */
 
@@ -237,7 +230,7 @@
     addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); look(); write(); } });
     byId("stop").addEventListener("click", () => writing?.abort());
     byId("measured").addEventListener("change", tell);
-    byId("measure").addEventListener("click", measure);
+    byId("measure").addEventListener("click", measureNow);
     byId("method").addEventListener("change", () => { byId("position").value = facts.methods[byId("method").value].position; changed(); });
     byId("reading").addEventListener("change", () => { tell(); byId("lists").replaceChildren(); if (facts.readings[byId("reading").value].at_once) readNow(); });
     byId("read").addEventListener("click", readNow);
