@@ -37,8 +37,8 @@ def _run(options: argparse.Namespace) -> None:
     print(table_head(), flush=True)
     results = []
     for case in _picked(options.only):
-        arm, reference = case.arms(model, sizes)
-        results.append(Result(case, measure(arm, reference, repeats=min(repeats, case.most_repeats))))
+        condition, reference = case.conditions(model, sizes)
+        results.append(Result(case, measure(condition, reference, repeats=min(repeats, case.most_repeats))))
         print(table_row(results[-1]), flush=True)
     print("\n" + summary(results))
     if options.json is not None:

@@ -13,7 +13,7 @@ from actadd_lens.prompts.texts import encode_prompts
 from actadd_lens.writing.decoding import Cell, DecodeSettings, decode_cells
 from actadd_lens.writing.sampling import Sampling
 from benchmarks import sweeps
-from benchmarks.timing import Arm
+from benchmarks.timing import Condition
 
 PAIR = ("Love", "Hate")
 COEFFICIENT = 5.0
@@ -41,7 +41,7 @@ class Case:
         judged: In words, the call whose time is the numerator.
         reference: In words, the call whose time is the denominator.
         bar: The ratio is to be at most this; infinite where it is only told.
-        arms: Makes both calls for a model.
+        conditions: Makes both calls for a model.
         most_repeats: Repeats that are enough, where one takes seconds.
     """
 
@@ -49,7 +49,7 @@ class Case:
     judged: str
     reference: str
     bar: float
-    arms: Callable[[Any, Sizes], tuple[Arm, Arm]]
+    conditions: Callable[[Any, Sizes], tuple[Condition, Condition]]
     most_repeats: int = 1000
 
 
@@ -64,7 +64,7 @@ def _vector(model: Any) -> al.SteeringVector:
 # -- vectors ---------------------------------------------------------------------------------------------------
 
 
-def _one_vector(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+def _one_vector(model: Any, sizes: Sizes) -> tuple[Condition, Condition]:
     layer = _middle(model)
     pair = al.PromptPair(*PAIR).tokens(model)
     rows = torch.tensor([pair.positive, pair.negative], device=backend_of(model).device)
@@ -73,18 +73,18 @@ def _one_vector(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
     def truncated() -> Any:
         return model(rows, stop_at_layer=layer)
 
-    return Arm(lambda: al.compute_steering_vector(model, PAIR, layer=layer)), Arm(truncated)
+    return Condition(lambda: al.compute_steering_vector(model, PAIR, layer=layer)), Condition(truncated)
 
 
-def _all_layers(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+def _all_layers(model: Any, sizes: Sizes) -> tuple[Condition, Condition]:
     layers = range(model.cfg.n_layers)
     return (
-        Arm(lambda: al.compute_steering_vectors(model, [PAIR], layers=layers)),
-        Arm(lambda: al.compute_steering_vector(model, PAIR, layer=layers[-1])),
+        Condition(lambda: al.compute_steering_vectors(model, [PAIR], layers=layers)),
+        Condition(lambda: al.compute_steering_vector(model, PAIR, layer=layers[-1])),
     )
 
 
-def _token_ablation(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+def _token_ablation(model: Any, sizes: Sizes) -> tuple[Condition, Condition]:
     """The reference runs as many rows as there are variants, in batches of the same size and with nothing between.
 
     On the embedded model, whatever the others run on: the rows are many, and a large model would take an hour.
@@ -117,13 +117,13 @@ def _token_ablation(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
         for rows in measured.split(64):
             backend.logits_at(rows, torch.full((len(rows),), longest - 1))
 
-    return Arm(ours), Arm(plain)
+    return Condition(ours), Condition(plain)
 
 
 # -- steering --------------------------------------------------------------------------------------------------
 
 
-def _forward(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+def _forward(model: Any, sizes: Sizes) -> tuple[Condition, Condition]:
     """`steer` is opened and closed outside the time that is taken, for it is opened once and used often."""
     vector = _vector(model)
     tokens = _same_length_rows(model, 1)
@@ -132,21 +132,21 @@ def _forward(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
     def forward() -> Any:
         return model(tokens)
 
-    return Arm(forward, around=_steering(model, vector)), Arm(forward)
+    return Condition(forward, around=_steering(model, vector)), Condition(forward)
 
 
-def _decoding(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+def _decoding(model: Any, sizes: Sizes) -> tuple[Condition, Condition]:
     vectors = (_vector(model),)
     greedy = Sampling(temperature=0)
     return (
-        Arm(_decoder(model, _same_length_rows(model, sizes.rows), sizes, greedy, vectors)),
-        Arm(_decoder(model, _same_length_rows(model, sizes.rows), sizes, greedy)),
+        Condition(_decoder(model, _same_length_rows(model, sizes.rows), sizes, greedy, vectors)),
+        Condition(_decoder(model, _same_length_rows(model, sizes.rows), sizes, greedy)),
     )
 
 
-def _generate_inside_steer(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+def _generate_inside_steer(model: Any, sizes: Sizes) -> tuple[Condition, Condition]:
     generate = _generator(model, _same_length_rows(model, sizes.rows), sizes, do_sample=False)
-    return Arm(generate, around=_steering(model, _vector(model))), Arm(generate)
+    return Condition(generate, around=_steering(model, _vector(model))), Condition(generate)
 
 
 def _steering(model: Any, vector: al.SteeringVector) -> Callable[[], AbstractContextManager[object]]:
@@ -156,28 +156,30 @@ def _steering(model: Any, vector: al.SteeringVector) -> Callable[[], AbstractCon
 # -- the decode loop -------------------------------------------------------------------------------------------
 
 
-def _greedy(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+def _greedy(model: Any, sizes: Sizes) -> tuple[Condition, Condition]:
     rows = _same_length_rows(model, sizes.rows)
     return (
-        Arm(_decoder(model, rows, sizes, Sampling(temperature=0))),
-        Arm(_generator(model, rows, sizes, do_sample=False)),
+        Condition(_decoder(model, rows, sizes, Sampling(temperature=0))),
+        Condition(_generator(model, rows, sizes, do_sample=False)),
     )
 
 
-def _sampled(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+def _sampled(model: Any, sizes: Sizes) -> tuple[Condition, Condition]:
     rows = _same_length_rows(model, sizes.rows)
-    return Arm(_decoder(model, rows, sizes, Sampling())), Arm(_generator(model, rows, sizes, do_sample=True))
-
-
-def _nucleus(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
-    rows = _same_length_rows(model, sizes.rows)
-    return (
-        Arm(_decoder(model, rows, sizes, Sampling(top_p=0.3))),
-        Arm(_generator(model, rows, sizes, do_sample=True, top_p=0.3)),
+    return Condition(_decoder(model, rows, sizes, Sampling())), Condition(
+        _generator(model, rows, sizes, do_sample=True)
     )
 
 
-def _other_lengths(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
+def _nucleus(model: Any, sizes: Sizes) -> tuple[Condition, Condition]:
+    rows = _same_length_rows(model, sizes.rows)
+    return (
+        Condition(_decoder(model, rows, sizes, Sampling(top_p=0.3))),
+        Condition(_generator(model, rows, sizes, do_sample=True, top_p=0.3)),
+    )
+
+
+def _other_lengths(model: Any, sizes: Sizes) -> tuple[Condition, Condition]:
     """`generate` pads on the left only for texts, which it tokenises first; that takes no part in the ratio's size."""
     backend = backend_of(model)
     words = ["I", "hate", "you", "because", "The", "wedding", "was", "a", "long", "day", "and"]
@@ -191,7 +193,7 @@ def _other_lengths(model: Any, sizes: Sizes) -> tuple[Arm, Arm]:
     def theirs() -> Any:
         return model.generate(texts, max_new_tokens=sizes.new_tokens, do_sample=False, verbose=False)
 
-    return Arm(ours), Arm(theirs)
+    return Condition(ours), Condition(theirs)
 
 
 def _same_length_rows(model: Any, count: int) -> torch.Tensor:

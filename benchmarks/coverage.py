@@ -23,50 +23,50 @@ SIZES = tuple((prompts, samples) for prompts in (10, 16, 44) for samples in (1, 
 RATES = ((0.01, 0.01), (0.05, 0.05), (0.2, 0.2), (0.5, 0.5), (0.01, 0.2), (0.05, 0.5))
 """Shares of hits, unsteered and steered."""
 
-Arms = tuple[np.ndarray, np.ndarray]
+Conditions = tuple[np.ndarray, np.ndarray]
 Random = np.random.Generator
 
 
 # -- intervals -------------------------------------------------------------------------------------------------
 
 
-def normal(random: Random, prompts: int, samples: int) -> Arms:
+def normal(random: Random, prompts: int, samples: int) -> Conditions:
     """Effects that differ between prompts and samples alike; the mean is 0.5."""
     steered = random.normal(0.5, 1.0, (prompts, 1)) + random.normal(size=(prompts, samples))
     return steered, random.normal(size=(prompts, samples))
 
 
-def exponential(random: Random, prompts: int, samples: int) -> Arms:
+def exponential(random: Random, prompts: int, samples: int) -> Conditions:
     """Skewed effects (skewness 2), which samples measure with a little noise; the mean is 1."""
     return random.exponential(1.0, (prompts, 1)) + random.normal(0, 0.2, (prompts, samples)), np.zeros(
         (prompts, samples)
     )
 
 
-def lognormal(random: Random, prompts: int, samples: int) -> Arms:
+def lognormal(random: Random, prompts: int, samples: int) -> Conditions:
     """Very skewed effects (skewness 6.2), which samples measure with a little noise; the mean is exp(0.5)."""
     return np.exp(random.normal(0, 1, (prompts, 1))) + random.normal(0, 0.2, (prompts, samples)), np.zeros(
         (prompts, samples)
     )
 
 
-def hits(low: float, high: float) -> Callable[[Random, int, int], Arms]:
+def hits(low: float, high: float) -> Callable[[Random, int, int], Conditions]:
     """Hits and misses with shares `low` and `high`, alike within a prompt and, by the random stream, within a pair."""
     bounds = [NormalDist().inv_cdf(share) for share in (high, low)]
 
-    def draw(random: Random, prompts: int, samples: int) -> Arms:
+    def draw(random: Random, prompts: int, samples: int) -> Conditions:
         prompt, stream = random.normal(size=(prompts, 1)), random.normal(size=(prompts, samples))
-        arms = [
+        conditions = [
             0.45 * prompt + 0.3 * random.normal(size=(prompts, 1)) + 0.6 * stream
             + (1 - 0.45**2 - 0.3**2 - 0.6**2) ** 0.5 * random.normal(size=(prompts, samples)) < bound
             for bound in bounds
         ]  # fmt: skip
-        return arms[0].astype(float), arms[1].astype(float)
+        return conditions[0].astype(float), conditions[1].astype(float)
 
     return draw
 
 
-KINDS: dict[str, tuple[float, Callable[[Random, int, int], Arms]]] = {
+KINDS: dict[str, tuple[float, Callable[[Random, int, int], Conditions]]] = {
     "normal": (0.5, normal),
     "exponential": (1.0, exponential),
     "lognormal": (float(np.exp(0.5)), lognormal),
@@ -113,11 +113,11 @@ def made_up(effects: np.ndarray, nulls: np.ndarray) -> al.Sweep:
     )  # fmt: skip
 
 
-def alike(random: Random, arms: int, layers: int, prompts: int) -> np.ndarray:
+def alike(random: Random, conditions: int, layers: int, prompts: int) -> np.ndarray:
     """Effects of vectors that are all nulls: each has its own in every cell, prompts differ a little."""
-    shared = random.normal(size=(arms, 1, 1)) + random.normal(size=(arms, layers, 1))
+    shared = random.normal(size=(conditions, 1, 1)) + random.normal(size=(conditions, layers, 1))
     scale = np.geomspace(0.1, 10.0, layers)[:, None]
-    return np.asarray(scale * (shared + 0.3 * random.normal(size=(arms, layers, prompts))))
+    return np.asarray(scale * (shared + 0.3 * random.normal(size=(conditions, layers, prompts))))
 
 
 def p_alone(random: Random) -> float:
@@ -147,20 +147,20 @@ def p_verdict(draw: str) -> Callable[[Random], float]:
 
 def p_grid(random: Random) -> float:
     """The best adjusted p of a grid of twelve cells of very different sizes, 99 nulls."""
-    arms = alike(random, 100, 12, 1)
-    return float(made_up(arms[None, 0], arms[None, 1:]).p_values().min())
+    conditions = alike(random, 100, 12, 1)
+    return float(made_up(conditions[None, 0], conditions[None, 1:]).p_values().min())
 
 
-def stands(random: Random) -> float:
-    """Whether any of twelve cells stands, 99 nulls, 12 prompts."""
-    arms = alike(random, 100, 12, 12)
-    return 0.0 if made_up(arms[None, 0], arms[None, 1:]).stands().any() else 1.0
+def significant(random: Random) -> float:
+    """Whether any of twelve cells is significant, 99 nulls, 12 prompts."""
+    conditions = alike(random, 100, 12, 12)
+    return 0.0 if made_up(conditions[None, 0], conditions[None, 1:]).significant().any() else 1.0
 
 
-def stands_without_nulls(random: Random) -> float:
-    """Whether any of twelve cells stands without nulls, where steering does nothing on 12 prompts."""
+def significant_without_nulls(random: Random) -> float:
+    """Whether any of twelve cells is significant without nulls, where steering does nothing on 12 prompts."""
     effects = np.geomspace(0.1, 10.0, 12)[:, None] * random.normal(size=(12, 12))
-    return 0.0 if made_up(effects[None], np.zeros((1, 0, 12, 12))).stands().any() else 1.0
+    return 0.0 if made_up(effects[None], np.zeros((1, 0, 12, 12))).significant().any() else 1.0
 
 
 def best(share: float, nulls: int) -> Callable[[Random], float]:
@@ -180,8 +180,8 @@ def best(share: float, nulls: int) -> Callable[[Random], float]:
 
 def listed(random: Random) -> float:
     """The best adjusted p in three lists out of 1,000 tokens each, 99 nulls, heavy tails."""
-    arms = random.standard_t(4, size=(100, 3, 1000)) + random.normal(size=(100, 1, 1))
-    found = statistics.adjusted_over_lists([np.sort(row)[-10:] for row in arms[0]], arms[1:].max(axis=2).T)
+    conditions = random.standard_t(4, size=(100, 3, 1000)) + random.normal(size=(100, 1, 1))
+    found = statistics.adjusted_over_lists([np.sort(row)[-10:] for row in conditions[0]], conditions[1:].max(axis=2).T)
     return float(min(values.min() for values in found))
 
 
@@ -226,8 +226,8 @@ ERRORS: dict[str, Callable[[Random], float]] = {
     "p of a verdict with 20 nulls, normal": p_verdict("normal"),
     "p of a verdict with 20 nulls, exponential": p_verdict("exponential"),
     "smallest adjusted p of a grid": p_grid,
-    "a cell is significant": stands,
-    "a cell is significant, without nulls": stands_without_nulls,
+    "a cell is significant": significant,
+    "a cell is significant, without nulls": significant_without_nulls,
     "best cell": best(1.0, 99),
     "best cell within a limit that half of the vectors keep": best(0.5, 99),
     "best cell within a limit that a fifth keeps, 199 nulls": best(0.2, 199),

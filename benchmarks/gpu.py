@@ -19,7 +19,7 @@ import actadd_lens as al
 from actadd_lens.models import backend_of
 from actadd_lens.writing.decoding import Cell, DecodeSettings, decode_cells
 from benchmarks.models import byte_level_tokenizer
-from benchmarks.timing import Arm, Measured, measure
+from benchmarks.timing import Condition, Measured, measure
 
 PAIR = ("Love", "Hate")
 TOKEN = 42
@@ -146,8 +146,8 @@ def table(name: str, *, tiny: bool, device: str, repeats: int) -> list[str]:
     rows, length, new = (2, 8, 3) if tiny else (16, 64, 32)
     lines = []
     for what, judged, reference in cases(model, rows=rows, length=length, new=new):
-        arms = [Arm(synced(call, device)) for call in (judged, reference)]
-        lines.append(_line(name, what, measure(*arms, repeats=repeats, warmup=1)))
+        conditions = [Condition(synced(call, device)) for call in (judged, reference)]
+        lines.append(_line(name, what, measure(*conditions, repeats=repeats, warmup=1)))
     if device == "cuda":
         lines.append(f"| {name} | peak memory | {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB | | |")
     return lines

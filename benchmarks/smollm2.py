@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         start = time.process_time()
         model = al.load_model("smollm2", family=family, dtype=options.dtype)
         found[f"{family}: load_model, seconds"] = time.process_time() - start
-        for name, (arm, reference) in _cases(model, _source(options.dtype)).items():
-            measured = _in_turns(arm, reference, repeats=options.repeats)
+        for name, (condition, reference) in _cases(model, _source(options.dtype)).items():
+            measured = _in_turns(condition, reference, repeats=options.repeats)
             found[f"{family}: {name}"] = measured.ratio
             print(_row(family, name, measured), flush=True)
         print(f"{family:<7} load_model {found[f'{family}: load_model, seconds']:.2f} s")
@@ -68,16 +68,16 @@ def _row(family: str, name: str, measured: Measured) -> str:
 Call = Callable[[], object]
 
 
-def _in_turns(arm: Call, reference: Call, *, repeats: int) -> Measured:
+def _in_turns(condition: Call, reference: Call, *, repeats: int) -> Measured:
     """CPU time of both, in turns: it is the process's own, however busy the machine is."""
-    times: dict[Call, list[float]] = {arm: [], reference: []}
+    times: dict[Call, list[float]] = {condition: [], reference: []}
     for repeat in range(-1, repeats):
-        for call in (arm, reference) if repeat % 2 else (reference, arm):
+        for call in (condition, reference) if repeat % 2 else (reference, condition):
             start = time.process_time()
             call()
             if repeat >= 0:
                 times[call].append(time.process_time() - start)
-    return Measured(tuple(times[arm]), tuple(times[reference]))
+    return Measured(tuple(times[condition]), tuple(times[reference]))
 
 
 def _source(dtype: str) -> Any:

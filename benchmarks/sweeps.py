@@ -16,7 +16,7 @@ from actadd_lens.models import backend_of
 from actadd_lens.prompts.texts import encode_prompts
 from actadd_lens.writing.decoding import Cell, DecodeSettings, decode_cells
 from benchmarks.models import GPT2_SMALL, TINY, random_model
-from benchmarks.timing import Arm
+from benchmarks.timing import Condition
 
 if TYPE_CHECKING:
     from benchmarks.cases import Sizes
@@ -41,14 +41,14 @@ def _layers(model: Any) -> list[int]:
 # -- metrics ---------------------------------------------------------------------------------------------------
 
 
-def metrics_against_bound(model: Any, sizes: "Sizes") -> tuple[Arm, Arm]:
+def metrics_against_bound(model: Any, sizes: "Sizes") -> tuple[Condition, Condition]:
     """24 cells on 4 prompts, against one plain forward from each layer of as many rows."""
-    return Arm(lambda: _sweep(model)), Arm(_bound(model))
+    return Condition(lambda: _sweep(model)), Condition(_bound(model))
 
 
-def metrics_against_naive(model: Any, sizes: "Sizes") -> tuple[Arm, Arm]:
+def metrics_against_naive(model: Any, sizes: "Sizes") -> tuple[Condition, Condition]:
     """The naive loop, against the sweep: how much a sweep saves."""
-    return Arm(lambda: _naive(model)), Arm(lambda: _sweep(model))
+    return Condition(lambda: _naive(model)), Condition(lambda: _sweep(model))
 
 
 def _sweep(model: Any) -> al.Sweep:
@@ -106,16 +106,16 @@ def _adding(rows: torch.Tensor) -> Callable[..., torch.Tensor]:
 # -- texts -----------------------------------------------------------------------------------------------------
 
 
-def texts_against_bound(model: Any, sizes: "Sizes") -> tuple[Arm, Arm]:
+def texts_against_bound(model: Any, sizes: "Sizes") -> tuple[Condition, Condition]:
     """24 cells x 4 texts, against one plain decoding of as many rows."""
     backend = backend_of(model)
     prompt = encode_prompts(backend, PROMPTS[:1])[0]
     cells = [Cell(prompt, ())] * (len(_layers(model)) * len(COEFFICIENTS))
     settings = _settings(sizes)
-    return Arm(lambda: _texts(model, sizes)), Arm(lambda: decode_cells(backend, cells, settings))
+    return Condition(lambda: _texts(model, sizes)), Condition(lambda: decode_cells(backend, cells, settings))
 
 
-def texts_against_naive(model: Any, sizes: "Sizes") -> tuple[Arm, Arm]:
+def texts_against_naive(model: Any, sizes: "Sizes") -> tuple[Condition, Condition]:
     """Cell by cell, against the sweep."""
     backend, settings = backend_of(model), _settings(sizes)
     prompt = encode_prompts(backend, PROMPTS[:1])[0]
@@ -126,7 +126,7 @@ def texts_against_naive(model: Any, sizes: "Sizes") -> tuple[Arm, Arm]:
             for coefficient in COEFFICIENTS:
                 decode_cells(backend, [Cell(prompt, (coefficient * vector,))], settings)
 
-    return Arm(naive), Arm(lambda: _texts(model, sizes))
+    return Condition(naive), Condition(lambda: _texts(model, sizes))
 
 
 def _settings(sizes: "Sizes") -> DecodeSettings:

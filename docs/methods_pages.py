@@ -19,7 +19,7 @@ from page_parts import DOCS, write
 
 import actadd_lens as al
 from actadd_lens import methods
-from actadd_lens.measuring.measure import measure_arms, null_arms
+from actadd_lens.measuring.measure import measure_conditions, null_conditions
 from actadd_lens.measuring.metrics import as_metric
 from actadd_lens.models import backend_of
 from actadd_lens.prompts.texts import encode_prompts
@@ -70,28 +70,28 @@ def rows_of(
     model: Any,
     prompts: Sequence[str],
     metric: Any,
-    arms: dict[str, Any],
+    conditions: dict[str, Any],
     *,
     what: str,
     nulls: dict[str, list[Any]],
     damage: Sequence[str] | None = None,
     on_damage: dict[str, Any] | None = None,
 ) -> list[Row]:
-    """A row for each arm: its effect with interval, its nulls where it has any, and the KL on neutral text.
+    """A row for each condition: its effect with interval, its nulls where it has any, and the KL on neutral text.
 
-    On damage, arms may be others of the same names: gates look at another token where words of an answer follow.
+    On damage, conditions may be others of the same names: gates look at another token where words of an answer follow.
     """
     backend = backend_of(model)
-    named = {name: tuple(arm) for name, arm in arms.items()}
-    flat = [((), None), *((arm, name) for name, arm in named.items())]
+    named = {name: tuple(condition) for name, condition in conditions.items()}
+    flat = [((), None), *((condition, name) for name, condition in named.items())]
     flat += [(tuple(null), name) for name, some in nulls.items() for null in some]
-    told = measure_arms(
-        backend, encode_prompts(backend, prompts), [arm for arm, _ in flat], as_metric(metric),
+    told = measure_conditions(
+        backend, encode_prompts(backend, prompts), [condition for condition, _ in flat], as_metric(metric),
         measured=(), position="front", batch_size=32, progress=False,
     )  # fmt: skip
     neutral = list(damage if damage is not None else al.storybook.neutral_prompts()[:12])
     hurting = [tuple((on_damage or named)[name]) for name in named]
-    kl = measure_arms(
+    kl = measure_conditions(
         backend, encode_prompts(backend, neutral), [(), *hurting],
         al.metrics.kl_divergence("unsteered || steered"), measured=(), position="front", batch_size=32, progress=False,
     )  # fmt: skip
@@ -99,8 +99,8 @@ def rows_of(
     for number, name in enumerate(named, start=1):
         effect = paired_effect(told[number][:, None], told[0][:, None])
         row: Row = {
-            "arm": name, "metric": what, "unsteered": float(told[0].mean()), "effect": effect.mean, "low": effect.low,
-            "high": effect.high, "kl": float(kl[number].mean()), "prompts": len(prompts),
+            "condition": name, "metric": what, "unsteered": float(told[0].mean()), "effect": effect.mean,
+            "low": effect.low, "high": effect.high, "kl": float(kl[number].mean()), "prompts": len(prompts),
         }  # fmt: skip
         mine = np.array([v.mean() - told[0].mean() for v, (_, of) in zip(told, flat, strict=True) if of == name][1:])
         if len(mine):
@@ -110,9 +110,9 @@ def rows_of(
     return rows
 
 
-def vector_nulls(model: Any, name: str, arm: Any) -> list[Any]:
+def vector_nulls(model: Any, name: str, condition: Any) -> list[Any]:
     """The same interventions with vectors of unrelated pairs in them."""
-    return null_arms(model, tuple(arm), NULLS[name], "unrelated_pairs", 0)
+    return null_conditions(model, tuple(condition), NULLS[name], "unrelated_pairs", 0)
 
 
 def log_odds(model: Any, answers: dict[str, tuple[str, str]]) -> Any:
@@ -173,10 +173,10 @@ def caa(model: Any, name: str, contrast: Path | None) -> list[Row]:
 def _scaled(
     model: Any, name: str, answers: Any, vector: Any, coefficients: Any, what: str, neutral: Any = None
 ) -> list[Row]:
-    arms = {f"{coefficient:+g} × vector": [coefficient * vector] for coefficient in coefficients}
-    first = next(iter(arms))
-    nulls = {first: vector_nulls(model, name, arms[first])}
-    return rows_of(model, list(answers), log_odds(model, answers), arms, what=what, nulls=nulls, damage=neutral)
+    conditions = {f"{coefficient:+g} × vector": [coefficient * vector] for coefficient in coefficients}
+    first = next(iter(conditions))
+    nulls = {first: vector_nulls(model, name, conditions[first])}
+    return rows_of(model, list(answers), log_odds(model, answers), conditions, what=what, nulls=nulls, damage=neutral)
 
 
 def mean_centring(model: Any, name: str, contrast: Path | None) -> list[Row]:
@@ -185,18 +185,18 @@ def mean_centring(model: Any, name: str, contrast: Path | None) -> list[Row]:
     training = [
         text for label, other in al.storybook.topics().items() if label != "weddings" for text in other.sentences
     ]
-    arms: dict[str, Any] = {}
+    conditions: dict[str, Any] = {}
     for told, bos in (("", True), (", BOS left out", False)):
         centred = methods.mean_centring(model, topic.sentences[:40], training[:80], layer=LAYER[name], bos=bos)
         plain = methods.mean_centring(model, topic.sentences[:40], None, layer=LAYER[name], bos=bos)
-        arms[f"2 × centred{told}"] = [2 * centred]
-        arms[f"2 × uncentred{told}"] = [2 * plain]
-        arms[f"uncentred, with the norm of the centred vector{told}"] = [2 * plain.with_norm(centred.norms)]
+        conditions[f"2 × centred{told}"] = [2 * centred]
+        conditions[f"2 × uncentred{told}"] = [2 * plain]
+        conditions[f"uncentred, with the norm of the centred vector{told}"] = [2 * plain.with_norm(centred.norms)]
     first = "2 × centred, BOS left out"
     metric = al.metrics.token_set_logprob([f" {word}" for word in topic.words if _one_token(model, f" {word}")])
     prompts = al.storybook.neutral_prompts()[12:28]
-    nulls = {first: vector_nulls(model, name, arms[first])}
-    return rows_of(model, prompts, metric, arms, what="log-prob of words about weddings", nulls=nulls)
+    nulls = {first: vector_nulls(model, name, conditions[first])}
+    return rows_of(model, prompts, metric, conditions, what="log-prob of words about weddings", nulls=nulls)
 
 
 def _one_token(model: Any, text: str) -> bool:
@@ -208,25 +208,31 @@ def instruction(model: Any, name: str, contrast: Path | None) -> list[Row]:
     prompts = [tasks.asked(model, question) for question in tasks.TEST_QUESTIONS]
     rows = []
     word = _instruction_of(model, name, tasks.ASKED_WORD)
-    arms = {
+    conditions = {
         f"add {times:+g} × the mean difference": [word.add(times * float(word.difference.norms))]
         for times in (1, 2, -2)
     }
     first = "add +2 × the mean difference"
     rows += rows_of(
-        model, prompts, al.metrics.next_token_logprob(tasks.WORD), arms, what="log-prob of “ cat”",
-        nulls={first: vector_nulls(model, name, arms[first])}, damage=prompts,
+        model, prompts, al.metrics.next_token_logprob(tasks.WORD), conditions, what="log-prob of “ cat”",
+        nulls={first: vector_nulls(model, name, conditions[first])}, damage=prompts,
     )  # fmt: skip
     rows.append(_by_text(model, al.metrics.next_token_logprob(tasks.WORD), "log-prob of “ cat”", tasks.ASKED_WORD))
     small = _instruction_of(model, name, tasks.LOWERCASE)
-    arms = {
+    conditions = {
         "set to the mean projection": [small.set()],
         "set to the mean projection without the instruction": [small.set(small.mean_projection_without)],
     }
     first = "set to the mean projection"
     metric, told = _begins_small(model), "log-odds of beginning with a small letter"
     rows += rows_of(
-        model, prompts, metric, arms, what=told, nulls={first: vector_nulls(model, name, arms[first])}, damage=prompts
+        model,
+        prompts,
+        metric,
+        conditions,
+        what=told,
+        nulls={first: vector_nulls(model, name, conditions[first])},
+        damage=prompts,
     )
     rows.append(_by_text(model, metric, told, tasks.LOWERCASE))
     return rows
@@ -241,7 +247,7 @@ def _by_text(model: Any, metric: Any, what: str, text: str) -> Row:
     """What the instruction itself does, written into the prompt."""
     backend = backend_of(model)
     values = [
-        measure_arms(
+        measure_conditions(
             backend,
             encode_prompts(backend, [tasks.asked(model, question + more) for question in tasks.TEST_QUESTIONS]),
             [()], as_metric(metric), measured=(), position="front", progress=False,
@@ -250,7 +256,7 @@ def _by_text(model: Any, metric: Any, what: str, text: str) -> Row:
     ]  # fmt: skip
     effect = paired_effect(values[1][:, None], values[0][:, None])
     return {
-        "arm": "the instruction’s text in the prompt", "metric": what, "unsteered": float(values[0].mean()),
+        "condition": "the instruction’s text in the prompt", "metric": what, "unsteered": float(values[0].mean()),
         "effect": effect.mean, "low": effect.low, "high": effect.high, "prompts": len(values[0]),
     }  # fmt: skip
 
@@ -282,15 +288,17 @@ def sadi(model: Any, name: str, contrast: Path | None) -> list[Row]:
     found = methods.sadi(model, pairs, site="head", k=4, strength=5.0)
     running = methods.sadi(model, pairs, site="head", k=4, strength=5.0, rule="running")
     neurons = methods.sadi(model, pairs, site="neuron", k=10, strength=10.0, rule="running")
-    arms: dict[str, Any] = {
+    conditions: dict[str, Any] = {
         "4 heads × 5, frozen": found,
         "4 heads × 5, running": running,
         "10 neurons × 10, running": neurons,
     }
     fixed = methods.caa(model, pairs, layer=LAYER[name], read=-1)
-    nulls = {told: list(arm.nulls(NULLS[name])) for told, arm in list(arms.items())[:2]}
-    arms["a fixed vector (CAA of the same pairs)"] = [fixed]
-    return rows_of(model, list(answers), log_odds(model, answers), arms, what="log-odds of the right word", nulls=nulls)
+    nulls = {told: list(condition.nulls(NULLS[name])) for told, condition in list(conditions.items())[:2]}
+    conditions["a fixed vector (CAA of the same pairs)"] = [fixed]
+    return rows_of(
+        model, list(answers), log_odds(model, answers), conditions, what="log-odds of the right word", nulls=nulls
+    )
 
 
 def infer_aligner(model: Any, name: str, contrast: Path | None) -> list[Row]:
@@ -309,7 +317,8 @@ def infer_aligner(model: Any, name: str, contrast: Path | None) -> list[Row]:
     scores = {label: found.gate.scores(model, some).numpy() for label, some in test.items()}
     rows: list[Row] = [
         {
-            "arm": f"the gate, at layer {found.best_layer}", "metric": "area under the curve, harmful against harmless",
+            "condition": f"the gate, at layer {found.best_layer}",
+            "metric": "area under the curve, harmful against harmless",
             "effect": float((scores["harmful"][:, None] > scores["harmless"][None]).mean()),
             "opens": {label: float((some > found.gate.threshold).mean()) for label, some in scores.items()},
             "prompts": len(scores["harmful"]) + len(scores["harmless"]), "fitted on": len(fit["harmful"]) * 2,
@@ -317,20 +326,21 @@ def infer_aligner(model: Any, name: str, contrast: Path | None) -> list[Row]:
     ]  # fmt: skip
     rows.append(_running_gates(model, found, [text for some in test.values() for text in some]))
     metric, later = al.metrics.next_token_logprob(tasks.OPENING[1]), _gates_before(model, found)
-    arms = {
+    conditions = {
         "behind the gate": list(later), "each layer behind its own gate": list(replace(later, rule="each")),
         "gate always open": list(found.ungated),
     }  # fmt: skip
-    nulls = {"behind the gate": vector_nulls(model, name, arms["behind the gate"])}
+    nulls = {"behind the gate": vector_nulls(model, name, conditions["behind the gate"])}
     for label in ("harmful", "harmless"):
         prompts = [text + tasks.OPENING[0] for text in test[label]]
         what = f"log-prob of “ sorry” after “{tasks.OPENING[0].strip()}”, {label} prompts"
         beside = {
-            name: list(arm) for name, arm in zip(arms, (found, replace(found, rule="each"), found.ungated), strict=True)
+            name: list(condition)
+            for name, condition in zip(conditions, (found, replace(found, rule="each"), found.ungated), strict=True)
         }
         found_rows = rows_of(
-            model, prompts, metric, arms, what=what, nulls=nulls if label == "harmful" else {}, damage=test["harmless"],
-            on_damage=beside,
+            model, prompts, metric, conditions, what=what,
+            nulls=nulls if label == "harmful" else {}, damage=test["harmless"], on_damage=beside,
         )  # fmt: skip
         rows += [
             *found_rows[:2],
@@ -355,7 +365,7 @@ def _running_gates(model: Any, found: Any, texts: list[str]) -> Row:
         clean = (gate.scores(model, texts) > gate.threshold).tolist()
         differ += sum(is_open != (vector.layer in row) for is_open, row in zip(clean, running, strict=True))
     return {
-        "arm": f"gates of {len(found.vectors)} layers, {len(texts)} prompts", "prompts": len(texts),
+        "condition": f"gates of {len(found.vectors)} layers, {len(texts)} prompts", "prompts": len(texts),
         "metric": "share of gates that differ when they are read in the steered stream",
         "effect": differ / len(found.vectors) / len(texts),
     }  # fmt: skip
@@ -368,7 +378,7 @@ def _by_running(model: Any, found: Any, texts: list[str], metric: Any, what: str
     damage = al.metrics.kl_divergence("unsteered || steered")
     kl = al.measure(model, harmless, found.running(model, harmless), damage, progress=False)
     return {
-        "arm": "gates read in the steered stream", "metric": what, "unsteered": float(effect.unsteered.mean()),
+        "condition": "gates read in the steered stream", "metric": what, "unsteered": float(effect.unsteered.mean()),
         "effect": effect.effect.mean, "low": effect.effect.low, "high": effect.effect.high,
         "kl": float(kl.steered.mean()), "prompts": len(texts),
     }  # fmt: skip
@@ -391,17 +401,19 @@ def _probed(model: Any, name: str, kind: str, fitted: Any, test: Any) -> list[Ro
     sides = dict(zip(("sad", "glad"), map(list, test), strict=True))
     rows: list[Row] = [
         {
-            "arm": f"the gate, fitted on {sum(map(len, fitted))}", "metric": f"share of {kind} classified correctly",
+            "condition": f"the gate, fitted on {sum(map(len, fitted))}",
+            "metric": f"share of {kind} classified correctly",
             "effect": found.accuracy(model, *sides.values()), "prompts": sum(map(len, test)),
             "opens": {label: float(found.opens(model, texts).double().mean()) for label, texts in sides.items()},
         }
     ]  # fmt: skip
-    arms = {"−2, behind the gate": list(found), "−2, gate always open": [found.vector]}
-    nulls = {"−2, behind the gate": vector_nulls(model, name, arms["−2, behind the gate"])}
+    conditions = {"−2, behind the gate": list(found), "−2, gate always open": [found.vector]}
+    nulls = {"−2, behind the gate": vector_nulls(model, name, conditions["−2, behind the gate"])}
     for label, prompts in sides.items():
         answers = dict.fromkeys(prompts, tasks.MOODS[::-1])
         rows += rows_of(
-            model, prompts, log_odds(model, answers), arms, what=f"log-odds of “ happy” against “ sad”, {label} {kind}",
+            model, prompts, log_odds(model, answers), conditions,
+            what=f"log-odds of “ happy” against “ sad”, {label} {kind}",
             nulls=nulls if label == "sad" else {}, damage=sides["glad"],
         )  # fmt: skip
     return rows
@@ -445,8 +457,8 @@ def _table(rows: Sequence[Row]) -> str:
             else ""
         )
         cells = (
-            row["metric"], row["arm"] + opens, f"{row['unsteered']:.2f}" if "unsteered" in row else "", effect, beside,
-            f"{row['p']:.2f}" if "p" in row else "", f"{row['kl']:.3f}" if "kl" in row else "",
+            row["metric"], row["condition"] + opens, f"{row['unsteered']:.2f}" if "unsteered" in row else "",
+            effect, beside, f"{row['p']:.2f}" if "p" in row else "", f"{row['kl']:.3f}" if "kl" in row else "",
         )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -464,7 +476,7 @@ def told_all() -> str:
             if "nulls" not in row:
                 continue
             lines.append(
-                f"| [{task}]({task}.md) | `{name}` | {row['arm']} | {row['metric']} | "
+                f"| [{task}]({task}.md) | `{name}` | {row['condition']} | {row['metric']} | "
                 f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] | "
                 f"{row['null mean']:+.2f} ± {row['null sd']:.2f} ({row['nulls']}) | {row['p']:.2f} |"
             )

@@ -160,7 +160,7 @@ def on_smollm2(model: Any) -> dict[str, str]:
 
 
 def _significant(found: Any) -> str:
-    tokens = ", ".join(f"`{token.text}`" for token in found.standing)
+    tokens = ", ".join(f"`{token.text}`" for token in found.significant)
     return f"significant tokens: {tokens or 'none'}"
 
 
@@ -185,7 +185,7 @@ def rate(model: Any) -> str:
     kinds: tuple[NullKind, ...] = ("unrelated_pairs", "gaussian")
     for kind in kinds:
         stand = [
-            bool(al.logit_lens(model, null, through=lens, k=5, nulls=19, null_kind=kind, seed=number).standing)
+            bool(al.logit_lens(model, null, through=lens, k=5, nulls=19, null_kind=kind, seed=number).significant)
             for number, null in enumerate(al.null_vectors(model, vector, kind=kind, n=CALLS, seed=1), 100_000)
         ]
         low, high = one_share_interval(np.array(stand, dtype=float)[:, None])

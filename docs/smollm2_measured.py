@@ -17,7 +17,7 @@ from page_parts import DOCS, table, write
 import actadd_lens as al
 from actadd_lens import methods
 from actadd_lens.experiments.comparing import log_odds
-from actadd_lens.measuring.measure import measure_arms
+from actadd_lens.measuring.measure import measure_conditions
 from actadd_lens.models import backend_of
 from actadd_lens.statistics import normal_p, paired_effect
 
@@ -118,8 +118,10 @@ def report(model: Any, name: str, vector: al.SteeringVector, prompts: Any, metri
 
 def run(backend: Any, prompts: Any, vectors: Any, metric: Any) -> np.ndarray:
     """A metric, unsteered and under each vector."""
-    arms = [(), *[(vector,) for vector in vectors]]
-    return np.asarray(measure_arms(backend, prompts, arms, metric, measured=(), position="front", progress=False))
+    conditions = [(), *[(vector,) for vector in vectors]]
+    return np.asarray(
+        measure_conditions(backend, prompts, conditions, metric, measured=(), position="front", progress=False)
+    )
 
 
 def page(result: dict[str, Any]) -> str:

@@ -203,7 +203,7 @@ def trained(model: Any, work: Path, suffix: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "model": model.cfg.model_name, "coefficient": largest, "layer": size.layer, "steps": size.steps,
         "texts": size.texts, "prompts": size.prompts, "damage": float(damage[largest]), "train": len(train),
-        "held_out": len(held_out), "arms": {}, "vector": vector.label, "seconds": {},
+        "held_out": len(held_out), "conditions": {}, "vector": vector.label, "seconds": {},
     }  # fmt: skip
     for number, (name, (vectors, probability)) in enumerate(plans.items()):
         if number not in size.plans:
@@ -218,7 +218,7 @@ def trained(model: Any, work: Path, suffix: str) -> dict[str, Any]:
             model, adapter, vector, coefficients=[largest * part for part in size.grid], **shared
         )
         beside = {coefficient: result.beside_smaller(coefficient) for coefficient in (-largest, largest)}
-        found["arms"][name] = {
+        found["conditions"][name] = {
             "frame": result.frame().to_dict("list"),
             "beside": {
                 f"{key:g}": None if item is None else [item.mean, item.low, item.high] for key, item in beside.items()
@@ -232,16 +232,16 @@ def trained_text(found: dict[str, Any]) -> str:
     """The part of the page."""
     largest = found["coefficient"]
     rows = []
-    for number, (name, arm) in enumerate(found["arms"].items()):
-        frame = pd.DataFrame(arm["frame"])
+    for number, (name, condition) in enumerate(found["conditions"].items()):
+        frame = pd.DataFrame(condition["frame"])
         for kind in ("adapter",) if number else ("model", "adapter"):
             for coefficient in (largest, -largest, 0.0):
-                row = frame[(frame["arm"] == kind) & (frame["coefficient"] == coefficient)].iloc[0]
-                rows.append({"trained on": "(nothing)" if kind == "model" else name, **row.drop("arm")})
+                row = frame[(frame["condition"] == kind) & (frame["coefficient"] == coefficient)].iloc[0]
+                rows.append({"trained on": "(nothing)" if kind == "model" else name, **row.drop("condition")})
     differences = [
         f"- {name}, at {key}: {judged(numbers)}"
-        for name, arm in found["arms"].items()
-        for key, numbers in arm["beside"].items()
+        for name, condition in found["conditions"].items()
+        for key, numbers in condition["beside"].items()
     ]
     return "\n\n".join([
         f"`{found['model']}`, {found['vector']} at layer {found['layer']}, every token; C = {largest:g}, the smallest "
@@ -254,7 +254,7 @@ def trained_text(found: dict[str, Any]) -> str:
         "token, interval over benign texts; above zero the adapter costs more; between coefficients the model's side "
         "effect is interpolated linearly, which favours the adapter):",
         "\n".join(differences),
-        *[f"Trained on {name}:\n\n{arm['picture']}" for name, arm in found["arms"].items()],
+        *[f"Trained on {name}:\n\n{condition['picture']}" for name, condition in found["conditions"].items()],
         "CPU seconds for training: "
         + "; ".join(f"{name}: {value:.0f}" for name, value in found["seconds"].items()) + ".",
     ])  # fmt: skip

@@ -81,7 +81,7 @@ def decoded(model: Any, vector: al.SteeringVector) -> str:
             "nulls as extreme ": [row.demoted_share for row in rows],
         }
     )
-    stand = ", ".join(f"`{token.text}`" for token in lens.standing) or "none"
+    stand = ", ".join(f"`{token.text}`" for token in lens.significant) or "none"
     return (
         f"**Decodes to.** Significant tokens (p at most .05, corrected over all lists; a null vector has one in 5 % of "
         f"runs): {stand}.\n\n{table(frame)}"

@@ -13,7 +13,7 @@ from benchmarks.cases import CASES
 from benchmarks.gpu import main as gpu_main
 from benchmarks.models import TINY, byte_level_tokenizer
 from benchmarks.scale import LLAMA_7B, Work, plan_of, seconds
-from benchmarks.timing import Arm, Measured, measure
+from benchmarks.timing import Condition, Measured, measure
 
 QuickRun = tuple[int, str, dict[str, Any]]
 
@@ -87,7 +87,7 @@ def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says() -> None:
     assert 85 <= hits <= 100
 
 
-def test_arms_run_in_turns_and_what_stands_around_them_is_not_timed() -> None:
+def test_conditions_run_in_turns_and_what_stands_around_them_is_not_timed() -> None:
     order: list[str] = []
 
     class Slow:
@@ -97,7 +97,9 @@ def test_arms_run_in_turns_and_what_stands_around_them_is_not_timed() -> None:
         def __exit__(self, *_: object) -> None:
             order.append("closed")
 
-    measured = measure(Arm(lambda: order.append("a"), around=Slow), Arm(lambda: order.append("b")), repeats=2, warmup=0)
+    measured = measure(
+        Condition(lambda: order.append("a"), around=Slow), Condition(lambda: order.append("b")), repeats=2, warmup=0
+    )
     assert order == ["b", "a", "closed", "a", "closed", "b"]
     assert max(measured.seconds) < 0.02
 

@@ -81,12 +81,12 @@ def mean_scores(
 ) -> tuple[float, list[float]]:
     """Mean score of the unsteered texts, and of those of each vector, from shared batches."""
     rows = encode_prompts(bench.backend, prompts, room=NEW_TOKENS)
-    arms: list[tuple[al.SteeringVector, ...]] = [(), *((vector,) for vector in vectors)]
-    cells = [Cell(row, arm) for arm in arms for row in rows]
+    conditions: list[tuple[al.SteeringVector, ...]] = [(), *((vector,) for vector in vectors)]
+    cells = [Cell(row, condition) for condition in conditions for row in rows]
     settings = DecodeSettings(n=n, max_new_tokens=NEW_TOKENS, seed=1, sampling=Sampling(top_p=TOP_P))
     written = decode_cells(bench.backend, cells, settings)
     texts = continuation_texts(tuple(written))
-    scores = score_texts(scorer, texts).reshape(len(arms), -1).mean(axis=1)
+    scores = score_texts(scorer, texts).reshape(len(conditions), -1).mean(axis=1)
     return float(scores[0]), [float(score) for score in scores[1:]]
 
 

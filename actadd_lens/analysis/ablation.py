@@ -13,7 +13,7 @@ from torch import Tensor
 
 from actadd_lens.checks import check_run, many
 from actadd_lens.errors import SettingError
-from actadd_lens.measuring.measure import Arm, measure_arms, null_arms
+from actadd_lens.measuring.measure import Condition, measure_conditions, null_conditions
 from actadd_lens.measuring.metrics import Metric, as_metric
 from actadd_lens.measuring.nulls import NullKind, check_nulls, null_vectors
 from actadd_lens.methods.actadd import differences
@@ -226,9 +226,9 @@ def ablate_tokens(
     cuts += source.row_cuts(whole)
     vectors += [_with_rows(whole, cut) for cut in cuts[len(vectors) :]]
     parts = _null_parts(model, whole, vectors, nulls, null_kind, seed)
-    arms = [(), (whole,), *((vector,) for vector in vectors), *parts]
-    distinct, places = _distinct(arms)
-    values = measure_arms(
+    conditions = [(), (whole,), *((vector,) for vector in vectors), *parts]
+    distinct, places = _distinct(conditions)
+    values = measure_conditions(
         backend, prompt_tokens, distinct, chosen,
         measured=(whole,), position=position, batch_size=batch_size, progress=progress,
     )[places]  # fmt: skip
@@ -407,15 +407,15 @@ def _null_parts(
     nulls: int,
     kind: NullKind,
     seed: int,
-) -> list[Arm]:
+) -> list[Condition]:
     """Nulls of the whole vector, then for each ablated vector the whole with null parts taken off.
 
     A null part has the row norms of the part that the ablation takes off. All come from the same draws, so that the
     drops of one null can be compared over tokens.
     """
-    arms = null_arms(model, (whole,), nulls, kind, seed)
+    conditions = null_conditions(model, (whole,), nulls, kind, seed)
     if not nulls:
-        return arms
+        return conditions
     parts = [whole.activations - vector.activations for vector in vectors]
     largest = torch.stack([part.norm(dim=-1) for part in parts]).amax(dim=0)
     # The whole vector's rows, in the size of what is taken off them: BOS stays BOS, and a zero row may not stay one.
@@ -426,24 +426,24 @@ def _null_parts(
     for part in parts:
         for null in drawn:
             rows = whole.activations - null.with_norm(part.norm(dim=-1).float()).activations
-            arms.append((dataclasses.replace(whole, activations=rows, provenance=null.provenance),))
-    return arms
+            conditions.append((dataclasses.replace(whole, activations=rows, provenance=null.provenance),))
+    return conditions
 
 
-def _distinct(arms: Sequence[Arm]) -> tuple[list[Arm], list[int]]:
-    """Arms without repetition, and which of them each one was: equal vectors have exactly equal effects.
+def _distinct(conditions: Sequence[Condition]) -> tuple[list[Condition], list[int]]:
+    """Conditions without repetition, and which of them each one was: equal vectors have exactly equal effects.
 
-    Zero vectors count as the unsteered arm.
+    Zero vectors count as the unsteered condition.
     """
     keys: dict[bytes, int] = {b"": 0}
-    distinct, places = [arms[0]], []
-    for arm in arms:
-        vector = as_vectors(arm)[0] if arm else None
+    distinct, places = [conditions[0]], []
+    for condition in conditions:
+        vector = as_vectors(condition)[0] if condition else None
         rows = None if vector is None or not bool(vector.injection.any()) else vector.activations.cpu().float()
         key = b"" if rows is None else (rows + 0.0).numpy().tobytes()  # + 0.0: minus zero is zero
         if key not in keys:
             keys[key] = len(distinct)
-            distinct.append(arm)
+            distinct.append(condition)
         places.append(keys[key])
     return distinct, places
 
@@ -464,9 +464,9 @@ def _read(rows: Float[Tensor, "pos d_model"], backend: Backend) -> Float[Tensor,
 
 
 def _effects(
-    values: Float[np.ndarray, "arms prompts"], metric: Metric, count: int, nulls: int
+    values: Float[np.ndarray, "conditions prompts"], metric: Metric, count: int, nulls: int
 ) -> list[tuple[Effect, Effect]]:
-    """Effect and drop of the whole vector and of each ablated one, from the arms in their order.
+    """Effect and drop of the whole vector and of each ablated one, from the conditions in their order.
 
     Prompts on which the metric has no value are left out.
     """

@@ -16,7 +16,7 @@ from actadd_lens.analysis.linearity import row_slopes
 from actadd_lens.analysis.swapping import one_head, shape_of, swap, swapped_values
 from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import SettingError
-from actadd_lens.measuring.measure import Arm, ArmRows, measure_arms
+from actadd_lens.measuring.measure import Condition, ConditionRows, measure_conditions
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.components import components_kept
@@ -171,7 +171,7 @@ def attribute_injection(
     notice_repeats(texts)
     ids = encode_prompts(backend, texts, prepend_bos=prepend_bos)
     without, names = _without_rows(backend, found)
-    values = measure_arms(
+    values = measure_conditions(
         backend, ids, [(), found, *without], chosen, measured=found, position=position, batch_size=batch_size,
         progress=progress,
     )  # fmt: skip
@@ -188,9 +188,9 @@ def attribute_injection(
     )  # fmt: skip
 
 
-def _without_rows(backend: Backend, vectors: Sequence[SteeringVector]) -> tuple[list[Arm], tuple[str, ...]]:
+def _without_rows(backend: Backend, vectors: Sequence[SteeringVector]) -> tuple[list[Condition], tuple[str, ...]]:
     """For each row of each vector, all vectors without that row; and the names of the rows."""
-    arms: list[Arm] = []
+    conditions: list[Condition] = []
     names: list[str] = []
     for place, vector in enumerate(vectors):
         for row, name in enumerate(row_names(backend, vector)):
@@ -198,9 +198,9 @@ def _without_rows(backend: Backend, vectors: Sequence[SteeringVector]) -> tuple[
             activations[row] = 0.0
             others = list(vectors)
             others[place] = dataclasses.replace(vector, activations=activations)
-            arms.append(tuple(others))
+            conditions.append(tuple(others))
             names.append(f"{vector.label}, {name}" if len(vectors) > 1 else name)
-    return arms, tuple(names)
+    return conditions, tuple(names)
 
 
 def _patched(
@@ -248,7 +248,7 @@ class _Attributor:
         self, tokens: Sequence[int], steps: int
     ) -> tuple[Float[np.ndarray, "2 layers components"], Float[np.ndarray, "2 rows"]]:
         """Estimates for each component and each row, by the gradient and by its mean along the way."""
-        rows = ArmRows(self.backend, [tokens] * 2, [(), self.vectors], self.vectors, self.position)
+        rows = ConditionRows(self.backend, [tokens] * 2, [(), self.vectors], self.vectors, self.position)
         with torch.no_grad(), components_kept(self.backend) as kept:
             rows.last_logits()
         places = [0.0, *((step + 0.5) / steps for step in range(steps))]
@@ -270,7 +270,7 @@ class _Attributor:
         components, rows_found = (np.stack([found[0], np.mean(found[1:], axis=0)]) for found in (by_component, by_row))
         return components, rows_found
 
-    def _rows(self, rows: ArmRows, gradients: dict[tuple[str, int], Tensor]) -> Float[np.ndarray, " rows"]:
+    def _rows(self, rows: ConditionRows, gradients: dict[tuple[str, int], Tensor]) -> Float[np.ndarray, " rows"]:
         parts = [
             row_slopes(self.backend, gradients["stream", vector.layer], vector, rows, self.position)
             for vector in self.vectors
@@ -284,8 +284,8 @@ class _Attributor:
         Raises:
             SettingError: The metric does not depend smoothly on the logits.
         """
-        arm = tuple(vector.times(place) for vector in self.vectors)
-        rows = ArmRows(self.backend, [tokens], [arm], self.vectors, self.position)
+        condition = tuple(vector.times(place) for vector in self.vectors)
+        rows = ConditionRows(self.backend, [tokens], [condition], self.vectors, self.position)
         probes: dict[tuple[str, int], Tensor] = {}
         with torch.inference_mode(False), torch.enable_grad(), rows.steered(), ExitStack() as stack:
             for name, hook in self._probes(probes):
@@ -301,7 +301,7 @@ class _Attributor:
             key: zero if gradient is None else gradient for key, zero, gradient in zip(keys, zeros, found, strict=True)
         }
 
-    def _logits(self, rows: ArmRows) -> Tensor:
+    def _logits(self, rows: ConditionRows) -> Tensor:
         if self.metric.reads == "last":
             return self.backend.logits_at(rows.tokens, rows.lengths - 1)
         return self.backend.logits(rows.tokens)

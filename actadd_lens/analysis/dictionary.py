@@ -51,7 +51,7 @@ class DictionaryFeature:
     adjusted_p: float = float("nan")
 
     @property
-    def stands(self) -> bool:
+    def significant(self) -> bool:
         """Whether it is significant after correction: `adjusted_p` is at most 0.05."""
         return self.adjusted_p <= LEVEL
 
@@ -102,9 +102,9 @@ class DictionaryReading:
     null_kind: str
 
     @property
-    def standing(self) -> tuple[DictionaryFeature, ...]:
+    def significant(self) -> tuple[DictionaryFeature, ...]:
         """Directions significant after correction (a null has one in at most 5 % of calls); none without nulls."""
-        return tuple(item for row in self.rows for item in (*row.largest, *row.pursuit) if item.stands)
+        return tuple(item for row in self.rows for item in (*row.largest, *row.pursuit) if item.significant)
 
     def frame(self) -> "pd.DataFrame":
         """One line per row and direction: the largest cosines, then the picks of the sparse sum."""
@@ -152,7 +152,7 @@ def _cells(items: Sequence[DictionaryFeature], number: str) -> str:
     if not items:
         return "<i>zero row</i>"
     return "<br>".join(
-        f"{getattr(item, number):+.2f} {escape(item.name or f'feature {item.feature}')}{'*' if item.stands else ''}"
+        f"{getattr(item, number):+.2f} {escape(item.name or f'feature {item.feature}')}{'*' * item.significant}"
         for item in items
     )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from actadd_lens.analysis.lens.jacobian import JacobianLens
 from actadd_lens.checks import check_run, is_count, many, require
 from actadd_lens.errors import SettingError
-from actadd_lens.measuring.measure import Arm, measure_arms, null_arms
+from actadd_lens.measuring.measure import Condition, measure_conditions, null_conditions
 from actadd_lens.measuring.metrics import Metric, as_metric
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel, backend_of
@@ -165,22 +165,26 @@ def ablate_dimensions(
     texts = as_texts(prompts)
     notice_repeats(texts)
     ids = encode_prompts(backend, texts, prepend_bos=prepend_bos)
-    families = [found, *(as_vectors(arm)[0] for arm in null_arms(model, (found,), nulls, null_kind, seed))]
-    arms: list[Arm] = [()]
+    families = [
+        found,
+        *(as_vectors(condition)[0] for condition in null_conditions(model, (found,), nulls, null_kind, seed)),
+    ]
+    conditions: list[Condition] = [()]
     for family in families:
         rows = centred_rows(backend, family.activations.float())
-        arms.append((family,))
+        conditions.append((family,))
         for order in named:
             ranked = _ranked(order, rows, matrix, seed)
-            arms += [(_kept(family, ranked[:count]),) for count in counts]
-    values = measure_arms(
-        backend, ids, arms, chosen, measured=(found,), position=position, batch_size=batch_size, progress=progress
+            conditions += [(_kept(family, ranked[:count]),) for count in counts]
+    values = measure_conditions(
+        backend, ids, conditions, chosen, measured=(found,), position=position, batch_size=batch_size, progress=progress
     )
     table = values[1:].reshape(len(families), 1 + len(named) * len(counts), len(ids))
     steered = table[:, 1:].reshape(len(families), len(named), len(counts), len(ids))
     size = float(found.activations.float().norm())
     sizes = [
-        float(as_vectors(arm)[0].activations.float().norm()) / size for arm in arms[2 : 2 + steered[0, ..., 0].size]
+        float(as_vectors(condition)[0].activations.float().norm()) / size
+        for condition in conditions[2 : 2 + steered[0, ..., 0].size]
     ]
     norms = np.array(sizes).reshape(len(named), len(counts))
     return DimensionAblation(found, chosen, texts, named, counts, values[0], table[:, 0], steered, norms)

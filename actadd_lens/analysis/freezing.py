@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from actadd_lens.analysis.swapping import one_head, shape_of, swap, swapped_values
 from actadd_lens.checks import check_flags, check_run
-from actadd_lens.measuring.measure import null_arms
+from actadd_lens.measuring.measure import null_conditions
 from actadd_lens.measuring.metrics import Metric, as_metric
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel, backend_of
@@ -63,7 +63,7 @@ class AttentionOrValue:
         return family_effect(self._parts(part))
 
     def _parts(self, part: str) -> Float[np.ndarray, "families prompts"]:
-        plain, steered, frozen, patterns = (self.values[:, arm] for arm in range(4))
+        plain, steered, frozen, patterns = (self.values[:, condition] for condition in range(4))
         parts = {"whole": steered - plain, "by values": frozen - plain, "by attention": patterns - plain}
         parts["together"] = parts["whole"] - parts["by values"] - parts["by attention"]
         return np.asarray(parts[part])
@@ -206,7 +206,7 @@ def attention_or_value(
                     swap(backend, steered=True, values=which),
                     swap(backend, steered=True, outputs=which),
                 ]
-    families = [found, *null_arms(model, found, nulls, null_kind, seed)]
+    families = [found, *null_conditions(model, found, nulls, null_kind, seed)]
     values = swapped_values(
         backend, ids, families, swaps, chosen, measured=found, position=position, batch_size=batch_size,
         progress=progress,
@@ -216,7 +216,7 @@ def attention_or_value(
 
 
 def _lost(
-    values: Float[np.ndarray, "families arms prompts"], first: int, layers: int, heads: int
+    values: Float[np.ndarray, "families conditions prompts"], first: int, layers: int, heads: int
 ) -> Float[np.ndarray, "families 3 layers heads prompts"]:
     """What the effect loses for each head; zero below the injection, by causality."""
     families, _, prompts = values.shape

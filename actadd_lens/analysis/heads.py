@@ -13,7 +13,7 @@ from torch import Tensor
 from actadd_lens.analysis.lens.reading import read_rows
 from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import ModelError, PositionError
-from actadd_lens.measuring.measure import ArmRows, null_arms
+from actadd_lens.measuring.measure import ConditionRows, null_conditions
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.components import Components, components_kept, head_changes
@@ -164,7 +164,10 @@ def head_reading(
     meeting = _Meeting(backend, found, position, tuple(range(found.layer, backend.n_layers)))
     for row in ids:
         meeting.check(row)
-    families = [found, *(as_vectors(arm)[0] for arm in null_arms(model, (found,), nulls, null_kind, seed))]
+    families = [
+        found,
+        *(as_vectors(condition)[0] for condition in null_conditions(model, (found,), nulls, null_kind, seed)),
+    ]
     seen = [[meeting.seen(row, family) for family in families] for row in ids]
     attention = np.mean([by_prompt[0].attention for by_prompt in seen], axis=0)
     looks = np.mean([[one.looks for one in by_prompt] for by_prompt in seen], axis=0)
@@ -204,8 +207,8 @@ class _Meeting:
 
     def seen(self, tokens: Sequence[int], vector: SteeringVector) -> _Seen:
         """One pass: the unsteered row, then one row for each layer at which the vector is added."""
-        arms = [vector.at_layer(layer) for layer in self.layers]
-        rows = self._rows(tokens, arms)
+        conditions = [vector.at_layer(layer) for layer in self.layers]
+        rows = self._rows(tokens, conditions)
         with components_kept(self.backend) as kept:
             rows.last_logits()
         on = rows.injected[0] & self._nonzero(rows)
@@ -217,11 +220,11 @@ class _Meeting:
             torch.stack([part.written for part in parts]),
         )
 
-    def _rows(self, tokens: Sequence[int], arms: Sequence[SteeringVector]) -> ArmRows:
-        steered = [(), *((arm,) for arm in arms)]
-        return ArmRows(self.backend, [tokens] * len(steered), steered, (self.vector,), self.position)
+    def _rows(self, tokens: Sequence[int], conditions: Sequence[SteeringVector]) -> ConditionRows:
+        steered = [(), *((condition,) for condition in conditions)]
+        return ConditionRows(self.backend, [tokens] * len(steered), steered, (self.vector,), self.position)
 
-    def _nonzero(self, rows: ArmRows) -> Tensor:
+    def _nonzero(self, rows: ConditionRows) -> Tensor:
         """Tokens on which a row that is not zero lands."""
         lands = (self.vector.injection != 0).any(dim=-1)
         found = torch.zeros_like(rows.injected[0])

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from actadd_lens.checks import check_run, require
-from actadd_lens.measuring.measure import Arm, measure_arms, null_arms
+from actadd_lens.measuring.measure import Condition, measure_conditions, null_conditions
 from actadd_lens.measuring.metrics import Metric, as_metric
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel, backend_of
@@ -39,7 +39,7 @@ class Interaction:
     metric: Metric
     prompts: tuple[str, ...]
     vectors: tuple[SteeringVector, ...]
-    values: Float[np.ndarray, "families arms prompts"]
+    values: Float[np.ndarray, "families conditions prompts"]
 
     @property
     def effect(self) -> Effect:
@@ -122,11 +122,11 @@ def interaction(
     texts = as_texts(prompts)
     notice_repeats(texts)
     ids = encode_prompts(backend, texts, prepend_bos=prepend_bos)
-    arms: list[Arm] = [()]
-    for family in (found, *null_arms(model, found, nulls, null_kind, seed)):
-        arms += [family, *((vector,) for vector in family)]
-    values = measure_arms(
-        backend, ids, arms, chosen, measured=found, position=position, batch_size=batch_size, progress=progress
+    conditions: list[Condition] = [()]
+    for family in (found, *null_conditions(model, found, nulls, null_kind, seed)):
+        conditions += [family, *((vector,) for vector in family)]
+    values = measure_conditions(
+        backend, ids, conditions, chosen, measured=found, position=position, batch_size=batch_size, progress=progress
     )
     table = values[1:].reshape(-1, 1 + len(found), len(ids))
     plain = np.broadcast_to(values[:1], (len(table), 1, len(ids)))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from actadd_lens.checks import check_run, require
 from actadd_lens.errors import SettingError
-from actadd_lens.measuring.measure import Arm, ArmRows, measure_arms, null_arms
+from actadd_lens.measuring.measure import Condition, ConditionRows, measure_conditions, null_conditions
 from actadd_lens.measuring.metrics import Metric, Reading, as_metric
 from actadd_lens.measuring.nulls import NullKind, check_nulls
 from actadd_lens.models import Backend, LensModel, backend_of
@@ -179,11 +179,11 @@ def linearity(
     texts = each_once(as_texts(prompts))
     ids = encode_prompts(backend, texts, prepend_bos=prepend_bos)
     slopes, by_row = _slopes(backend, ids, found, chosen, position=position, batch_size=batch_size)
-    families = [found, *null_arms(model, found, nulls, null_kind, seed)]
-    arms: list[Arm] = [()]
-    arms += [tuple(vector.times(factor) for vector in arm) for arm in families for factor in factors]
-    values = measure_arms(
-        backend, ids, arms, chosen, measured=found, position=position, batch_size=batch_size, progress=progress
+    families = [found, *null_conditions(model, found, nulls, null_kind, seed)]
+    conditions: list[Condition] = [()]
+    conditions += [tuple(vector.times(factor) for vector in condition) for condition in families for factor in factors]
+    values = measure_conditions(
+        backend, ids, conditions, chosen, measured=found, position=position, batch_size=batch_size, progress=progress
     )
     unsteered, table = values[0], values[1:].reshape(len(families), len(factors), len(ids))
     kept = np.isfinite(table[0]).all(axis=0) & np.isfinite(unsteered)
@@ -202,7 +202,7 @@ def linearity(
 def _slopes(
     backend: Backend,
     prompts: Sequence[Sequence[int]],
-    vectors: Arm,
+    vectors: Condition,
     metric: Metric,
     *,
     position: Position,
@@ -213,7 +213,7 @@ def _slopes(
     parts = []
     for first in range(0, len(prompts), batch_size):
         some = prompts[first : first + batch_size]
-        rows = ArmRows(backend, some, [()] * len(some), vectors, position)
+        rows = ConditionRows(backend, some, [()] * len(some), vectors, position)
         gradients = _gradients(backend, rows, metric, bound, sorted({vector.layer for vector in vectors}))
         parts.append(
             torch.cat(
@@ -229,7 +229,7 @@ def _slopes(
 
 
 def _gradients(
-    backend: Backend, rows: ArmRows, metric: Metric, bound: Any, layers: Sequence[int]
+    backend: Backend, rows: ConditionRows, metric: Metric, bound: Any, layers: Sequence[int]
 ) -> dict[int, Float[Tensor, "rows pos d_model"]]:
     """Gradient of the metric at `resid_pre` of each layer: zeros are added there, and the derivative taken by them.
 
@@ -267,7 +267,7 @@ def row_slopes(
     backend: Backend,
     gradient: Float[Tensor, "prompts pos d_model"],
     vector: SteeringVector,
-    rows: ArmRows,
+    rows: ConditionRows,
     position: Position,
 ) -> Float[Tensor, "prompts rows"]:
     """Gradient times injection, where each row lands."""

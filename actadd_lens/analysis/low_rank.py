@@ -13,7 +13,7 @@ from torch import Tensor
 
 from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import VectorError
-from actadd_lens.measuring.measure import null_arms
+from actadd_lens.measuring.measure import null_conditions
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.statistics import max_t_p, on_one_scale
@@ -104,7 +104,9 @@ def low_rank(
         )
         for vector in found
     )
-    sets = [_shares(_rows(as_vectors(arm))) for arm in null_arms(model, found, nulls, null_kind, seed)]
+    sets = [
+        _shares(_rows(as_vectors(condition))) for condition in null_conditions(model, found, nulls, null_kind, seed)
+    ]
     shares = _shares(rows)
     return LowRank(found, int(rank), kept, shares, np.array(sets).reshape(len(sets), len(shares)))
 

@@ -157,7 +157,7 @@ def _named(part: Part) -> tuple[int, str]:
 
 
 def _frozen(backend: Backend, parts: Sequence[Part]) -> Swap:
-    """The steered arm with these components unsteered."""
+    """The steered condition with these components unsteered."""
     layers, heads = shape_of(backend)
     outputs, mlps = np.zeros((layers, heads), dtype=bool), np.zeros(layers, dtype=bool)
     for layer, head in parts:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from actadd_lens.measuring.measure import ArmRows
+from actadd_lens.measuring.measure import ConditionRows
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import encode_prompts
@@ -162,7 +162,7 @@ def norm_profile(
     backend = backend_of(model)
     found = check_vectors(backend, vectors, what="the norm profile")
     (ids,) = encode_prompts(backend, (prompt,), prepend_bos=prepend_bos)
-    pass_rows = ArmRows(backend, [ids], [()], found, position)
+    pass_rows = ConditionRows(backend, [ids], [()], found, position)
     streams = pass_rows.streams(torch.arange(len(ids), device=backend.device)[None])[:, 0]
     sizes = streams[:-1].norm(dim=-1).cpu().numpy()
     texts, names = tuple(backend.token_strings(ids)), vector_names(found)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from actadd_lens.checks import check_run
 from actadd_lens.errors import VectorError
-from actadd_lens.measuring.measure import Arm, ArmRows
+from actadd_lens.measuring.measure import Condition, ConditionRows
 from actadd_lens.measuring.nulls import null_texts
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.readout import centred_rows
@@ -98,11 +98,11 @@ class Projection:
     def __str__(self) -> str:
         lines = [repr(self)]
         for text in self.texts:
-            for arm, values in (("unsteered", text.unsteered), ("steered", text.steered)):
+            for condition, values in (("unsteered", text.unsteered), ("steered", text.steered)):
                 if values is not None:
                     z = self.z(values)
                     shown = " ".join(f"{token!r} {z[place]:+.1f}" for place, token in enumerate(text.tokens))
-                    lines.append(f"  {arm:<9} | {shown}")
+                    lines.append(f"  {condition:<9} | {shown}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -112,10 +112,10 @@ class Projection:
         )
         body = ""
         for text in self.texts:
-            for arm, values in (("unsteered", text.unsteered), ("steered", text.steered)):
+            for condition, values in (("unsteered", text.unsteered), ("steered", text.steered)):
                 if values is not None:
-                    body += f"<tr><td style='vertical-align:top'>{arm}</td><td style='text-align:left'>"
-                    body += self._coloured(text, values, marked=arm == "steered") + "</td></tr>"
+                    body += f"<tr><td style='vertical-align:top'>{condition}</td><td style='text-align:left'>"
+                    body += self._coloured(text, values, marked=condition == "steered") + "</td></tr>"
         return f"<table><caption>{escape(caption)}</caption>{body}</table>"
 
     def _coloured(self, text: TextProjection, values: Float[np.ndarray, " pos"], *, marked: bool) -> str:
@@ -169,7 +169,7 @@ def project(
     backend = backend_of(model)
     (found,) = check_vectors(backend, [vector], what="a projection")
     place = found.layer if layer is None else backend.check_layer(layer)
-    added = None if steered_by is None else check_vectors(backend, steered_by, what="the steered arm")
+    added = None if steered_by is None else check_vectors(backend, steered_by, what="the steered condition")
     shown, scale = as_texts(texts), as_texts(null_texts() if others is None else others)
     ids, other_ids = (encode_prompts(backend, some, prepend_bos=prepend_bos) for some in (shown, scale))
     along = _Along(backend, _direction(backend, found), place, position, batch_size)
@@ -212,12 +212,14 @@ class _Along:
     position: Position
     batch_size: int
 
-    def values(self, ids: Sequence[Sequence[int]], arm: Arm, measured: Arm) -> list[Float[np.ndarray, " pos"]]:
+    def values(
+        self, ids: Sequence[Sequence[int]], condition: Condition, measured: Condition
+    ) -> list[Float[np.ndarray, " pos"]]:
         """One number for each token of each text."""
         found: list[np.ndarray] = []
         for first in range(0, len(ids), self.batch_size):
             some = ids[first : first + self.batch_size]
-            rows = ArmRows(self.backend, some, [arm] * len(some), measured, self.position)
+            rows = ConditionRows(self.backend, some, [condition] * len(some), measured, self.position)
             with rows.steered():
                 streams = self.backend.residuals(rows.tokens, [self.layer])[self.layer]
             along = centred_rows(self.backend, streams.float()) @ self.direction.to(streams.device)
@@ -226,7 +228,7 @@ class _Along:
 
     def injected(self, row: Sequence[int], vectors: Sequence[SteeringVector]) -> tuple[int, ...]:
         """Tokens of one text on which a row that is not zero lands."""
-        facts = ArmRows(self.backend, [row], [()], tuple(vectors), self.position).prompts.facts(0, self.backend)
+        facts = ConditionRows(self.backend, [row], [()], tuple(vectors), self.position).prompts.facts(0, self.backend)
         found = set()
         for vector in vectors:
             lands = (vector.injection != 0).any(dim=-1)

@@ -1,4 +1,4 @@
-"""Metrics of prompts whose components take patterns, values or outputs from the other arm (steered or unsteered)."""
+"""Metrics of prompts whose components take patterns, values or outputs from the other condition."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from actadd_lens.measuring.measure import Arm, ArmRows, check_finite
+from actadd_lens.measuring.measure import Condition, ConditionRows, check_finite
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading
 from actadd_lens.models import Backend
 from actadd_lens.models.swaps import Sources, with_components_from
@@ -20,14 +20,14 @@ _REFERENCES = 2
 
 @dataclass(frozen=True, eq=False)
 class Swap:
-    """One more condition: steered or not, with some components as they are in the other arm.
+    """One more condition: steered or not, with some components as they are in the other condition.
 
     Attributes:
         steered: Whether the injection acts.
-        patterns: Heads that attend where they attend in the other arm.
-        values: Heads that mix the values of the other arm.
-        outputs: Heads that write what they write in the other arm.
-        mlps: MLPs that write what they write in the other arm.
+        patterns: Heads that attend where they attend in the other condition.
+        values: Heads that mix the values of the other condition.
+        outputs: Heads that write what they write in the other condition.
+        mlps: MLPs that write what they write in the other condition.
     """
 
     steered: bool
@@ -70,24 +70,24 @@ def one_head(backend: Backend, layer: int, head: int) -> Bool[np.ndarray, "layer
 def swapped_values(
     backend: Backend,
     prompts: Sequence[Sequence[int]],
-    families: Sequence[Arm],
+    families: Sequence[Condition],
     swaps: Sequence[Swap],
     metric: Metric,
     *,
-    measured: Arm,
+    measured: Condition,
     position: Position,
     batch_size: int,
     progress: bool = True,
-) -> Float[np.ndarray, "families arms prompts"]:
+) -> Float[np.ndarray, "families conditions prompts"]:
     """A metric of prompts under each family of vectors: unsteered, steered, then each swap.
 
     Args:
         backend: The model.
         prompts: Token ids of each prompt.
         families: The vectors, and those of each null.
-        swaps: Arms beside the unsteered and the steered one.
+        swaps: Conditions beside the unsteered and the steered one.
         metric: What is measured.
-        measured: Vectors whose landing places count as injected, in every arm.
+        measured: Vectors whose landing places count as injected, in every condition.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         batch_size: Maximum number of rows per pass.
         progress: Whether to show a progress bar if it takes more than a moment.
@@ -117,18 +117,20 @@ def swapped_values(
 def _one_pass(
     backend: Backend,
     prompts: Sequence[Sequence[int]],
-    family: Arm,
+    family: Condition,
     swaps: Sequence[Swap],
     metric: Metric,
     bound: BoundMetric,
-    measured: Arm,
+    measured: Condition,
     position: Position,
-) -> Float[np.ndarray, "arms prompts"]:
-    """All arms of a few prompts in one pass."""
+) -> Float[np.ndarray, "conditions prompts"]:
+    """All conditions of a few prompts in one pass."""
     count = len(prompts)
     steered = [False, True, *(item.steered for item in swaps)]
-    arms: list[Arm] = [family if is_steered else () for is_steered in steered for _ in prompts]
-    rows = ArmRows(backend, [*prompts] * len(steered), arms, measured, position, [*range(count)] * len(steered))
+    conditions: list[Condition] = [family if is_steered else () for is_steered in steered for _ in prompts]
+    rows = ConditionRows(
+        backend, [*prompts] * len(steered), conditions, measured, position, [*range(count)] * len(steered)
+    )
     run = rows.last_logits if metric.reads == "last" else rows.logits
     logits = with_components_from(backend, sources_of(backend, swaps, count), run)
     check_finite(backend, logits)
@@ -139,7 +141,7 @@ def _one_pass(
 
 
 def sources_of(backend: Backend, swaps: Sequence[Swap], prompts: int) -> Sources:
-    """Whose components each row of a pass takes: arms lie one after the other, each with all its prompts."""
+    """Whose components each row of a pass takes: conditions lie one after the other, each with all its prompts."""
     own = Sources.own(backend, (_REFERENCES + len(swaps)) * prompts)
     for number, item in enumerate(swaps):
         for prompt in range(prompts):

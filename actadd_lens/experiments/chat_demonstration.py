@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from actadd_lens.checks import check_run
-from actadd_lens.measuring.measure import ArmRows, Measurement, measure
+from actadd_lens.measuring.measure import ConditionRows, Measurement, measure
 from actadd_lens.measuring.metrics import Metric, logit_difference
 from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import LensModel, backend_of
@@ -164,7 +164,7 @@ def token_shifts(model: LensModel, prompt: str, written: Continuation, vector: S
     backend = backend_of(model)
     start = backend.encode(prompt)
     tokens, texts = [*start, *written.tokens], tuple(backend.token_strings(written.tokens))
-    logits = ArmRows(backend, [tokens, tokens], [(vector,), ()], (), "front").logits().float().log_softmax(dim=-1)
+    logits = ConditionRows(backend, [tokens, tokens], [(vector,), ()], (), "front").logits().float().log_softmax(dim=-1)
     targets = torch.tensor(written.tokens, device=logits.device)
     found = logits[:, len(start) - 1 : -1].gather(-1, targets[None, :, None].expand(2, -1, 1))[..., 0]
     return Answer(texts, (found[0] - found[1]).cpu().numpy())

@@ -45,7 +45,7 @@ RELEVANCE_MARGIN = 1 - RELEVANT
 
 
 def writing_options(n: int, max_new_tokens: int, seed: int, top_p: float | None, temperature: float) -> dict[str, Any]:
-    """How text is written, as keywords of `sweep_completions` and `write_arms`."""
+    """How text is written, as keywords of `sweep_completions` and `write_conditions`."""
     return {"n": n, "max_new_tokens": max_new_tokens, "seed": seed, "top_p": top_p, "temperature": temperature}
 
 
@@ -55,12 +55,12 @@ def early_to_middle(model: LensModel) -> tuple[int, ...]:
     return tuple(sorted({min(count - 1, round(layer / 48 * count)) for layer in PAPER_LAYERS}))
 
 
-# -- the arms --------------------------------------------------------------------------------------------------
+# -- the conditions --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class Arms:
-    """Continuations of the same prompts; sample i of every arm used the same random numbers, but for `prompted`.
+class Conditions:
+    """Continuations of the same prompts; sample i of every condition used the same random numbers, but for `prompted`.
 
     Attributes:
         prompts: The prompts.
@@ -78,11 +78,11 @@ class Arms:
 
     @property
     def all(self) -> list[Texts]:
-        """Every arm there is, in the order above."""
+        """Every condition there is, in the order above."""
         return [self.unsteered, self.steered, *self.nulls, *([self.prompted] if self.prompted else [])]
 
 
-def write_arms(
+def write_conditions(
     model: LensModel,
     prompts: Sequence[str],
     vector: SteeringVector,
@@ -96,14 +96,14 @@ def write_arms(
     max_new_tokens: int = 40,
     seed: int = 0,
     **sampling: Any,
-) -> Arms:
-    """Write all arms in shared batches.
+) -> Conditions:
+    """Write all conditions in shared batches.
 
     Args:
         model: The model.
         prompts: The prompts.
         vector: The steering vector with its coefficient.
-        lead: Text that stands before the prompt in the prompted arm; empty for no such arm.
+        lead: Text that stands before the prompt in the prompted condition; empty for no such condition.
         nulls: Null vectors with their coefficients.
         batch_size: Maximum number of rows that decode together.
         executor: As in `sweep`.
@@ -117,16 +117,22 @@ def write_arms(
     backend, texts = backend_of(model), as_texts(prompts)
     found = check_vectors(backend, [vector, *nulls])
     settings = DecodeSettings(n, max_new_tokens, seed, sampling=Sampling.from_options(sampling))
-    arms = [(), *((one,) for one in found)]
+    conditions = [(), *((one,) for one in found)]
     tokens = encode_prompts(backend, texts, room=max_new_tokens)
-    cells = [Cell(row, arm) for arm in arms for row in tokens]
+    cells = [Cell(row, condition) for condition in conditions for row in tokens]
     if lead:
         led = encode_prompts(backend, [f"{lead.strip()} {text}" for text in texts], room=max_new_tokens)
         cells += [Cell(row, ()) for row in led]
     found_texts = decode_cells(backend, cells, settings, batch_size=batch_size, executor=executor, progress=progress)
     written = continuation_texts(tuple(found_texts))
-    by_arm = [written[first : first + len(texts)] for first in range(0, len(written), len(texts))]
-    return Arms(texts, by_arm[0], by_arm[1], tuple(by_arm[2 : len(arms)]), by_arm[len(arms)] if lead else ())
+    by_condition = [written[first : first + len(texts)] for first in range(0, len(written), len(texts))]
+    return Conditions(
+        texts,
+        by_condition[0],
+        by_condition[1],
+        tuple(by_condition[2 : len(conditions)]),
+        by_condition[len(conditions)] if lead else (),
+    )
 
 
 # -- what is measured of them ----------------------------------------------------------------------------------
@@ -138,10 +144,10 @@ class Measured:
 
     Attributes:
         name: What it is.
-        unsteered: In the unsteered arm.
-        steered: In the steered arm.
+        unsteered: In the unsteered condition.
+        steered: In the steered condition.
         nulls: Under each null.
-        prompted: In the prompted arm; None where there is none.
+        prompted: In the prompted condition; None where there is none.
         is_log: Whether the numbers are logarithms of what is told, so that changes are told as ratios.
     """
 
@@ -152,19 +158,19 @@ class Measured:
     prompted: Float[np.ndarray, "prompts samples"] | None = None
     is_log: bool = False
 
-    def mean(self, arm: str) -> float:
-        """Mean of an arm, over prompts of the means over samples; NaN where there is no such arm."""
-        values = getattr(self, arm)
+    def mean(self, condition: str) -> float:
+        """Mean of a condition, over prompts of the means over samples; NaN where there is no such condition."""
+        values = getattr(self, condition)
         return np.nan if values is None else self._shown(_mean_of(_sample_means(values)))
 
     def told(self) -> str:
         """Unsteered and steered mean, in words."""
         return f"{self.mean('unsteered'):.3f} → {self.mean('steered'):.3f}"
 
-    def change(self, arm: str = "steered") -> Estimate:
-        """An arm minus the unsteered one, or their ratio, over prompts; beside the nulls."""
+    def change(self, condition: str = "steered") -> Estimate:
+        """A condition minus the unsteered one, or their ratio, over prompts; beside the nulls."""
         found = paired_estimate(
-            getattr(self, arm), self.unsteered, [_sample_means(null - self.unsteered) for null in self.nulls]
+            getattr(self, condition), self.unsteered, [_sample_means(null - self.unsteered) for null in self.nulls]
         )
         if not self.is_log:
             return found
@@ -172,9 +178,9 @@ class Measured:
         nulls = tuple(map(self._shown, found.nulls))
         return Estimate(value, low, high, found.n, found.of, nulls, neutral=1.0, caution=found.caution)
 
-    def level(self, arm: str) -> Estimate:
-        """An arm by itself, over prompts."""
-        return prompt_estimate(getattr(self, arm))
+    def level(self, condition: str) -> Estimate:
+        """A condition by itself, over prompts."""
+        return prompt_estimate(getattr(self, condition))
 
     def left(self) -> Estimate:
         """The steered mean over the unsteered mean, over the prompts that have both."""
@@ -197,26 +203,28 @@ class Measured:
         return float(np.exp(value)) if self.is_log else value
 
 
-def measured(name: str, judge: Judge, arms: Arms, *, is_log: bool = False) -> Measured:
-    """What a judge says of every continuation, asked once for all arms.
+def measured(name: str, judge: Judge, conditions: Conditions, *, is_log: bool = False) -> Measured:
+    """What a judge says of every continuation, asked once for all conditions.
 
     Args:
         name: What it is called.
         judge: Prompts and their continuations to numbers.
-        arms: What was written.
+        conditions: What was written.
         is_log: As in `Measured`.
     """
-    rows = [row for arm in arms.all for row in arm]
-    values = judge(arms.prompts * len(arms.all), rows).reshape(len(arms.all), len(arms.prompts), -1)
-    last = 2 + len(arms.nulls)
-    prompted = values[last] if arms.prompted else None
+    rows = [row for condition in conditions.all for row in condition]
+    values = judge(conditions.prompts * len(conditions.all), rows).reshape(
+        len(conditions.all), len(conditions.prompts), -1
+    )
+    last = 2 + len(conditions.nulls)
+    prompted = values[last] if conditions.prompted else None
     return Measured(name, values[0], values[1], values[2:last], prompted, is_log)
 
 
-def scored(name: str, scorer: Scorer, arms: Arms) -> Measured:
+def scored(name: str, scorer: Scorer, conditions: Conditions) -> Measured:
     """What a scorer says of every continuation that is not empty."""
     judge = unless_empty(scorer)
-    return measured(name, lambda prompts, texts: score_texts(judge, texts), arms)
+    return measured(name, lambda prompts, texts: score_texts(judge, texts), conditions)
 
 
 def unless_empty(scorer: Scorer) -> Scorer:
@@ -234,36 +242,36 @@ def unless_empty(scorer: Scorer) -> Scorer:
     return scores
 
 
-def told_empty(arms: Sequence[Arms]) -> str:
+def told_empty(conditions: Sequence[Conditions]) -> str:
     """How many continuations are empty and so without a score, as a note."""
     shares = [
-        float(np.mean([not text.strip() for one in arms for row in getattr(one, arm) for text in row]))
-        for arm in ("unsteered", "steered")
+        float(np.mean([not text.strip() for one in conditions for row in getattr(one, condition) for text in row]))
+        for condition in ("unsteered", "steered")
     ]
     return "Empty continuations have no score: {:.0%} of the unsteered, {:.0%} of the steered ones.".format(*shares)
 
 
-def disfluency(model: LensModel, arms: Arms) -> Measured:
+def disfluency(model: LensModel, conditions: Conditions) -> Measured:
     """Perplexity of the continuations after their prompts, by a model that may be the one that wrote them."""
-    return measured("disfluency", lambda prompts, texts: surprise(model, prompts, texts), arms, is_log=True)
+    return measured("disfluency", lambda prompts, texts: surprise(model, prompts, texts), conditions, is_log=True)
 
 
-def relevance_of(model: LensModel, arms: Arms, relevance: Relevance | None = None) -> Measured:
+def relevance_of(model: LensModel, conditions: Conditions, relevance: Relevance | None = None) -> Measured:
     """How related the continuations are to their prompts: by the given measure, or their dependence; no nulls."""
     # no finding sets it with its nulls, and reading theirs costs as much as writing them
-    return measured("relevance", _relevance_judge(model, relevance), replace(arms, nulls=()))
+    return measured("relevance", _relevance_judge(model, relevance), replace(conditions, nulls=()))
 
 
-def own_relevance(model: LensModel, arms: Arms, relevance: Relevance | None = None) -> Measured:
+def own_relevance(model: LensModel, conditions: Conditions, relevance: Relevance | None = None) -> Measured:
     """How much more the continuations are related to their own prompt than to the next one in the list; no nulls."""
     judge = _relevance_judge(model, relevance)
 
     def beyond(prompts: Sequence[str], texts: Texts) -> Float[np.ndarray, "prompts samples"]:
-        next_ones = [*arms.prompts[1:], arms.prompts[0]] * (len(prompts) // len(arms.prompts))
+        next_ones = [*conditions.prompts[1:], conditions.prompts[0]] * (len(prompts) // len(conditions.prompts))
         both = judge([*prompts, *next_ones], [*texts, *texts])
         return np.asarray(both[: len(prompts)] - both[len(prompts) :])
 
-    return measured("relevance beyond another prompt's", beyond, replace(arms, nulls=()))
+    return measured("relevance beyond another prompt's", beyond, replace(conditions, nulls=()))
 
 
 def relevance_name(relevance: Relevance | None) -> str:
@@ -299,7 +307,7 @@ def _relevance_judge(model: LensModel, relevance: Relevance | None) -> Judge:
 def prompt_estimate(
     differences: Float[np.ndarray, "prompts samples"], nulls: Sequence[Float[np.ndarray, " prompts"]] = ()
 ) -> Estimate:
-    """Mean over prompts, which are resampled; a prompt without any value is left out of all arms.
+    """Mean over prompts, which are resampled; a prompt without any value is left out of all conditions.
 
     Where none has one, there is nothing but NaN, over no prompts.
 
@@ -320,7 +328,7 @@ def paired_estimate(
     unsteered: Float[np.ndarray, "prompts samples"],
     nulls: Sequence[Float[np.ndarray, " prompts"]] = (),
 ) -> Estimate:
-    """Mean difference over prompts as `prompt_estimate` has it; that of two shares where both arms are hits and misses.
+    """Mean difference over prompts as `prompt_estimate` has it; of two shares where both hold hits and misses.
 
     Args:
         steered: One number for each prompt and sample; NaN where there is none.
@@ -415,30 +423,32 @@ class Cells:
     Attributes:
         layers: Injection layers.
         coefficients: Injection coefficients.
-        arms: By the places of pair and layer, the steering vector and then its nulls, without the coefficients.
+        conditions: By the places of pair and layer, the steering vector and then its nulls, without the coefficients.
     """
 
     layers: tuple[int, ...]
     coefficients: tuple[float, ...]
-    arms: dict[tuple[int, int], tuple[SteeringVector, ...]]
+    conditions: dict[tuple[int, int], tuple[SteeringVector, ...]]
 
     @classmethod
     def planned(cls, plan: CompletionSweepPlan) -> "Cells":
         """Those of a sweep, with its nulls: null i comes from the same unrelated pair at every layer."""
         grid = plan.placed.grid
         found = plan.placed.vectors(range(len(grid.pairs)))
-        return cls(grid.layers, grid.coefficients, {place: as_vectors(arms) for place, arms in found.items()})
+        return cls(
+            grid.layers, grid.coefficients, {place: as_vectors(conditions) for place, conditions in found.items()}
+        )
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Number of arms, pairs, layers and coefficients."""
-        pairs = len(self.arms) // len(self.layers)
-        return len(self.arms[0, 0]), pairs, len(self.layers), len(self.coefficients)
+        """Number of conditions, pairs, layers and coefficients."""
+        pairs = len(self.conditions) // len(self.layers)
+        return len(self.conditions[0, 0]), pairs, len(self.layers), len(self.coefficients)
 
-    def vector(self, place: Place, arm: int = 0) -> SteeringVector:
-        """What an arm adds in a cell, with the coefficient."""
+    def vector(self, place: Place, condition: int = 0) -> SteeringVector:
+        """What a condition adds in a cell, with the coefficient."""
         pair, layer, coefficient = place
-        return self.coefficients[coefficient] * self.arms[pair, layer][arm]
+        return self.coefficients[coefficient] * self.conditions[pair, layer][condition]
 
     def told(self, place: Place) -> str:
         """Coefficient and layer of a cell."""
@@ -447,15 +457,15 @@ class Cells:
 
 @dataclass(frozen=True, eq=False)
 class Tried:
-    """What every arm did in every cell of a grid on the prompts that one chooses on; NaN where it wrote nothing.
+    """What every condition did in every cell of a grid on the prompts that one chooses on; NaN where it wrote nothing.
 
     Attributes:
         gains: Wanted effect in each cell.
         ratios: Perplexity of what was written there over that of the unsteered text.
     """
 
-    gains: Float[np.ndarray, "arms pairs layers coefficients"]
-    ratios: Float[np.ndarray, "arms pairs layers coefficients"]
+    gains: Float[np.ndarray, "conditions pairs layers coefficients"]
+    ratios: Float[np.ndarray, "conditions pairs layers coefficients"]
 
     def told(self, most: float, what: str) -> str:
         """How the steering vector's cell was chosen, in words.
@@ -473,23 +483,23 @@ class Tried:
         told = f"chosen on other prompts among {self.gains[0].size} cells {rule} (there {ratio:.2f}; {gain})"
         return f"{told}, as each null's was on the same prompts" if len(self.gains) > 1 else told
 
-    def best(self, most: float, arm: int = 0) -> Place:
-        """An arm's cell with the largest gain among those within the limit on the ratio; or else the most fluent.
+    def best(self, most: float, condition: int = 0) -> Place:
+        """A condition's cell with the largest gain among those within the limit on the ratio; or else the most fluent.
 
         >>> tried = Tried(np.array([[[[0.1, 0.4, 0.9]]]]), np.array([[[[1.0, 1.5, 3.0]]]]))
         >>> tried.best(1.7), tried.best(0.5)
         ((0, 0, 1), (0, 0, 0))
         """
-        gains, known = self.gains[arm], np.isfinite(self.gains[arm]) & np.isfinite(self.ratios[arm])
-        ratios = np.where(known, self.ratios[arm], np.inf)
+        gains, known = self.gains[condition], np.isfinite(self.gains[condition]) & np.isfinite(self.ratios[condition])
+        ratios = np.where(known, self.ratios[condition], np.inf)
         allowed = ratios <= most
         score = np.where(allowed, gains, -np.inf) if allowed.any() else -ratios
         pair, layer, coefficient = np.unravel_index(int(np.argmax(score)), score.shape)
         return int(pair), int(layer), int(coefficient)
 
     def places(self, most: float) -> tuple[Place, ...]:
-        """The cell that each arm chooses for itself by that rule: the steering vector, then every null."""
-        return tuple(self.best(most, arm) for arm in range(len(self.gains)))
+        """The cell that each condition chooses for itself by that rule: the steering vector, then every null."""
+        return tuple(self.best(most, condition) for condition in range(len(self.gains)))
 
 
 def try_cells(
@@ -504,7 +514,7 @@ def try_cells(
     progress: bool,
     written: dict[str, Any],
 ) -> Tried:
-    """Write one sample in every cell for every arm, and see what it gains and what it costs.
+    """Write one sample in every cell for every condition, and see what it gains and what it costs.
 
     Args:
         model: The model.
@@ -517,18 +527,18 @@ def try_cells(
         progress: Whether to show a progress bar if it takes more than a moment.
         written: Keywords of `sweep_completions` that say how text is written.
     """
-    arms, pairs, _, coefficients = cells.shape
+    conditions, pairs, _, coefficients = cells.shape
     tried = Tried(np.empty(cells.shape), np.empty(cells.shape))
     for place, layer in enumerate(cells.layers):
         # nulls go in as vectors beside the steering vectors: a sweep keeps no texts of its own nulls
         sweep = sweep_completions(
-            model, [vector for pair in range(pairs) for vector in cells.arms[pair, place]], layers=layer,
+            model, [vector for pair in range(pairs) for vector in cells.conditions[pair, place]], layers=layer,
             coefficients=cells.coefficients, prompts=prompts, scorers=scorers, path=path,
             executor=executor, progress=progress,
             **{**written, "n": 1},
         )  # fmt: skip
-        effects = sweep.effects[..., 0, :, 0].reshape(len(scorers), pairs, arms, coefficients)
-        ratios = disfluency_ratios(model, sweep)[:, 0, :, 0].reshape(pairs, arms, coefficients)
+        effects = sweep.effects[..., 0, :, 0].reshape(len(scorers), pairs, conditions, coefficients)
+        ratios = disfluency_ratios(model, sweep)[:, 0, :, 0].reshape(pairs, conditions, coefficients)
         for pair in range(pairs):
             tried.gains[:, pair, place] = wanted * effects[pair % len(scorers), pair]
             tried.ratios[:, pair, place] = ratios[pair]
@@ -546,7 +556,7 @@ def choice_settings(cells: Cells, tried: Tried, most: float, what: str) -> dict[
     """
     own, *nulls = tried.places(most)
     vector = cells.vector(own)
-    labels = [cells.arms[pair, 0][0].label for pair in range(cells.shape[1])]
+    labels = [cells.conditions[pair, 0][0].label for pair in range(cells.shape[1])]
     return {
         "cell": f"{vector.coefficient:g} × ({vector.label}) at layer {vector.layer}", "choice": tried.told(most, what),
         "pair": vector.label, "layer": vector.layer, "coefficient": vector.coefficient,

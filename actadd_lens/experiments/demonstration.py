@@ -99,17 +99,17 @@ def demonstrate(
     wedding = topic_coefficient * compute_steering_vector(model, topic_pair, layer=topic_layer)
     mood, topic = scorers.sentiment(), scorers.contains_word(storybook.topics()["weddings"].words)
 
-    def chapter(name: str, arms: Sequence[SteeringVector], scorer: scorers.Scorer) -> Chapter:
-        first = arms[0]
+    def chapter(name: str, conditions: Sequence[SteeringVector], scorer: scorers.Scorer) -> Chapter:
+        first = conditions[0]
         note(f"measuring {name}")
         measured = {
             _label(vector): measure_completions(
                 model, prompts, vector, scorer, n=n, nulls=nulls, seed=seed, max_new_tokens=30, top_p=TOP_P
             )[0]
-            for vector in arms
+            for vector in conditions
         }
         expected: dict[str, Alternative] = {
-            _label(vector): "greater" if vector.coefficient > 0 else "less" for vector in arms
+            _label(vector): "greater" if vector.coefficient > 0 else "less" for vector in conditions
         }
         shown = complete(model, prompts[:3], first, n=1, seed=seed, max_new_tokens=30, top_p=TOP_P)
         return Chapter(name, first, preview(model, prompts[0], first), shown, measured, expected)

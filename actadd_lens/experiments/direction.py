@@ -47,9 +47,9 @@ class NullComparison(Experiment):
     target: str
     coefficients: tuple[float, ...]
     kinds: tuple[NullKind, ...]
-    effect: dict[str, Float[np.ndarray, "arms coefficients prompts"]]
-    kl: dict[str, Float[np.ndarray, "arms coefficients prompts"]]
-    entropy: dict[str, Float[np.ndarray, "arms coefficients prompts"]]
+    effect: dict[str, Float[np.ndarray, "conditions coefficients prompts"]]
+    kl: dict[str, Float[np.ndarray, "conditions coefficients prompts"]]
+    entropy: dict[str, Float[np.ndarray, "conditions coefficients prompts"]]
     unsteered_entropy: Float[np.ndarray, " prompts"]
 
     def on_target(self, kind: NullKind, *, coefficient: float) -> Estimate:
@@ -59,30 +59,33 @@ class NullComparison(Experiment):
             kind: One of `kinds`.
             coefficient: One of `coefficients`.
         """
-        return _over_prompts(self._arms(self.effect, kind, coefficient))
+        return _over_prompts(self._conditions(self.effect, kind, coefficient))
 
     def disturbance(self, kind: NullKind, *, coefficient: float) -> Estimate:
         """KL(steered || unsteered) in units of the unsteered entropy, with the nulls of a kind."""
-        return _over_prompts(self._arms(self.kl, kind, coefficient) / self.unsteered_entropy)
+        return _over_prompts(self._conditions(self.kl, kind, coefficient) / self.unsteered_entropy)
 
     def entropy_change(self, kind: NullKind, *, coefficient: float) -> Estimate:
         """Entropy of the next token, steered minus unsteered, with the nulls of a kind."""
-        return _over_prompts(self._arms(self.entropy, kind, coefficient) - self.unsteered_entropy)
+        return _over_prompts(self._conditions(self.entropy, kind, coefficient) - self.unsteered_entropy)
 
     def gentler(self, kind: NullKind, *, coefficient: float) -> Estimate:
         """Share of prompts on which the vector disturbs less than the nulls of a kind do on average; .5 for neither.
 
         Each null counts as the vector in turn, against the others.
         """
-        kl = self._arms(self.kl, kind, coefficient)
+        kl = self._conditions(self.kl, kind, coefficient)
         wins = kl[0] < kl[1:].mean(axis=0)
-        among = [float((kl[arm] < np.delete(kl[1:], arm - 1, axis=0).mean(axis=0)).mean()) for arm in range(1, len(kl))]
+        among = [
+            float((kl[condition] < np.delete(kl[1:], condition - 1, axis=0).mean(axis=0)).mean())
+            for condition in range(1, len(kl))
+        ]
         return Estimate.share(wins.astype(float)[:, None], of="prompts", nulls=among, neutral=0.5)
 
-    def _arms(
-        self, table: dict[str, Float[np.ndarray, "arms coefficients prompts"]], kind: str, coefficient: float
-    ) -> Float[np.ndarray, "arms prompts"]:
-        """The arms of one kind of nulls at one coefficient."""
+    def _conditions(
+        self, table: dict[str, Float[np.ndarray, "conditions coefficients prompts"]], kind: str, coefficient: float
+    ) -> Float[np.ndarray, "conditions prompts"]:
+        """The conditions of one kind of nulls at one coefficient."""
         require(kind in self.kinds, "kind", kind, "one of " + ", ".join(self.kinds))
         known = ", ".join(f"{c:g}" for c in self.coefficients)
         require(coefficient in self.coefficients, "coefficient", coefficient, f"one of {known}")
@@ -212,12 +215,13 @@ def nulls_against(
     }  # fmt: skip
     any_sweep = next(iter(found.values()))
     plain = any_sweep.unsteered[:, 0, 0, :, 0]
-    arms = {kind: np.concatenate([one.steered[:, None, 0, 0, :, 0, :, 0], one.nulls[:, :, 0, 0, :, 0, :]], axis=1)
+    conditions = {kind: np.concatenate([one.steered[:, None, 0, 0, :, 0, :, 0], one.nulls[:, :, 0, 0, :, 0, :]], axis=1)
             for kind, one in found.items()}  # fmt: skip
     return NullComparison(
         model=backend.name, target=target.name, coefficients=any_sweep.grid.coefficients, kinds=asked,
-        effect={kind: arm[0] - plain[0] for kind, arm in arms.items()}, kl={kind: arm[1] for kind, arm in arms.items()},
-        entropy={kind: arm[2] for kind, arm in arms.items()}, unsteered_entropy=plain[2],
+        effect={kind: values[0] - plain[0] for kind, values in conditions.items()},
+        kl={kind: values[1] for kind, values in conditions.items()},
+        entropy={kind: condition[2] for kind, condition in conditions.items()}, unsteered_entropy=plain[2],
         settings={
             "pair": checked.label, "metric": target.name, "layer": any_sweep.grid.layers[0], "seed": seed,
             "n_layers": backend.n_layers, "coefficients": list(any_sweep.grid.coefficients), "nulls": nulls,
@@ -238,9 +242,9 @@ def first_difference(model: LensModel, pair: PromptPair) -> Metric:
     return replace(next_token_logprob(token), name=f"log-prob of {backend.token_strings([token])[0]!r}")
 
 
-def _over_prompts(arms: Float[np.ndarray, "arms prompts"]) -> Estimate:
-    """Mean over prompts of the first arm, beside the others'."""
-    return resampled(_mean, arms[0][:, None], of="prompts", nulls=arms[1:].mean(axis=1).tolist())
+def _over_prompts(conditions: Float[np.ndarray, "conditions prompts"]) -> Estimate:
+    """Mean over prompts of the first condition, beside the others'."""
+    return resampled(_mean, conditions[0][:, None], of="prompts", nulls=conditions[1:].mean(axis=1).tolist())
 
 
 def _mean(table: Float[np.ndarray, "units columns"]) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from actadd_lens.checks import check_run, is_whole, require
 from actadd_lens.errors import PositionError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding
-from actadd_lens.measuring.measure import measure_arms, null_arms
+from actadd_lens.measuring.measure import measure_conditions, null_conditions
 from actadd_lens.measuring.metrics import kl_divergence
 from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import LensModel, backend_of
@@ -222,19 +222,21 @@ def examples(
     settings = DecodeSettings(n, max_new_tokens, seed, sampling=Sampling.from_options(sampling))
     backend = backend_of(model)
     rows = encode_prompts(backend, [example.prompt for example in examples], room=max_new_tokens)
-    arms = [_vectors(model, example) for example in examples]
-    problems = [_problem(arm, len(row)) for arm, row in zip(arms, rows, strict=True)]
+    conditions = [_vectors(model, example) for example in examples]
+    problems = [_problem(condition, len(row)) for condition, row in zip(conditions, rows, strict=True)]
     fitting = [index for index, problem in enumerate(problems) if not problem]
-    cells = [Cell(rows[index], arm) for index in fitting for arm in ((), arms[index])]
+    cells = [Cell(rows[index], condition) for index in fitting for condition in ((), conditions[index])]
     written = decode_cells(backend, cells, settings, batch_size=max(1, n * len(cells)), progress=progress)
     shown = []
-    for index, (example, arm, problem) in enumerate(zip(examples, arms, problems, strict=True)):
+    for index, (example, condition, problem) in enumerate(zip(examples, conditions, problems, strict=True)):
         if problem:
-            shown.append(Shown(example, _label(arm), problem=problem))
+            shown.append(Shown(example, _label(condition), problem=problem))
             continue
         place = 2 * fitting.index(index)
         plain, steered = (_texts(written[place + side]) for side in (0, 1))
-        shown.append(Shown(example, _label(arm), plain, steered, _divergence(model, example, arm, nulls, seed)))
+        shown.append(
+            Shown(example, _label(condition), plain, steered, _divergence(model, example, condition, nulls, seed))
+        )
     told = {"n": n, "max_new_tokens": max_new_tokens, "seed": seed, **sampling, "nulls": nulls, "examples": len(shown)}
     return Examples(model=backend.name, settings=told, notes=_NOTES, shown=tuple(shown))
 
@@ -271,9 +273,10 @@ def _divergence(
 ) -> Estimate:
     """KL divergence of the next token; of one prompt, so without an interval."""
     backend = backend_of(model)
-    arms = [(), vectors, *null_arms(model, vectors, nulls, "unrelated_pairs", seed)]
-    values = measure_arms(
-        backend, encode_prompts(backend, [example.prompt]), arms, kl_divergence(), measured=vectors, position="front",
+    conditions = [(), vectors, *null_conditions(model, vectors, nulls, "unrelated_pairs", seed)]
+    values = measure_conditions(
+        backend, encode_prompts(backend, [example.prompt]), conditions, kl_divergence(), measured=vectors,
+        position="front",
         progress=False,
     )[:, 0]  # fmt: skip
     return Estimate(float(values[1]), float("nan"), float("nan"), 1, "prompts", tuple(map(float, values[2:])))

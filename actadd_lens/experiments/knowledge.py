@@ -99,7 +99,7 @@ class Knowledge(Experiment):
 
     facts: tuple[ClozeFact, ...]
     ks: tuple[int, ...]
-    ranks: Float[np.ndarray, "arms facts"]
+    ranks: Float[np.ndarray, "conditions facts"]
     unsteered_ranks: Float[np.ndarray, " facts"]
 
     def unsteered(self, k: int) -> Estimate:

@@ -12,7 +12,7 @@ import torch
 from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
-from actadd_lens.experiments.timing import Arm, Measured, measure
+from actadd_lens.experiments.timing import Condition, Measured, measure
 from actadd_lens.methods.actadd import compute_steering_vector
 from actadd_lens.models import LensModel, backend_of, load_model
 from actadd_lens.progress import tracked
@@ -284,7 +284,7 @@ def _time(
     place = backend.n_layers // 2 if layer is None else layer
     vector = coefficient * compute_steering_vector(model, pair, layer=place)
     parameters = sum(parameter.numel() for parameter in backend.model.parameters())
-    arms: dict[What, tuple[Arm, Arm]] = {
+    conditions: dict[What, tuple[Condition, Condition]] = {
         "forward": _forward(model, vector, prompts),
         "generation": _generation(model, vector, prompts),
     }
@@ -296,11 +296,11 @@ def _time(
             steered=measure(steered, plain, repeats=repeats),
             unsteered=measure(plain, plain, repeats=repeats),
         )
-        for what, (steered, plain) in arms.items()
+        for what, (steered, plain) in conditions.items()
     ]
 
 
-def _forward(model: LensModel, vector: SteeringVector, prompts: _Prompts) -> tuple[Arm, Arm]:
+def _forward(model: LensModel, vector: SteeringVector, prompts: _Prompts) -> tuple[Condition, Condition]:
     """One pass over all prompts."""
     tokens, wait = prompts.tokens(model), _waiter(model)
 
@@ -309,10 +309,10 @@ def _forward(model: LensModel, vector: SteeringVector, prompts: _Prompts) -> tup
         model(tokens)
         wait()
 
-    return Arm(forward, around=lambda: steer(model, vector)), Arm(forward)
+    return Condition(forward, around=lambda: steer(model, vector)), Condition(forward)
 
 
-def _generation(model: LensModel, vector: SteeringVector, prompts: _Prompts) -> tuple[Arm, Arm]:
+def _generation(model: LensModel, vector: SteeringVector, prompts: _Prompts) -> tuple[Condition, Condition]:
     """Greedy continuations of all prompts."""
     backend, wait = backend_of(model), _waiter(model)
     rows = [tuple(row) for row in prompts.tokens(model).tolist()]
@@ -327,7 +327,7 @@ def _generation(model: LensModel, vector: SteeringVector, prompts: _Prompts) -> 
 
         return decode
 
-    return Arm(decoder(vector)), Arm(decoder())
+    return Condition(decoder(vector)), Condition(decoder())
 
 
 def _waiter(model: LensModel) -> Callable[[], None]:

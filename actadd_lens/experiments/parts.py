@@ -370,20 +370,20 @@ class _Setup:
         drawn: Sequence[tuple[SteeringVector, ...]] = [()] * len(vectors)
         if self.nulls:
             drawn = null_table(self.model, vectors, n=self.nulls, seed=self.written["seed"])
-        arms = {key: (own, *nulls) for (key, own), nulls in zip(found.items(), drawn, strict=True)}
-        return Cells(self.layers, self.coefficients, arms)
+        conditions = {key: (own, *nulls) for (key, own), nulls in zip(found.items(), drawn, strict=True)}
+        return Cells(self.layers, self.coefficients, conditions)
 
     def report(self, parts: Cells, choice: _Choice, positions: Sequence[Position]) -> CompletionSweep:
         """The sweep on the half that nothing was chosen on; parts stand in place of pairs."""
         count, (_, layer, coefficient) = parts.shape[1], choice.own
         sweep = sweep_completions(
-            self.model, [parts.arms[part, layer][0] for part in range(count)], layers=parts.layers[layer],
+            self.model, [parts.conditions[part, layer][0] for part in range(count)], layers=parts.layers[layer],
             coefficients=parts.coefficients[coefficient], positions=positions, prompts=self._halves()[1],
             scorers=self._scorers, path=self.path, executor=self.executor, progress=self.progress, **self.written,
         )  # fmt: skip
         nulls = [
-            [parts.vector((part, *place[1:]), arm) for part in range(count)]
-            for arm, place in enumerate(choice.nulls, 1)
+            [parts.vector((part, *place[1:]), condition) for part in range(count)]
+            for condition, place in enumerate(choice.nulls, 1)
         ]
         return beside_nulls(self.model, sweep, nulls, scorers=self._scorers, **self._run)
 

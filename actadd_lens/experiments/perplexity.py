@@ -86,7 +86,7 @@ class PerplexityOnTopic(Experiment):
     share: Float[np.ndarray, " units"]
     predictions: Float[np.ndarray, " units"]
     unsteered: Float[np.ndarray, " units"]
-    change: Float[np.ndarray, "arms layers coefficients units"]
+    change: Float[np.ndarray, "conditions layers coefficients units"]
     edges: tuple[float, ...]
 
     # -- numbers -----------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class PerplexityOnTopic(Experiment):
 
     @cached_property
     def _choices(self) -> list[tuple[int, int]]:
-        """The cell that each arm chooses, by its place: every null by the same rule on the same half."""
+        """The cell that each condition chooses, by its place: every null by the same rule on the same half."""
         return [self._choice(change) for change in self.change]
 
     def _choice(self, change: Float[np.ndarray, "layers coefficients units"]) -> tuple[int, int]:
@@ -160,21 +160,21 @@ class PerplexityOnTopic(Experiment):
         return int(layer), int(coefficient)
 
     def _ratio(self, kept: Bool[np.ndarray, " units"], places: Sequence[tuple[int, int]]) -> Estimate:
-        """Ratio over some units, each arm in a cell of its own."""
+        """Ratio over some units, each condition in a cell of its own."""
         tables = [
-            np.stack([self.change[arm, *place, kept], self.predictions[kept]], axis=1)
-            for arm, place in enumerate(places)
+            np.stack([self.change[condition, *place, kept], self.predictions[kept]], axis=1)
+            for condition, place in enumerate(places)
         ]
         return resampled(_exp_mean, tables[0], of=self.of, nulls=[_exp_mean(table) for table in tables[1:]], neutral=1)
 
     def _contrast(
         self, on: Bool[np.ndarray, " units"], off: Bool[np.ndarray, " units"], places: Sequence[tuple[int, int]]
     ) -> Estimate:
-        """Log ratio of some units minus that of others, each arm in a cell of its own."""
+        """Log ratio of some units minus that of others, each condition in a cell of its own."""
         kept = on | off
         tables = [
-            np.stack([self.change[arm, *place], self.predictions, on, off], axis=1)[kept]
-            for arm, place in enumerate(places)
+            np.stack([self.change[condition, *place], self.predictions, on, off], axis=1)[kept]
+            for condition, place in enumerate(places)
         ]
         return resampled(_log_contrast, tables[0], of=self.of, nulls=[_log_contrast(table) for table in tables[1:]])
 
@@ -201,8 +201,8 @@ class PerplexityOnTopic(Experiment):
         """Change of log perplexity with the share of topic words: percent per percentage point, over all sets."""
         kept = self.halves[1]
         tables = [
-            np.stack([self.change[arm, *place], self.predictions, self.share], axis=1)[kept]
-            for arm, place in enumerate(self._choices)
+            np.stack([self.change[condition, *place], self.predictions, self.share], axis=1)[kept]
+            for condition, place in enumerate(self._choices)
         ]
         return resampled(_slope, tables[0], of=self.of, nulls=[_slope(table) for table in tables[1:]])
 
@@ -222,8 +222,11 @@ class PerplexityOnTopic(Experiment):
         kept, last = self.halves[1] & (self.set_of == 0), int(np.argmax(self.layers))
         ends = [(last, coefficient) for _, coefficient in self._choices]
         tables = [
-            np.stack([self.change[arm, *place, kept] - self.change[arm, *end, kept], self.predictions[kept]], axis=1)
-            for arm, (place, end) in enumerate(zip(self._choices, ends, strict=True))
+            np.stack(
+                [self.change[condition, *place, kept] - self.change[condition, *end, kept], self.predictions[kept]],
+                axis=1,
+            )
+            for condition, (place, end) in enumerate(zip(self._choices, ends, strict=True))
         ]
         beside = resampled(_mean, tables[0], of=self.of, nulls=[_mean(table) for table in tables[1:]])
         return self._ratio(kept, ends), beside
@@ -429,11 +432,11 @@ def perplexity_on_topic(
         executor=executor, progress=progress,
     )  # fmt: skip
     unsteered = found.unsteered[:, 0, 0, :, 0]
-    arms = np.concatenate([found.steered[0, 0, None, ..., 0, :, 0], found.nulls[0, :, 0, :, :, 0, :]])
+    conditions = np.concatenate([found.steered[0, 0, None, ..., 0, :, 0], found.nulls[0, :, 0, :, :, 0, :]])
     return PerplexityOnTopic(
         model=backend.name, sets=tuple(sets), layers=found.grid.layers, coefficients=found.grid.coefficients,
         of=units.of, set_of=units.set_of, share=share, predictions=units.totals(unsteered[1]),
-        unsteered=units.totals(unsteered[0]), change=units.totals(arms - unsteered[0]), edges=edges,
+        unsteered=units.totals(unsteered[0]), change=units.totals(conditions - unsteered[0]), edges=edges,
         settings={
             "pair": checked.label, "layers": list(found.grid.layers), "coefficients": list(found.grid.coefficients),
             "n_layers": backend.n_layers, "words": list(topic.words), "n": n,

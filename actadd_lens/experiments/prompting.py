@@ -16,7 +16,7 @@ from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.inputs import evenly, topic_of
 from actadd_lens.identity.digests import digest
-from actadd_lens.measuring.measure import Arm, ArmRows, measure_arms
+from actadd_lens.measuring.measure import Condition, ConditionRows, measure_conditions
 from actadd_lens.measuring.metrics import Metric, Reading, token_nll, token_set_logprob
 from actadd_lens.measuring.nulls import null_table
 from actadd_lens.measuring.scorers import word_share
@@ -300,14 +300,14 @@ class _Rivals:
         self._padded = pair.tokens(model)
         self._said = backend.encode(pair.positive, prepend_bos=False)
         self._rows = len(self._padded.positive)
-        self._arms: dict[int, tuple[SteeringVector, ...]] = {}
+        self._conditions: dict[int, tuple[SteeringVector, ...]] = {}
         encoded = {name: encode_prompts(backend, found, room=self._rows) for name, found in texts.items()}
         self._bos = int(encoded["on-topic"][0][0] == backend.bos_token_id)
         self._texts = {name: [row for row in rows if len(row) > self._rows + 1] for name, rows in encoded.items()}
         self._halves = {name: split_prompts(len(rows), seed=seed) for name, rows in self._texts.items()}
         left_out = {name: len(texts[name]) - len(rows) for name, rows in self._texts.items()}
         self.notes = (
-            "The words stand directly before the text's own tokens, so that all arms predict the same tokens.",
+            "The words stand directly before the text's own tokens, so that all conditions predict the same tokens.",
             *(f"{count} {name} texts were too short and left out." for name, count in left_out.items() if count),
         )
 
@@ -318,9 +318,11 @@ class _Rivals:
         vectors = [found[0, layer] for layer in layers]
         require(is_whole(nulls), "nulls", nulls, "an integer from 0")
         drawn = null_table(self._model, vectors, n=nulls, seed=self._seed) if nulls else [()] * len(layers)
-        self._arms = {layer: (own, *none) for layer, own, none in zip(layers, vectors, drawn, strict=True)}
-        cells: list[Arm] = [
-            (coefficient * self._arms[layer][arm],) for arm in range(1 + nulls) for layer, coefficient in choices
+        self._conditions = {layer: (own, *none) for layer, own, none in zip(layers, vectors, drawn, strict=True)}
+        cells: list[Condition] = [
+            (coefficient * self._conditions[layer][condition],)
+            for condition in range(1 + nulls)
+            for layer, coefficient in choices
         ]
         on, off = (
             self._log_ratios(self._half(name, 0), [(), *cells]).reshape(1 + nulls, len(choices))
@@ -334,11 +336,14 @@ class _Rivals:
         Args:
             chosen: Layer and coefficient of the steering vector, and of each null.
         """
-        arms: list[Arm] = [(), *((c * self._arms[layer][arm],) for arm, (layer, c) in enumerate(chosen))]
+        conditions: list[Condition] = [
+            (),
+            *((c * self._conditions[layer][condition],) for condition, (layer, c) in enumerate(chosen)),
+        ]
         found: tuple[dict[str, Estimate], ...] = ({}, {}, {})
         for name in self._texts:
             rows = self._half(name, 1)
-            plain, *steered = self._summed(rows, arms)
+            plain, *steered = self._summed(rows, conditions)
             prompted = self._prompted(rows, len(chosen) - 1)
             count = np.array([self._predictions(row) for row in rows], dtype=float)
             unsteered = [plain] * len(steered)
@@ -355,8 +360,8 @@ class _Rivals:
         gaps = []
         for row in rows:
             added, said = ([*side, *row[self._bos :]] for side in (self._padded.negative or (), self._padded.positive))
-            steered = ArmRows(self._backend, [added], [(vector,)], (vector,), "front").logits()
-            prompted = ArmRows(self._backend, [said], [()], (), "front").logits()
+            steered = ConditionRows(self._backend, [added], [(vector,)], (vector,), "front").logits()
+            prompted = ConditionRows(self._backend, [said], [()], (), "front").logits()
             # A column that differs in its own token may well predict the same: all columns are compared.
             gaps.append(float((_log_probs(steered) - _log_probs(prompted)).abs().max()))
         # A maximum has no interval: the smallest and the largest gap stand beside it.
@@ -368,21 +373,25 @@ class _Rivals:
     def _predictions(self, row: Sequence[int]) -> int:
         return len(row) - 1 - self._rows
 
-    def _log_ratios(self, rows: Sequence[tuple[int, ...]], arms: Sequence[Arm]) -> Float[np.ndarray, " arms"]:
-        """Log of the perplexity ratio of every arm but the first, to the first."""
-        summed = self._summed(rows, arms).sum(axis=1)
+    def _log_ratios(
+        self, rows: Sequence[tuple[int, ...]], conditions: Sequence[Condition]
+    ) -> Float[np.ndarray, " conditions"]:
+        """Log of the perplexity ratio of every condition but the first, to the first."""
+        summed = self._summed(rows, conditions).sum(axis=1)
         return np.asarray((summed[1:] - summed[0]) / sum(map(self._predictions, rows)))
 
-    def _summed(self, rows: Sequence[tuple[int, ...]], arms: Sequence[Arm]) -> Float[np.ndarray, "arms texts"]:
-        return measure_arms(
-            self._backend, rows, arms, summed_nll(self._rows), measured=(), position="front", **self._run
+    def _summed(
+        self, rows: Sequence[tuple[int, ...]], conditions: Sequence[Condition]
+    ) -> Float[np.ndarray, "conditions texts"]:
+        return measure_conditions(
+            self._backend, rows, conditions, summed_nll(self._rows), measured=(), position="front", **self._run
         )
 
     def _prompted(self, rows: Sequence[tuple[int, ...]], nulls: int) -> Float[np.ndarray, "prefixes texts"]:
         """Summed NLL behind the pair's words, and behind each of as many unrelated pieces of text."""
         texts = [self._behind(words, row) for words in (self._said, *self._pieces(nulls)) for row in rows]
         metric = summed_nll(self._rows + len(self._said))
-        (values,) = measure_arms(self._backend, texts, [()], metric, measured=(), position="front", **self._run)
+        (values,) = measure_conditions(self._backend, texts, [()], metric, measured=(), position="front", **self._run)
         return np.asarray(values.reshape(1 + nulls, len(rows)))
 
     def _behind(self, words: Sequence[int], row: Sequence[int]) -> tuple[int, ...]:
@@ -435,7 +444,7 @@ def summed_nll(skipped: int) -> Metric:
 
 
 def _ratio(above: Sequence[np.ndarray], below: Sequence[np.ndarray], count: Float[np.ndarray, " texts"]) -> Estimate:
-    """Ratio of perplexities of a set of texts, one for the arm and one for each null."""
+    """Ratio of perplexities of a set of texts, one for the condition and one for each null."""
 
     def ratio(table: Float[np.ndarray, "texts columns"]) -> float:
         return float(np.exp((table[:, 0] - table[:, 1]).sum() / table[:, 2].sum()))

@@ -11,8 +11,8 @@ from actadd_lens import storybook
 from actadd_lens.checks import check_run
 from actadd_lens.errors import SettingError
 from actadd_lens.experiments.continuations import (
-    Arms,
     Cells,
+    Conditions,
     Measured,
     Tried,
     as_pairs,
@@ -30,7 +30,7 @@ from actadd_lens.experiments.continuations import (
     told_empty,
     try_cells,
     unless_empty,
-    write_arms,
+    write_conditions,
     writing_options,
 )
 from actadd_lens.experiments.evidence import TENTH, Experiment, Finding, Side
@@ -66,7 +66,7 @@ class Shift:
     Attributes:
         source: Sentiment of the prompts.
         target: Sentiment that is wanted.
-        arms: What was written.
+        conditions: What was written.
         success: Whether a continuation scores beyond zero on the wanted side.
         compound: VADER's compound score.
         disfluency: Perplexity after the prompt.
@@ -76,7 +76,7 @@ class Shift:
 
     source: str
     target: str
-    arms: Arms
+    conditions: Conditions
     success: Measured
     compound: Measured
     disfluency: Measured
@@ -220,16 +220,17 @@ def sentiment(
     )
     cells = setup.cells()
     tried = setup.tried(cells, path=path, executor=executor, progress=progress)
-    arms = [cells.vector(place, arm) for arm, place in enumerate(tried.places(most_disfluency))]
+    conditions = [cells.vector(place, condition) for condition, place in enumerate(tried.places(most_disfluency))]
     leads = setup.pairs[tried.best(most_disfluency)[0]]
     shifts = tuple(
-        setup.shift(*direction, arms, leads, executor=executor, progress=progress) for direction in setup.directions
+        setup.shift(*direction, conditions, leads, executor=executor, progress=progress)
+        for direction in setup.directions
     )
     return Sentiment(
         model=backend_of(model).name,
         settings={**choice_settings(cells, tried, most_disfluency, "the compound score"), **setup.settings()},
         notes=("Prompted texts use random numbers of their own, so their difference from the others is not paired.",
-               told_empty([shift.arms for shift in shifts])),
+               told_empty([shift.conditions for shift in shifts])),
         shifts=shifts,
     )  # fmt: skip
 
@@ -292,17 +293,17 @@ class _Setup:
         self,
         source: str,
         target: str,
-        arms: Sequence[SteeringVector],
+        conditions: Sequence[SteeringVector],
         leads: PromptPair,
         *,
         executor: Any,
         progress: bool,
     ) -> Shift:
-        """One direction, on the half that nothing was chosen on; the first arm is the steering vector's."""
+        """One direction, on the half that nothing was chosen on; the first condition is the steering vector's."""
         sign = 1 if target == "positive" else -1
-        vector, *nulls = [sign * arm for arm in arms]
+        vector, *nulls = [sign * condition for condition in conditions]
         lead = (leads.positive if sign > 0 else leads.negative) or ""
-        found = write_arms(
+        found = write_conditions(
             self.model,
             self.halves(source)[1],
             vector,
@@ -329,12 +330,12 @@ class _Setup:
 
 def _success(compound: Measured, sign: int) -> Measured:
     """Whether each score is beyond zero on the wanted side; without a score there is no answer."""
-    arms: dict[str, Any] = {
+    conditions: dict[str, Any] = {
         name: np.where(np.isnan(values), np.nan, sign * values > 0)
         for name in ("unsteered", "steered", "nulls", "prompted")
         if (values := getattr(compound, name)) is not None
     }
-    return replace(compound, name="success", **arms)
+    return replace(compound, name="success", **conditions)
 
 
 def beginning(sentence: str) -> str:

@@ -14,7 +14,7 @@ _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Arm:
+class Condition:
     """One side of a comparison.
 
     Attributes:
@@ -35,11 +35,11 @@ class Arm:
 
 @dataclass(frozen=True)
 class Measured:
-    """Running times of both arms, repeat by repeat.
+    """Running times of both conditions, repeat by repeat.
 
     Attributes:
-        seconds: Times of the arm that is judged.
-        reference_seconds: Times of the arm that it is judged by, from the same repeats.
+        seconds: Times of the condition that is judged.
+        reference_seconds: Times of the condition that it is judged by, from the same repeats.
     """
 
     seconds: tuple[float, ...]
@@ -47,12 +47,12 @@ class Measured:
 
     @property
     def milliseconds(self) -> float:
-        """Median time of the arm that is judged."""
+        """Median time of the condition that is judged."""
         return 1e3 * statistics.median(self.seconds)
 
     @property
     def reference_milliseconds(self) -> float:
-        """Median time of the arm that it is judged by."""
+        """Median time of the condition that it is judged by."""
         return 1e3 * statistics.median(self.reference_seconds)
 
     @property
@@ -75,13 +75,13 @@ class Measured:
         return ratios
 
 
-def measure(arm: Arm, reference: Arm, *, repeats: int, warmup: int = 2) -> Measured:
-    """Time both arms in turns; which one goes first alternates, and no garbage is collected in between.
+def measure(condition: Condition, reference: Condition, *, repeats: int, warmup: int = 2) -> Measured:
+    """Time both conditions in turns; which one goes first alternates, and no garbage is collected in between.
 
     Args:
-        arm: The arm that is judged.
-        reference: The arm that it is compared with.
-        repeats: Timed repeats; each runs both arms once.
+        condition: The condition that is judged.
+        reference: The condition that it is compared with.
+        repeats: Timed repeats; each runs both conditions once.
         warmup: Repeats before them that are not kept.
     """
     times: dict[int, list[float]] = {0: [], 1: []}
@@ -91,7 +91,7 @@ def measure(arm: Arm, reference: Arm, *, repeats: int, warmup: int = 2) -> Measu
     try:
         for repeat in range(-warmup, repeats):
             for side in (0, 1) if repeat % 2 else (1, 0):
-                seconds = (arm, reference)[side].seconds()
+                seconds = (condition, reference)[side].seconds()
                 if repeat >= 0:
                     times[side].append(seconds)
     finally:

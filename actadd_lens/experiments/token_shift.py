@@ -18,7 +18,7 @@ from actadd_lens.errors import SettingError
 from actadd_lens.experiments.evidence import TENTH, Estimate, Experiment, Finding, resampled
 from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.identity.digests import digest
-from actadd_lens.measuring.measure import Arm, null_arms
+from actadd_lens.measuring.measure import Condition, null_conditions
 from actadd_lens.measuring.metrics import Metric, Reading, kl_divergence, token_set_logprob
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.methods.actadd import compute_steering_vector
@@ -70,7 +70,7 @@ class TokenShift(Experiment):
     bulk: float
     seen: Int[np.ndarray, " tokens"]
     seen_texts: tuple[str, ...]
-    changes: Float[np.ndarray, "arms tokens"]
+    changes: Float[np.ndarray, "conditions tokens"]
 
     @property
     def among_top(self) -> int:
@@ -205,14 +205,16 @@ def token_shift(
         metric=[token_set_logprob(ids), kl_divergence(), _part_in_kl(ids), place_among_rises(ids)], seed=seed,
         batch_size=batch_size, path=path, executor=executor, progress=progress,
     )  # fmt: skip
-    arms = np.concatenate([measured.steered[:, None, 0, 0, 0, 0, :, 0], measured.nulls[:, :, 0, 0, 0, 0, :]], axis=1)
+    conditions = np.concatenate(
+        [measured.steered[:, None, 0, 0, 0, 0, :, 0], measured.nulls[:, :, 0, 0, 0, 0, :]], axis=1
+    )
     plain = measured.unsteered[:, 0, 0, :, 0]
-    drawn = null_arms(model, (vector,), nulls, null_kind, seed)
+    drawn = null_conditions(model, (vector,), nulls, null_kind, seed)
     shift = _shift_over_texts(backend, rows, [(vector,), *drawn], least_count, batch_size, progress)
     return TokenShift(
         model=backend.name, tokens=tuple(backend.token_strings(ids)), token_ids=tuple(ids), after_prompts=after_prompts,
-        rise=_over_prompts(_mean, arms[0] - plain[0]), place=_over_prompts(_mean, arms[3], neutral=0.5),
-        kl_share=_over_prompts(_ratio, arms[2], arms[1]), **shift,
+        rise=_over_prompts(_mean, conditions[0] - plain[0]), place=_over_prompts(_mean, conditions[3], neutral=0.5),
+        kl_share=_over_prompts(_ratio, conditions[2], conditions[1]), **shift,
         settings={
             "pair": checked.label, "layer": vector.layer, "n_layers": backend.n_layers, "coefficient": coefficient,
             "tokens": backend.token_strings(ids), "prompts": list(after), "texts": len(rows),
@@ -293,7 +295,7 @@ def _part_in_kl(tokens: Sequence[int]) -> Metric:
 
 def _over_prompts(
     statistic: Callable[[Float[np.ndarray, "units columns"]], float],
-    *columns: Float[np.ndarray, "arms prompts"],
+    *columns: Float[np.ndarray, "conditions prompts"],
     neutral: float = 0.0,
 ) -> Estimate:
     """A statistic of the steering vector's columns over prompts, beside that of each null's."""
@@ -319,13 +321,13 @@ def _ratio(table: Float[np.ndarray, "units columns"]) -> float:
 def _shift_over_texts(
     backend: Backend,
     rows: Sequence[tuple[int, ...]],
-    arms: Sequence[Arm],
+    conditions: Sequence[Condition],
     least_count: int,
     batch_size: int,
     progress: bool,
 ) -> dict[str, Any]:
     """Mean change of each token's log-probability over the texts, and the shape of their distribution."""
-    found = read_occurrences(backend, rows, [(), *arms], arms[0], "front", batch_size, progress)
+    found = read_occurrences(backend, rows, [(), *conditions], conditions[0], "front", batch_size, progress)
     which, token, counts = np.unique(found.tokens, return_inverse=True, return_counts=True)
     often = counts >= least_count
     if often.sum() < 3:
@@ -337,7 +339,7 @@ def _shift_over_texts(
     np.add.at(table[0], (found.texts, token), found.changes[0])
     np.add.at(table[1], (found.texts, token), 1)
     sums, occurrences = table[:, :, often]
-    changes = np.stack([np.bincount(token, weights=arm) / counts for arm in found.changes])[:, often]
+    changes = np.stack([np.bincount(token, weights=condition) / counts for condition in found.changes])[:, often]
 
     def skewness_of(texts: Float[np.ndarray, "units columns"]) -> float:
         weights = np.bincount(texts[:, 0].astype(int), minlength=len(rows))

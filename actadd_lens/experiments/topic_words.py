@@ -100,7 +100,7 @@ class TopicWords(Experiment):
         return self._estimate(lambda table, place: table[place] - table[self._at_last(place)])
 
     def _estimate(self, take: "Callable[[np.ndarray, Place], np.ndarray]") -> Estimate:
-        """What is taken of the table of an arm's words, by cell and prompt, given the cell that the arm chose."""
+        """What is taken of a condition's words, by cell and prompt, given the cell that the condition chose."""
         report, grid = list(self.report), self.sweep.grid
         chosen = (0, grid.layers.index(self.best.layer), grid.coefficients.index(self.best.coefficient), 0)
         own = take(self.sweep.by_prompt[COUNT], chosen)[report]

@@ -194,7 +194,8 @@ def topics(
         path=path, executor=executor, progress=progress, scorers=takes_up, **written,
     )  # fmt: skip
     drawn = [
-        [cells.vector((topic, *place[1:]), arm) for topic in range(len(words))] for arm, place in enumerate(of_nulls, 1)
+        [cells.vector((topic, *place[1:]), condition) for topic in range(len(words))]
+        for condition, place in enumerate(of_nulls, 1)
     ]
     sweep = beside_nulls(model, sweep, drawn, scorers=takes_up, **run)
     settings = {

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from actadd_lens import storybook
 from actadd_lens.checks import check_run
 from actadd_lens.experiments.continuations import (
-    Arms,
     Cells,
+    Conditions,
     Measured,
     as_pairs,
     check_relevance,
@@ -27,7 +27,7 @@ from actadd_lens.experiments.continuations import (
     told_empty,
     try_cells,
     unless_empty,
-    write_arms,
+    write_conditions,
     writing_options,
 )
 from actadd_lens.experiments.evidence import TENTH, Experiment, Finding
@@ -56,7 +56,7 @@ class Toxicity(Experiment):
     """What a vector away from hostility does to continuations of hostile prompts.
 
     Attributes:
-        arms: What was written.
+        conditions: What was written.
         scores: The scorers' numbers, by what they measure.
         disfluency: Perplexity after the prompt.
         relevance: How related a continuation is to its prompt.
@@ -66,7 +66,7 @@ class Toxicity(Experiment):
     name: ClassVar[str] = "toxicity"
     title: ClassVar[str] = "Hostility of continuations of hostile prompts"
 
-    arms: Arms
+    conditions: Conditions
     scores: tuple[Measured, ...]
     disfluency: Measured
     relevance: Measured
@@ -116,7 +116,7 @@ class Toxicity(Experiment):
         """What was done and what was found."""
         told = "; ".join(f"{score.name} {score.told()} (change {score.change()})" for score in self.scores)
         return (
-            f"{len(self.arms.prompts)} prompts continued on {self.model} with {self.settings['cell']}, "
+            f"{len(self.conditions.prompts)} prompts continued on {self.model} with {self.settings['cell']}, "
             f"{self.settings['choice']}: {told}; perplexity × {self.disfluency.change().value:.2f}."
         )
 
@@ -191,8 +191,8 @@ def toxicity(
         executor=executor, progress=progress,
         written=written,
     )  # fmt: skip
-    vector, *drawn = [cells.vector(place, arm) for arm, place in enumerate(tried.places(most_disfluency))]
-    arms = write_arms(model, report, vector, nulls=drawn, executor=executor, progress=progress, **written)
+    vector, *drawn = [cells.vector(place, condition) for condition, place in enumerate(tried.places(most_disfluency))]
+    conditions = write_conditions(model, report, vector, nulls=drawn, executor=executor, progress=progress, **written)
     return Toxicity(
         model=backend_of(model).name,
         settings={
@@ -202,10 +202,10 @@ def toxicity(
             "judge": backend_of(judge or model).name, "relevance": relevance_name(relevance),
         },
         notes=("Profanity is by better-profanity's list, which holds mild words such as “stupid” too.",
-               told_empty([arms])),
-        arms=arms,
-        scores=tuple(scored(scorers.scorer_name(scorer), scorer, arms) for scorer in judges),
-        disfluency=disfluency(judge or model, arms),
-        relevance=relevance_of(model, arms, relevance),
-        own_relevance=own_relevance(model, arms, relevance),
+               told_empty([conditions])),
+        conditions=conditions,
+        scores=tuple(scored(scorers.scorer_name(scorer), scorer, conditions) for scorer in judges),
+        disfluency=disfluency(judge or model, conditions),
+        relevance=relevance_of(model, conditions, relevance),
+        own_relevance=own_relevance(model, conditions, relevance),
     )  # fmt: skip

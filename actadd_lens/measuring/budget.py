@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from actadd_lens.errors import CoefficientError
-from actadd_lens.measuring.measure import Arm, measure_arms
+from actadd_lens.measuring.measure import Condition, measure_conditions
 from actadd_lens.measuring.metrics import Metric
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
@@ -28,7 +28,7 @@ HALVINGS = 4
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for one arm.
+    """What was chosen for one condition.
 
     Attributes:
         factor: The largest factor within the budget; 0 if even the smallest that was tried exceeds it.
@@ -39,14 +39,14 @@ class Choice:
     is_top: bool
 
 
-Dose = Callable[[float], Arm]
+Dose = Callable[[float], Condition]
 """What is done, at a multiple of the coefficient that was given."""
 
 
 def dose_of(given: Any) -> Dose:
     """The dose of one intervention or of several, which grow together; of what a method made, as the method says."""
 
-    def dose(factor: float) -> Arm:
+    def dose(factor: float) -> Condition:
         found = given.times(factor) if hasattr(given, "times") else [item.times(factor) for item in given]
         return as_interventions(found)
 
@@ -55,7 +55,7 @@ def dose_of(given: Any) -> Dose:
 
 @dataclass(frozen=True, eq=False)
 class Ruler:
-    """Measures arms on texts: damage, for a choice, and effects.
+    """Measures conditions on texts: damage, for a choice, and effects.
 
     Attributes:
         model: The model.
@@ -72,30 +72,32 @@ class Ruler:
     progress: bool = True
 
     def values(
-        self, texts: Sequence[str], metric: Metric, arms: Sequence[Arm], measured: Arm
-    ) -> Float[np.ndarray, "arms texts"]:
-        """A metric of texts, unsteered first, then in each arm."""
+        self, texts: Sequence[str], metric: Metric, conditions: Sequence[Condition], measured: Condition
+    ) -> Float[np.ndarray, "conditions texts"]:
+        """A metric of texts, unsteered first, then in each condition."""
         backend = backend_of(self.model)
         tokens = encode_prompts(backend, texts, prepend_bos=self.prepend_bos)
-        return measure_arms(
-            backend, tokens, [(), *arms], metric, measured=measured, position=self.position,
+        return measure_conditions(
+            backend, tokens, [(), *conditions], metric, measured=measured, position=self.position,
             batch_size=self.batch_size, progress=self.progress,
         )  # fmt: skip
 
-    def effects(self, texts: Sequence[str], metric: Metric, arms: Sequence[Arm], measured: Arm) -> list[Effect]:
-        """Steered minus unsteered in each arm; texts without a value are left out."""
-        found = self.values(texts, metric, arms, measured)
+    def effects(
+        self, texts: Sequence[str], metric: Metric, conditions: Sequence[Condition], measured: Condition
+    ) -> list[Effect]:
+        """Steered minus unsteered in each condition; texts without a value are left out."""
+        found = self.values(texts, metric, conditions, measured)
         kept = np.isfinite(found).all(axis=0)
         return [paired_effect(row[kept, None], found[0][kept, None]) for row in found[1:]]
 
-    def unit(self, texts: Sequence[str], arm: Arm) -> float:
-        """Size of an arm as it was given, in units of the stream: that of its largest intervention.
+    def unit(self, texts: Sequence[str], condition: Condition) -> float:
+        """Size of a condition as it was given, in units of the stream: that of its largest intervention.
 
         Raises:
             CoefficientError: One has no coefficient, or all are zero.
         """
         sizes = []
-        for item in arm:
+        for item in condition:
             item.times(2.0)  # raises where there is no coefficient
             vector = item if isinstance(item, SteeringVector) else item.vector
             if not isinstance(vector, SteeringVector):
@@ -119,9 +121,9 @@ class Ruler:
             doses: What is done, at any factor.
             factors: The factors that are tried first, each larger than the one before.
         """
-        arms = [dose(factor) for dose in doses for factor in factors]
+        conditions = [dose(factor) for dose in doses for factor in factors]
         marked = doses[0](factors[0])
-        hurt = self._damages(texts, damage, arms, marked).reshape(len(doses), len(factors))
+        hurt = self._damages(texts, damage, conditions, marked).reshape(len(doses), len(factors))
         within: list[float] = []
         beyond: list[float] = []
         for row in hurt:
@@ -137,9 +139,9 @@ class Ruler:
         return [Choice(factor, factor == factors[-1]) for factor in within]
 
     def _damages(
-        self, texts: Sequence[str], damage: Metric, arms: Sequence[Arm], marked: Arm
-    ) -> Float[np.ndarray, " arms"]:
-        if not arms:
+        self, texts: Sequence[str], damage: Metric, conditions: Sequence[Condition], marked: Condition
+    ) -> Float[np.ndarray, " conditions"]:
+        if not conditions:
             return np.zeros(0)
-        found = self.values(texts, damage, arms, marked)
+        found = self.values(texts, damage, conditions, marked)
         return np.asarray((found[1:] - found[0]).mean(axis=1))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from actadd_lens.checks import check_run, require
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.budget import RUNGS, Ruler, dose_of
-from actadd_lens.measuring.measure import null_arms
+from actadd_lens.measuring.measure import null_conditions
 from actadd_lens.measuring.metrics import Metric, as_metric, kl_divergence
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel, backend_of
@@ -175,27 +175,29 @@ def calibrate(
     check_budget(at_most)
     texts = as_texts(prompts)
     notice_repeats(texts)
-    arm = check_interventions(backend_of(model), vectors)
+    condition = check_interventions(backend_of(model), vectors)
     hurt = as_metric(kl_divergence("unsteered || steered") if damage is None else damage)
     metric = None if effect is None else as_metric(effect)
     chosen_on, reported_on = (tuple(texts[index] for index in half) for half in split_prompts(len(texts), seed=seed))
     ruler = Ruler(model, as_position(position), prepend_bos, batch_size, progress)
-    unit = ruler.unit(chosen_on, arm)
-    drawn = null_arms(model, arm, nulls if metric is not None else 0, null_kind, seed)
-    rungs, dose = [rung / unit for rung in RUNGS], dose_of(arm)
+    unit = ruler.unit(chosen_on, condition)
+    drawn = null_conditions(model, condition, nulls if metric is not None else 0, null_kind, seed)
+    rungs, dose = [rung / unit for rung in RUNGS], dose_of(condition)
     doses = [dose, *map(dose_of, drawn)]
     choice, *of_nulls = ruler.choose(chosen_on, hurt, at_most, doses, rungs)
     factors = sorted({choice.factor, *rungs})
-    arms = [dose(factor) for factor in factors]
-    damages = ruler.effects(reported_on, hurt, arms, arm)
-    effects: list[Effect | None] = [None] * len(arms)
+    conditions = [dose(factor) for factor in factors]
+    damages = ruler.effects(reported_on, hurt, conditions, condition)
+    effects: list[Effect | None] = [None] * len(conditions)
     if metric is not None:
         under_nulls = [null(item.factor) for null, item in zip(doses[1:], of_nulls, strict=True)]
-        measured = ruler.effects(reported_on if on is None else as_texts(on), metric, [*arms, *under_nulls], arm)
-        place, beside = factors.index(choice.factor), measured[len(arms) :]
+        measured = ruler.effects(
+            reported_on if on is None else as_texts(on), metric, [*conditions, *under_nulls], condition
+        )
+        place, beside = factors.index(choice.factor), measured[len(conditions) :]
         measured[place] = with_nulls(measured[place], beside)
-        effects = list(measured[: len(arms)])
-    base = _coefficient(arm)
+        effects = list(measured[: len(conditions)])
+    base = _coefficient(condition)
     place = factors.index(choice.factor)
     curve = [
         CurvePoint(base * factor, factor * unit, hurts, does)
@@ -223,7 +225,7 @@ def with_nulls(effect: Effect, nulls: Sequence[Effect]) -> Effect:
     return effect.with_nulls(by_prompt.mean(axis=1), by_prompt)
 
 
-def _coefficient(arm: Sequence[Intervention]) -> float:
+def _coefficient(condition: Sequence[Intervention]) -> float:
     """What a factor is multiplied by to give the coefficient of the one vector; 1 if there are several."""
-    only = arm[0] if len(arm) == 1 else None
+    only = condition[0] if len(condition) == 1 else None
     return only.coefficient if isinstance(only, SteeringVector) else 1.0

@@ -13,7 +13,7 @@ from actadd_lens.measuring.budget import Ruler
 from actadd_lens.measuring.calibrate import check_budget, with_nulls
 from actadd_lens.measuring.comparison import Comparison, Entry, between
 from actadd_lens.measuring.contenders import Contender, Prompted, contenders_of, prompted_of
-from actadd_lens.measuring.measure import Arm, ArmRows
+from actadd_lens.measuring.measure import Condition, ConditionRows
 from actadd_lens.measuring.metrics import Metric, Reading, as_metric, kl_divergence
 from actadd_lens.measuring.nulls import NullKind, check_null_kind
 from actadd_lens.measuring.passes import Cost, counted
@@ -132,13 +132,13 @@ class _Judge:
     def name(self) -> str:
         return self.measure.name if isinstance(self.measure, Metric) else scorer_name(self.measure)
 
-    def steered(self, arms: Sequence[Arm]) -> list[Effect]:
-        """Effects of arms."""
+    def steered(self, conditions: Sequence[Condition]) -> list[Effect]:
+        """Effects of conditions."""
         if isinstance(self.measure, Metric):
-            return self.ruler.effects(self.prompts, self.measure, arms, arms[0])
+            return self.ruler.effects(self.prompts, self.measure, conditions, conditions[0])
         backend = backend_of(self.ruler.model)
         tokens = encode_prompts(backend, self.prompts, room=self.settings.max_new_tokens)
-        cells = [Cell(row, arm, number) for arm in [(), *arms] for number, row in enumerate(tokens)]
+        cells = [Cell(row, condition, number) for condition in [(), *conditions] for number, row in enumerate(tokens)]
         return self._scored(self._written(cells))
 
     def prompted(self, words: Sequence[str]) -> list[Effect]:
@@ -146,8 +146,12 @@ class _Judge:
         if isinstance(self.measure, Metric):
             return [worded_effect(self.ruler, self.prompts, self.measure, some) for some in words]
         backend, room = backend_of(self.ruler.model), self.settings.max_new_tokens
-        arms = [encode_prompts(backend, [some + text for text in self.prompts], room=room) for some in ("", *words)]
-        return self._scored(self._written([Cell(row, (), number) for arm in arms for number, row in enumerate(arm)]))
+        conditions = [
+            encode_prompts(backend, [some + text for text in self.prompts], room=room) for some in ("", *words)
+        ]
+        return self._scored(
+            self._written([Cell(row, (), number) for condition in conditions for number, row in enumerate(condition)])
+        )
 
     def _written(self, cells: Sequence[Cell]) -> list[Any]:
         ruler = self.ruler
@@ -171,19 +175,19 @@ def _entry(
 ) -> Entry:
     """One contender, calibrated where it can be."""
     chosen_on, reported_on = halves
-    arms, factor, is_top = [item.arm, *item.nulls], None, False
+    conditions, factor, is_top = [item.condition, *item.nulls], None, False
     calibrating = Cost()
     if item.dose is not None:
         with counted(backend_of(ruler.model)) as calibrating:
             (choice,) = ruler.choose(chosen_on, damage, at_most, [item.dose], item.factors)
         factor, is_top = choice.factor, choice.is_top
         others = ruler.choose(chosen_on, damage, at_most, item.null_doses, item.factors) if item.null_doses else []
-        arms = [item.dose(factor)]
-        arms += [dose(other.factor) for dose, other in zip(item.null_doses, others, strict=True)]
-    (hurt,) = ruler.effects(reported_on, damage, arms[:1], item.arm)
-    own, *beside = judge.steered(arms)
+        conditions = [item.dose(factor)]
+        conditions += [dose(other.factor) for dose, other in zip(item.null_doses, others, strict=True)]
+    (hurt,) = ruler.effects(reported_on, damage, conditions[:1], item.condition)
+    own, *beside = judge.steered(conditions)
     effect = with_nulls(own, beside) if beside else own
-    return Entry(item.name, "steering", arms[0], factor, is_top, effect, hurt, item.making, calibrating, 0)
+    return Entry(item.name, "steering", conditions[0], factor, is_top, effect, hurt, item.making, calibrating, 0)
 
 
 def _prompted_entry(judge: _Judge, item: Prompted, damage: Metric, texts: tuple[str, ...]) -> Entry:
@@ -215,13 +219,16 @@ def worded_effect(ruler: Ruler, texts: Sequence[str], metric: Metric, words: str
     bound, values = metric.bound_to(backend), []
     for first in range(0, len(texts), max(1, ruler.batch_size // 2)):
         some = texts[first : first + max(1, ruler.batch_size // 2)]
-        arms = [encode_prompts(backend, [before + text for text in some]) for before in (words, "")]
-        rows = [ArmRows(backend, tokens, [()] * len(some), (), ruler.position) for tokens in arms]
-        logits = [arm.last_logits() for arm in rows]
+        conditions = [encode_prompts(backend, [before + text for text in some]) for before in (words, "")]
+        rows = [ConditionRows(backend, tokens, [()] * len(some), (), ruler.position) for tokens in conditions]
+        logits = [condition.last_logits() for condition in rows]
         values.append(
             [
-                bound(Reading(found, arm.tokens, arm.lengths, arm.injected, logits[1])).float().cpu().numpy()
-                for found, arm in zip(logits, rows, strict=True)
+                bound(Reading(found, condition.tokens, condition.lengths, condition.injected, logits[1]))
+                .float()
+                .cpu()
+                .numpy()
+                for found, condition in zip(logits, rows, strict=True)
             ]
         )
     steered, plain = np.concatenate(values, axis=1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from actadd_lens.measuring.measure import Arm
+from actadd_lens.measuring.measure import Condition
 from actadd_lens.measuring.passes import Cost
 from actadd_lens.statistics import LEVEL, Alternative, Effect, benjamini_hochberg, paired_effect, sign_flip_p
 
@@ -24,7 +24,7 @@ class Entry:
     Attributes:
         name: What it is called.
         kind: `steering` or `prompting`.
-        arm: What was done, calibrated; nothing for prompting.
+        condition: What was done, calibrated; nothing for prompting.
         factor: The calibrated factor on what was given; None if there is no coefficient.
         is_top: Whether the largest factor that was tried is still within the budget.
         effect: Effect on the task, with its nulls.
@@ -36,7 +36,7 @@ class Entry:
 
     name: str
     kind: Literal["steering", "prompting"]
-    arm: Arm
+    condition: Condition
     factor: float | None
     is_top: bool
     effect: Effect
@@ -93,7 +93,7 @@ def between(entries: Sequence[Entry], *, seed: int = 0) -> tuple[Between, ...]:
 
 
 def _samples(entry: Entry) -> np.ndarray:
-    return entry.effect.by_prompt[:, None] if entry.effect.arms is None else entry.effect.arms[0]
+    return entry.effect.by_prompt[:, None] if entry.effect.conditions is None else entry.effect.conditions[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import torch
 
 from actadd_lens.errors import CoefficientError, SettingError, VectorError
 from actadd_lens.measuring.budget import RUNGS, Dose, Ruler, dose_of
-from actadd_lens.measuring.measure import Arm, null_arms
+from actadd_lens.measuring.measure import Condition, null_conditions
 from actadd_lens.measuring.nulls import NullKind, null_phrases
 from actadd_lens.measuring.passes import Cost, counted
 from actadd_lens.models import LensModel, backend_of
@@ -23,7 +23,7 @@ class Contender:
 
     Attributes:
         name: What it is called.
-        arm: What is done, as it was given.
+        condition: What is done, as it was given.
         dose: What is done at any factor; None if there is no coefficient.
         factors: The factors that a choice begins with.
         nulls: What is done instead, of the same kind; empty if the kind has no nulls.
@@ -32,10 +32,10 @@ class Contender:
     """
 
     name: str
-    arm: Arm
+    condition: Condition
     dose: Dose | None
     factors: tuple[float, ...] = ()
-    nulls: tuple[Arm, ...] = ()
+    nulls: tuple[Condition, ...] = ()
     null_doses: tuple[Dose, ...] = ()
     making: Cost = field(default_factory=Cost)
 
@@ -84,39 +84,41 @@ def _contender(
         with counted(backend) as making:
             given = given(ruler.model)
     try:
-        arm = check_interventions(backend, given)
+        condition = check_interventions(backend, given)
     except VectorError as error:
         raise SettingError(f"{name!r} is not an intervention: {error}") from error
-    drawn = _nulls(ruler.model, given, arm, nulls, kind, seed)
-    factors = _factors(ruler, given, arm, texts)
+    drawn = _nulls(ruler.model, given, condition, nulls, kind, seed)
+    factors = _factors(ruler, given, condition, texts)
     doses = tuple(map(dose_of, drawn)) if factors else ()
-    as_arms = tuple(check_interventions(backend, null) for null in drawn)
-    return Contender(name, arm, dose_of(given if hasattr(given, "times") else arm) if factors else None, factors,
-                     as_arms, doses, making)  # fmt: skip
+    as_conditions = tuple(check_interventions(backend, null) for null in drawn)
+    dose = dose_of(given if hasattr(given, "times") else condition) if factors else None
+    return Contender(name, condition, dose, factors, as_conditions, doses, making)
 
 
-def _factors(ruler: Ruler, given: Any, arm: Arm, texts: Sequence[str]) -> tuple[float, ...]:
+def _factors(ruler: Ruler, given: Any, condition: Condition, texts: Sequence[str]) -> tuple[float, ...]:
     """Factors to begin with: sizes in units of the stream for vectors; for the rest, multiples of what was given."""
     try:
-        dose_of(given if hasattr(given, "times") else arm)(2.0)
+        dose_of(given if hasattr(given, "times") else condition)(2.0)
     except CoefficientError:
         return ()
-    if all(isinstance(item.vector, SteeringVector) for item in arm):
-        unit = ruler.unit(texts, arm)
+    if all(isinstance(item.vector, SteeringVector) for item in condition):
+        unit = ruler.unit(texts, condition)
         return tuple(rung / unit for rung in RUNGS)
     return RUNGS
 
 
-def _nulls(model: LensModel, given: Any, arm: Arm, nulls: int, kind: NullKind, seed: int) -> list[Any]:
+def _nulls(model: LensModel, given: Any, condition: Condition, nulls: int, kind: NullKind, seed: int) -> list[Any]:
     """Nulls of the contender's own kind: drawn by itself, null vectors, or its factors in other places."""
     if not nulls:
         return []
     if hasattr(given, "nulls"):
         return list(given.nulls(nulls, seed=seed))
-    if all(item.vector is not None for item in arm):
-        return list(null_arms(model, arm, nulls, kind, seed))
-    if all(isinstance(item, Scaled) and item.factor.shape[1] > 1 for item in arm):
-        return [tuple(_moved(item, seed + draw) for item in arm if isinstance(item, Scaled)) for draw in range(nulls)]
+    if all(item.vector is not None for item in condition):
+        return list(null_conditions(model, condition, nulls, kind, seed))
+    if all(isinstance(item, Scaled) and item.factor.shape[1] > 1 for item in condition):
+        return [
+            tuple(_moved(item, seed + draw) for item in condition if isinstance(item, Scaled)) for draw in range(nulls)
+        ]
     return []
 
 

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-Arm = tuple[Intervention, ...]
-"""What is done together; nothing means the unsteered arm."""
+Condition = tuple[Intervention, ...]
+"""What is done together; nothing means the unsteered condition."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class Measurement:
         if not kept.any():
             raise SettingError(f"{self.metric.name} has no value on any prompt: are all their positions injected?")
         prompts = [prompt for prompt, is_kept in zip(self.prompts, kept, strict=True) if is_kept]
-        steered, unsteered = (merged(arm[kept], prompts) for arm in (self.steered, self.unsteered))
+        steered, unsteered = (merged(condition[kept], prompts) for condition in (self.steered, self.unsteered))
         nulls = merged((self.nulls[:, kept] - self.unsteered[kept]).T, prompts).T
         return paired_effect(steered[:, None], unsteered[:, None]).with_nulls(nulls.mean(axis=1), nulls)
 
@@ -155,47 +155,48 @@ def measure(
     notice_repeats(texts)
     found = by_prompt(backend, vectors, len(texts))
     tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos)
-    unsteered_arm: list[Arm] = [()] * len(texts)
-    arms = [unsteered_arm, found, *_null_arms_by_prompt(model, found, nulls, null_kind, seed)]
-    values = measure_arms(
-        backend, tokens, arms, chosen, measured=found, position=position, batch_size=batch_size, executor=executor,
+    unsteered_condition: list[Condition] = [()] * len(texts)
+    conditions = [unsteered_condition, found, *_null_conditions_by_prompt(model, found, nulls, null_kind, seed)]
+    values = measure_conditions(
+        backend, tokens, conditions, chosen, measured=found, position=position, batch_size=batch_size,
+        executor=executor,
         progress=progress,
     )  # fmt: skip
     kind, told = null_kind if nulls else None, distinct(found)
     return Measurement(chosen, texts, values[1], values[0], values[2:], kind, told, position)
 
 
-def _null_arms_by_prompt(
-    model: LensModel, found: Sequence[Arm], nulls: int, kind: NullKind, seed: int
-) -> list[list[Arm]]:
-    """One arm per null, each with what it does to every prompt; prompts that share an arm share its nulls."""
-    drawn: dict[int, list[Arm]] = {}
-    for arm in found:
-        if id(arm) not in drawn:
-            drawn[id(arm)] = null_arms(model, arm, nulls, kind, seed)
-    return [[drawn[id(arm)][null] for arm in found] for null in range(nulls)]
+def _null_conditions_by_prompt(
+    model: LensModel, found: Sequence[Condition], nulls: int, kind: NullKind, seed: int
+) -> list[list[Condition]]:
+    """One condition per null, with what it does to every prompt; prompts that share a condition share its nulls."""
+    drawn: dict[int, list[Condition]] = {}
+    for condition in found:
+        if id(condition) not in drawn:
+            drawn[id(condition)] = null_conditions(model, condition, nulls, kind, seed)
+    return [[drawn[id(condition)][null] for condition in found] for null in range(nulls)]
 
 
-def measure_arms(
+def measure_conditions(
     backend: Backend,
     prompts: Sequence[Sequence[int]],
-    arms: Sequence[Arm | Sequence[Arm]],
+    conditions: Sequence[Condition | Sequence[Condition]],
     metric: Metric,
     *,
-    measured: Arm | Sequence[Arm],
+    measured: Condition | Sequence[Condition],
     position: Position,
     batch_size: int = 64,
     executor: Any = None,
     progress: bool = True,
-) -> Float[np.ndarray, "arms prompts"]:
-    """A metric of prompts under any number of arms, which share passes.
+) -> Float[np.ndarray, "conditions prompts"]:
+    """A metric of prompts under any number of conditions, which share passes.
 
     Args:
         backend: The model.
         prompts: Token ids of each prompt.
-        arms: The vectors of each arm, for all prompts or for each; the first is the unsteered one, `()`.
+        conditions: The vectors of each condition, for all prompts or for each; the first is the unsteered one, `()`.
         metric: What is measured.
-        measured: Vectors whose landing places count as injected, in every arm; for all prompts or for each.
+        measured: Vectors whose landing places count as injected, in every condition; for all prompts or for each.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         batch_size: Maximum number of rows per pass.
         executor: Who runs it, as in `sweep`; by default it runs here.
@@ -204,14 +205,14 @@ def measure_arms(
     Raises:
         PositionError: A measured vector does not fit onto a prompt; nothing has run then.
     """
-    by_arm = [_for_each(arm, len(prompts)) for arm in arms]
+    by_condition = [_for_each(condition, len(prompts)) for condition in conditions]
     marked = _for_each(measured, len(prompts))
-    for number, arm in enumerate(marked):
+    for number, condition in enumerate(marked):
         known = prompts_of(backend, [prompts[number]], numbers=[number])
-        check_fits(backend, arm, position, known)
-    recipe = MeasureRecipe(metric, tuple(map(tuple, prompts)), tuple(by_arm), tuple(marked), position, batch_size)
-    values = np.empty((len(arms), len(prompts)))
-    step = max(1, batch_size // len(arms))
+        check_fits(backend, condition, position, known)
+    recipe = MeasureRecipe(metric, tuple(map(tuple, prompts)), tuple(by_condition), tuple(marked), position, batch_size)
+    values = np.empty((len(conditions), len(prompts)))
+    step = max(1, batch_size // len(conditions))
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     tasks = (tuple(order[first : first + step]) for first in range(0, len(order), step))
     with (
@@ -236,13 +237,13 @@ def check_finite(backend: Backend, logits: Tensor) -> None:
         )
 
 
-def _for_each(arm: Arm | Sequence[Arm], prompts: int) -> Sequence[Arm]:
-    """An arm for each prompt, from one for all or one each."""
-    return [arm] * prompts if isinstance(arm, tuple) else list(arm)
+def _for_each(condition: Condition | Sequence[Condition], prompts: int) -> Sequence[Condition]:
+    """A condition for each prompt, from one for all or one each."""
+    return [condition] * prompts if isinstance(condition, tuple) else list(condition)
 
 
-def null_arms(model: LensModel, vectors: Arm, nulls: int, kind: NullKind, seed: int) -> list[Arm]:
-    """One arm per null, with a null for every vector; none for `nulls=0`.
+def null_conditions(model: LensModel, vectors: Condition, nulls: int, kind: NullKind, seed: int) -> list[Condition]:
+    """One condition per null, with a null for every vector; none for `nulls=0`.
 
     Raises:
         SettingError: The number is not an integer from 0.
@@ -254,7 +255,7 @@ def null_arms(model: LensModel, vectors: Arm, nulls: int, kind: NullKind, seed: 
     if not vectors:
         return [()] * nulls
     drawn = [_nulls_of(model, item, kind, nulls, seed + index) for index, item in enumerate(vectors)]
-    return [tuple(arm) for arm in zip(*drawn, strict=True)]
+    return [tuple(condition) for condition in zip(*drawn, strict=True)]
 
 
 def _nulls_of(model: LensModel, item: Intervention, kind: NullKind, nulls: int, seed: int) -> list[Intervention]:
@@ -267,13 +268,13 @@ def _nulls_of(model: LensModel, item: Intervention, kind: NullKind, nulls: int, 
     return [item.with_vector(null) for null in null_vectors(model, item.vector, kind=kind, n=nulls, seed=seed)]
 
 
-class ArmRows:
-    """Rows of a pass: one arm per row, prompts padded on the right, which a causal model never sees.
+class ConditionRows:
+    """Rows of a pass: one condition per row, prompts padded on the right, which a causal model never sees.
 
     Args:
         backend: The model.
         prompts: Token ids of each row.
-        arms: The vectors that each row gets.
+        conditions: The vectors that each row gets.
         measured: Vectors whose landing places count as injected, in every row, or for each row.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         numbers: Which of the caller's prompts each row is; by default they are in order.
@@ -286,8 +287,8 @@ class ArmRows:
         self,
         backend: Backend,
         prompts: Sequence[Sequence[int]],
-        arms: Sequence[Arm],
-        measured: Arm | Sequence[Arm],
+        conditions: Sequence[Condition],
+        measured: Condition | Sequence[Condition],
         position: Position,
         numbers: Sequence[int] | None = None,
     ) -> None:
@@ -299,8 +300,8 @@ class ArmRows:
         self._backend = backend
         self.prompts = prompts_of(backend, prompts, numbers=numbers)
         assignments: dict[Spot, list[Assignment]] = {}
-        for row, arm in enumerate(arms):
-            for spot, items in assign(arm, position, rows=(row,)).items():
+        for row, condition in enumerate(conditions):
+            for spot, items in assign(condition, position, rows=(row,)).items():
                 assignments.setdefault(spot, []).extend(items)
         self.injected = self._injected(_for_each(measured, len(prompts)), position)
         self.assignments = resolved(backend, assignments, self.prompts)
@@ -350,11 +351,11 @@ class ArmRows:
             backend.logits_at(self.tokens, self.lengths - 1)
         return torch.stack(found)
 
-    def _injected(self, arms: Sequence[Arm], position: Position) -> Bool[Tensor, "rows pos"]:
-        """Columns where the measured vectors land, whatever the arm; rows that are all zero change nothing there."""
+    def _injected(self, conditions: Sequence[Condition], position: Position) -> Bool[Tensor, "rows pos"]:
+        """Columns where the measured vectors land in any condition; rows that are all zero change nothing there."""
         marks = torch.zeros(self.tokens.shape, dtype=torch.bool)
-        for row, arm in enumerate(arms):
-            for vector in arm:
+        for row, condition in enumerate(conditions):
+            for vector in condition:
                 for _, token in touched(vector, position, self.prompts.facts(row, self._backend)):
                     marks[row, token] = True
         return marks.to(self.tokens.device)
@@ -367,16 +368,16 @@ class MeasureRecipe:
     Attributes:
         metric: What is measured.
         prompts: Token ids of each prompt.
-        arms: What each arm does to each prompt; the unsteered arm comes first.
-        measured: What counts as injected in each prompt, in every arm.
+        conditions: What each condition does to each prompt; the unsteered condition comes first.
+        measured: What counts as injected in each prompt, in every condition.
         position: Prompt token that receives row 0, for vectors without a position of their own.
         batch_size: Maximum number of rows per pass.
     """
 
     metric: Metric
     prompts: tuple[tuple[int, ...], ...]
-    arms: tuple[Sequence[Arm], ...]
-    measured: tuple[Arm, ...]
+    conditions: tuple[Sequence[Condition], ...]
+    measured: tuple[Condition, ...]
     position: Position
     batch_size: int
 
@@ -401,37 +402,44 @@ class MeasureDesk:
 
     def parts(
         self, numbers: tuple[int, ...], tick: Callable[[int], Any]
-    ) -> Generator[Float[np.ndarray, "arms prompts"], None, None]:
-        """The metric of every arm on a few prompts; their passes begin at the lowest layer of a vector."""
+    ) -> Generator[Float[np.ndarray, "conditions prompts"], None, None]:
+        """The metric of every condition on a few prompts; their passes begin at the lowest layer of a vector."""
         recipe = self.recipe
         prompts = [recipe.prompts[number] for number in numbers]
         per_pass = max(1, recipe.batch_size // len(prompts))
-        layers = {item.spot.layer for arm in recipe.arms[1:] for number in numbers for item in arm[number]}
+        layers = {
+            item.spot.layer for condition in recipe.conditions[1:] for number in numbers for item in condition[number]
+        }
         lowest = min(layers, default=0)
         values, plain = [], None
         with torch.no_grad():
-            start = self._rows(prompts, numbers, recipe.arms[:1]).start(lowest)
-            for first in range(0, len(recipe.arms), per_pass):
-                arms = recipe.arms[first : first + per_pass]
-                rows = self._rows(prompts, numbers, arms)
-                picks = torch.arange(len(prompts)).repeat(len(arms))
+            start = self._rows(prompts, numbers, recipe.conditions[:1]).start(lowest)
+            for first in range(0, len(recipe.conditions), per_pass):
+                conditions = recipe.conditions[first : first + per_pass]
+                rows = self._rows(prompts, numbers, conditions)
+                picks = torch.arange(len(prompts)).repeat(len(conditions))
                 logits = rows.logits_from(start[picks], lowest, recipe.metric.reads)
                 check_finite(self.backend, logits)
                 plain = logits[: len(prompts)] if plain is None else plain
-                repeats = (len(arms),) + (1,) * (plain.ndim - 1)
+                repeats = (len(conditions),) + (1,) * (plain.ndim - 1)
                 reading = Reading(logits, rows.tokens, rows.lengths, rows.injected, plain.repeat(repeats))
                 values.append(self.bound(reading).float().cpu().numpy().reshape(-1, len(prompts)))
         yield np.concatenate(values)
         tick(len(prompts))
 
     def _rows(
-        self, prompts: Sequence[tuple[int, ...]], numbers: Sequence[int], arms: Sequence[Sequence[Arm]]
-    ) -> "ArmRows":
-        """The prompts under some arms."""
-        by_row = [arm[number] for arm in arms for number in numbers]
-        marked = [self.recipe.measured[number] for number in numbers] * len(arms)
-        return ArmRows(
-            self.backend, [*prompts] * len(arms), by_row, marked, self.recipe.position, [*numbers] * len(arms)
+        self, prompts: Sequence[tuple[int, ...]], numbers: Sequence[int], conditions: Sequence[Sequence[Condition]]
+    ) -> "ConditionRows":
+        """The prompts under some conditions."""
+        by_row = [condition[number] for condition in conditions for number in numbers]
+        marked = [self.recipe.measured[number] for number in numbers] * len(conditions)
+        return ConditionRows(
+            self.backend,
+            [*prompts] * len(conditions),
+            by_row,
+            marked,
+            self.recipe.position,
+            [*numbers] * len(conditions),
         )
 
 
@@ -486,7 +494,7 @@ def measure_completions(
             those of each prompt.
         scorers: One callable on texts or several; each gives a result of its own from the same texts.
         position: Prompt token that receives row 0, for vectors without a position of their own.
-        n: Samples per prompt and arm.
+        n: Samples per prompt and condition.
         nulls: Number of null vectors.
         null_kind: As in `null_vectors`.
         seed: Seed of sampling and nulls.
@@ -521,23 +529,25 @@ def measure_completions(
     )
     notice_repeats(texts)
     tokens = encode_prompts(backend, texts, room=settings.max_new_tokens)
-    unsteered_arm: list[Arm] = [()] * len(texts)
-    arms = [found, unsteered_arm, *_null_arms_by_prompt(model, found, nulls, null_kind, seed)]
-    cells = [Cell(row, arm[number], number) for arm in arms for number, row in enumerate(tokens)]
+    unsteered_condition: list[Condition] = [()] * len(texts)
+    conditions = [found, unsteered_condition, *_null_conditions_by_prompt(model, found, nulls, null_kind, seed)]
+    cells = [Cell(row, condition[number], number) for condition in conditions for number, row in enumerate(tokens)]
     written = decode_cells(
         backend, cells, settings, position=position, batch_size=batch_size, executor=executor, progress=progress
     )
-    by_arm = [tuple(written[first : first + len(tokens)]) for first in range(0, len(written), len(tokens))]
+    by_condition = [tuple(written[first : first + len(tokens)]) for first in range(0, len(written), len(tokens))]
     told = {"position": plain_position(position), "prepend_bos": True, **dataclasses.asdict(settings)}
-    completions = Completions(texts, by_arm[0], by_arm[1], distinct(found), told)
-    return [_scored(scorer, completions, by_arm[2:]) for scorer in chosen]
+    completions = Completions(texts, by_condition[0], by_condition[1], distinct(found), told)
+    return [_scored(scorer, completions, by_condition[2:]) for scorer in chosen]
 
 
 def _scored(
-    scorer: Scorer, completions: Completions, null_arms: Sequence[tuple[tuple[Continuation, ...], ...]]
+    scorer: Scorer, completions: Completions, null_conditions: Sequence[tuple[tuple[Continuation, ...], ...]]
 ) -> CompletionMeasurement:
     plain = score_texts(scorer, completions.unsteered)
-    shifts = [(score_texts(scorer, continuation_texts(arm)) - plain).mean(axis=1) for arm in null_arms]
+    shifts = [
+        (score_texts(scorer, continuation_texts(condition)) - plain).mean(axis=1) for condition in null_conditions
+    ]
     nulls = merged(np.array(shifts).reshape(len(shifts), len(plain)).T, completions.prompts).T
     effect = completions.score(scorer).with_nulls(nulls.mean(axis=1), nulls)
     return CompletionMeasurement(scorer_name(scorer), completions, effect)

@@ -23,14 +23,14 @@ KLDirection = Literal["steered || unsteered", "unsteered || steered"]
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a metric reads: one arm of a batch, padded on the right, with everything on the logits' device.
+    """What a metric reads: one condition of a batch, padded on the right, with everything on the logits' device.
 
     Attributes:
         logits: At the last token of each row ([rows, d_vocab]) or at all columns ([rows, pos, d_vocab]).
         tokens: Token ids.
         lengths: Tokens of each row.
-        injected: Which columns an injection of the measured vectors lands on, in both arms.
-        unsteered_logits: The unsteered arm's logits of the same rows.
+        injected: Which columns an injection of the measured vectors lands on, in both conditions.
+        unsteered_logits: The unsteered condition's logits of the same rows.
     """
 
     logits: Float[Tensor, "rows d_vocab"] | Float[Tensor, "rows pos d_vocab"]

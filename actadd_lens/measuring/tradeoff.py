@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from actadd_lens.checks import check_run, require
 from actadd_lens.errors import PromptError
-from actadd_lens.measuring.measure import Arm, ArmRows, check_finite, measure_arms
+from actadd_lens.measuring.measure import Condition, ConditionRows, check_finite, measure_conditions
 from actadd_lens.measuring.metrics import Metric, as_metric
 from actadd_lens.methods.adapter import Adapter
 from actadd_lens.models import Backend, LensModel, backend_of
@@ -35,29 +35,29 @@ class AdapterTradeoff:
     Attributes:
         metric: What was measured.
         coefficients: The coefficients, with and without the adapter; 0 is among them.
-        effects: The metric minus that of the plain model, by arm (`model`, `adapter`), coefficient and prompt.
-        side_effects: KL(steered || plain model) in nats per token, by arm, coefficient and benign text.
+        effects: The metric minus that of the plain model, by condition (`model`, `adapter`), coefficient and prompt.
+        side_effects: KL(steered || plain model) in nats per token, by condition, coefficient and benign text.
     """
 
     metric: Metric
     coefficients: tuple[float, ...]
-    effects: Float[np.ndarray, "arms coefficients prompts"]
-    side_effects: Float[np.ndarray, "arms coefficients texts"]
+    effects: Float[np.ndarray, "conditions coefficients prompts"]
+    side_effects: Float[np.ndarray, "conditions coefficients texts"]
 
     def frame(self) -> "pd.DataFrame":
-        """One row for each arm and coefficient, with what the model alone pays for the same effect."""
+        """One row for each condition and coefficient, with what the model alone pays for the same effect."""
         import pandas as pd
 
         effects, sides = self.effects.mean(axis=2), self.side_effects.mean(axis=2)
         rows = []
-        for arm, name in enumerate(ARMS):
+        for condition, name in enumerate(ARMS):
             for place, coefficient in enumerate(self.coefficients):
                 row: dict[str, Any] = {
-                    "arm": name, "coefficient": coefficient, "effect": effects[arm, place],
-                    "side effect": sides[arm, place],
+                    "condition": name, "coefficient": coefficient, "effect": effects[condition, place],
+                    "side effect": sides[condition, place],
                 }  # fmt: skip
                 if name == "adapter":
-                    smaller = self._smaller(float(effects[arm, place]))
+                    smaller = self._smaller(float(effects[condition, place]))
                     row["model's coefficient for it"] = np.nan if smaller is None else smaller[0]
                     row["model's side effect for it"] = np.nan if smaller is None else smaller[1].mean()
                 rows.append(row)
@@ -100,7 +100,7 @@ class AdapterTradeoff:
         return found
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Side effect over effect, a line for each arm."""
+        """Side effect over effect, a line for each condition."""
         from actadd_lens.plots.training import plot_tradeoff
 
         return plot_tradeoff(self, ax=ax)
@@ -148,23 +148,23 @@ def adapter_tradeoff(
     if isinstance(benign, str) or not benign:
         raise PromptError(f"benign is {str(benign)[:60]!r}: pass a list of texts.")
     numbers = tuple(dict.fromkeys([0.0, *map(check_coefficient, coefficients)]))
-    arms: list[Arm] = [tuple(item.times(number) for item in items) if number else () for number in numbers]
+    conditions: list[Condition] = [tuple(item.times(number) for item in items) if number else () for number in numbers]
     wanted, texts = encode_prompts(backend, as_texts(prompts)), encode_prompts(backend, list(benign))
     effects, sides = [], []
-    with progress_bar(total=2 * len(numbers), what="tradeoff", unit="arm", shown=progress) as bar:
+    with progress_bar(total=2 * len(numbers), what="tradeoff", unit="condition", shown=progress) as bar:
         plain = None
         for is_on in (False, True):
             with adapter.on(model) if is_on else adapter.off(model):
-                found = measure_arms(
-                    backend, wanted, [(), *arms], chosen, measured=(), position=place, batch_size=batch_size,
+                found = measure_conditions(
+                    backend, wanted, [(), *conditions], chosen, measured=(), position=place, batch_size=batch_size,
                     progress=False,
                 )[1:]  # fmt: skip
             plain = found[0] if plain is None else plain
             effects.append(found - plain)
             rows = []
-            for arm in arms:
+            for condition in conditions:
                 rows.append(
-                    _side_effects(model, backend, adapter, texts, arm, place, is_on=is_on, batch_size=batch_size)
+                    _side_effects(model, backend, adapter, texts, condition, place, is_on=is_on, batch_size=batch_size)
                 )
                 bar.update(1)
             sides.append(np.stack(rows))
@@ -177,7 +177,7 @@ def _side_effects(
     backend: Backend,
     adapter: Adapter,
     texts: Sequence[Sequence[int]],
-    arm: Arm,
+    condition: Condition,
     position: Position,
     *,
     is_on: bool,
@@ -188,8 +188,8 @@ def _side_effects(
     for start in range(0, len(texts), batch_size):
         some = texts[start : start + batch_size]
         with adapter.off(model):
-            before = ArmRows(backend, some, [()] * len(some), (), position).logits()
-        rows = ArmRows(backend, some, [arm] * len(some), (), position)
+            before = ConditionRows(backend, some, [()] * len(some), (), position).logits()
+        rows = ConditionRows(backend, some, [condition] * len(some), (), position)
         with adapter.on(model) if is_on else adapter.off(model):
             after = rows.logits()
         check_finite(backend, after)

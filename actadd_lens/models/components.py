@@ -68,7 +68,7 @@ def components_kept(backend: Backend) -> Iterator[Components]:
 
 
 def head_changes(
-    backend: Backend, layer: int, mixed: Float[Tensor, "arms pos _ _"]
+    backend: Backend, layer: int, mixed: Float[Tensor, "conditions pos _ _"]
 ) -> Float[Tensor, "steered pos heads d_model"]:
     """What each head of a layer writes in each condition, minus what it writes in the first.
 

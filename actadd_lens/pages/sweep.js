@@ -10,7 +10,7 @@
     const one = metric(), p = cell(one.p, layer, coefficient);
     const interval = one.covers === "nothing" ? "no interval, because there is only one number" : `95 % interval ${shown(cell(one.low, layer, coefficient))} to ${shown(cell(one.high, layer, coefficient))} over ${one.covers}`;
     const tested = p === null ? "" : `; adjusted p = ${shown(p)} against ${data.nulls} null vectors`;
-    const verdict = one.covers === "nothing" && p === null ? "not tested" : cell(one.stands, layer, coefficient) ? "significant after correction" : "not significant after correction";
+    const verdict = one.covers === "nothing" && p === null ? "not tested" : cell(one.significant, layer, coefficient) ? "significant after correction" : "not significant after correction";
     return `Layer ${data.layers[layer]}, coefficient ${shown(data.coefficients[coefficient])}: effect ${shown(cell(one.effect, layer, coefficient), true)}${unit()}, ${interval}${tested}; ${verdict}.`;
   }
 
@@ -20,7 +20,7 @@
     const head = make("tr", { role: "row" }, make("th", { scope: "col", role: "columnheader" }, "layer"), ...data.coefficients.map((value) => make("th", { scope: "col", role: "columnheader" }, shown(value))));
     const rows = data.layers.map((layer, row) => make("tr", { role: "row" }, make("th", { scope: "row", role: "rowheader" }, String(layer)), ...data.coefficients.map((_, column) => {
       const told = sentence(row, column);
-      const box = make("td", { role: "gridcell", tabindex: "-1", title: told, "aria-label": told, class: cell(one.stands, row, column) ? "" : "weak", "data-place": `${row},${column}`, onclick: () => go(row, column, true), onmouseenter: () => { byId("hover").textContent = told; } }, shown(cell(one.effect, row, column), true));
+      const box = make("td", { role: "gridcell", tabindex: "-1", title: told, "aria-label": told, class: cell(one.significant, row, column) ? "" : "weak", "data-place": `${row},${column}`, onclick: () => go(row, column, true), onmouseenter: () => { byId("hover").textContent = told; } }, shown(cell(one.effect, row, column), true));
       box.style.backgroundColor = shade(cell(one.effect, row, column), largest);
       return box;
     })));

@@ -50,7 +50,7 @@ def _metric(sweep: "Sweep", index: int) -> dict[str, Any]:
         "low": _rounded(low),
         "high": _rounded(high),
         "p": _rounded(sweep.p_values(index)),
-        "stands": sweep.stands(index),
+        "significant": sweep.significant(index),
         "nulls": _rounded(np.moveaxis(sweep.null_effects[index], 0, -1)),
         "by_prompt": _rounded(sweep.by_prompt[index]),
     }

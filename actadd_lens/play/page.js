@@ -114,7 +114,7 @@
   function finished(found) {
     const all = [...found.steered.tokens, ...found.unsteered.tokens];
     const largest = Math.max(1, ...all.map((token) => Math.abs(change(token))));
-    for (const arm of ["unsteered", "steered"]) tokenLine(byId(arm), found[arm].tokens, { value: change, tell: meaning, output: byId("token-told"), largest });
+    for (const condition of ["unsteered", "steered"]) tokenLine(byId(condition), found[condition].tokens, { value: change, tell: meaning, output: byId("token-told"), largest });
     byId("status").textContent = `Written: ${found.steered.tokens.length} tokens steered (ended by ${found.steered.finish}), ${found.unsteered.tokens.length} unsteered (${found.unsteered.finish}).`;
   }
 
@@ -124,7 +124,7 @@
     byId("stop").disabled = false;
     byId("status").textContent = "Writing …";
     if (byId("steered").getBoundingClientRect().top > innerHeight) byId("texts").scrollIntoView();
-    for (const arm of ["unsteered", "steered"]) { byId(arm).replaceChildren(); byId(arm).classList.add("busy"); }
+    for (const condition of ["unsteered", "steered"]) { byId(condition).replaceChildren(); byId(condition).classList.add("busy"); }
     try {
       const answer = await ask("write", settings(), { signal: mine.signal });
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -138,7 +138,7 @@
           const told = JSON.parse(line);
           if (told.error) throw new Error(told.error);
           if (told.written) finished(told.written);
-          else for (const arm of ["unsteered", "steered"]) byId(arm).textContent = told[arm];
+          else for (const condition of ["unsteered", "steered"]) byId(condition).textContent = told[condition];
         }
       }
       alarm(null);
@@ -149,7 +149,7 @@
       if (mine === writing) {
         writing = null;
         byId("stop").disabled = true;
-        for (const arm of ["unsteered", "steered"]) byId(arm).classList.remove("busy");
+        for (const condition of ["unsteered", "steered"]) byId(condition).classList.remove("busy");
       }
     }
   }

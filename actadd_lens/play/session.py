@@ -207,8 +207,8 @@ class Session:
             progress=False,
             watch=watch,
         )
-        arms = {"steered": found.steered_continuations, "unsteered": found.unsteered_continuations}
-        return {name: self._told(rows[0][0], prompt, vector, settings) for name, rows in arms.items()}
+        conditions = {"steered": found.steered_continuations, "unsteered": found.unsteered_continuations}
+        return {name: self._told(rows[0][0], prompt, vector, settings) for name, rows in conditions.items()}
 
     def _told(self, written: Continuation, prompt: str, vector: SteeringVector, settings: Settings) -> dict[str, Any]:
         """A text with its tokens; the one that says that the text is at its end is not among them."""

@@ -24,7 +24,7 @@ def plot_dictionary_reading(reading: "DictionaryReading", *, ax: "Axes | None" =
         for item in row.pursuit:
             ax.barh(place, item.weight, height=0.75, color=STEERED if item.weight > 0 else UNSTEERED)
             ticks.append(place)
-            names.append((item.name or f"feature {item.feature}") + (" *" if item.stands else ""))
+            names.append((item.name or f"feature {item.feature}") + (" *" if item.significant else ""))
             place += 1
         place += 1.4
     ax.axvline(0, color="black", linewidth=0.8)

@@ -29,8 +29,10 @@ def plot_prompting(result: "Prompting", *, ax: "Axes | None" = None) -> "Axes":
         ax: Where to draw.
     """
     ax = new_axes(ax, figsize=(6.8, 3.4))
-    arms = [("injection", result.injection, STEERED), ("prompt", result.prompt, PROMPTED)]
-    rows = [(texts, how, found[texts], colour) for texts in ("on-topic", "off-topic") for how, found, colour in arms]
+    conditions = [("injection", result.injection, STEERED), ("prompt", result.prompt, PROMPTED)]
+    rows = [
+        (texts, how, found[texts], colour) for texts in ("on-topic", "off-topic") for how, found, colour in conditions
+    ]
     for row, (texts, how, found, colour) in enumerate(rows):
         height = len(rows) - 1 - row
         first = row == 0

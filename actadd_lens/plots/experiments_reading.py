@@ -158,9 +158,9 @@ def plot_knowledge(result: "Knowledge", *, ax: "Axes | None" = None) -> "Axes":
         _null_band(ax, result.ks, steered, NULL, f"{len(steered[0].nulls)} nulls, smallest to largest")
     _line(ax, result.ks, plain, color="#0072B2", marker="s", label="unsteered", linestyle="--")
     _line(ax, result.ks, steered, color=STEERED, marker="o", label="steered")
-    for arm, marker in ((0, "s"), (1, "o")):
-        name = f"paper, {('unsteered', 'steered')[arm]}: GPT-2-XL, ConceptNet"
-        ax.plot(list(THEIRS), [pair[arm] for pair in THEIRS.values()], marker, color=PAPER, fillstyle="none",
+    for condition, marker in ((0, "s"), (1, "o")):
+        name = f"paper, {('unsteered', 'steered')[condition]}: GPT-2-XL, ConceptNet"
+        ax.plot(list(THEIRS), [pair[condition] for pair in THEIRS.values()], marker, color=PAPER, fillstyle="none",
                 markersize=6, label=name)  # fmt: skip
     ax.set_xscale("log")
     ax.set_xticks(result.ks, [str(k) for k in result.ks])
@@ -211,7 +211,7 @@ def plot_nulls(result: "NullComparison", *, ax: "Axes | None" = None) -> "Axes":
         jitter = height - 0.2 + spread.uniform(-0.08, 0.08, len(found.nulls))
         ax.scatter(found.nulls, jitter, s=14, color=NULL, alpha=0.8, linewidths=0,
                    label="null vectors of equal norms" if row == 0 else None)  # fmt: skip
-        ax.errorbar([found.value], [height + 0.1], xerr=_arms([found]), fmt="o", color=STEERED, capsize=3,
+        ax.errorbar([found.value], [height + 0.1], xerr=_conditions([found]), fmt="o", color=STEERED, capsize=3,
                     label="steering vector" if row == 0 else None)  # fmt: skip
         share = result.gentler(kind, coefficient=coefficient).value
         names.append(f"{kind.replace('_', ' ')}, c = {coefficient:g}\ngentler on {share:.0%} of prompts")
@@ -240,7 +240,7 @@ def plot_overhead(result: "Overhead", *, ax: "Axes | None" = None) -> "Axes":
         timings = result.of(what)
         sizes = [shift * timing.parameters / 1e6 for timing in timings]
         premiums = [_scaled(timing.premium, 100) for timing in timings]
-        ax.errorbar(sizes, [one.value for one in premiums], yerr=_arms(premiums), color=colour, marker=marker,
+        ax.errorbar(sizes, [one.value for one in premiums], yerr=_conditions(premiums), color=colour, marker=marker,
                     markersize=5, capsize=3, linewidth=1.2, label=what)  # fmt: skip
         ax.plot(sizes, [one.nulls[0] for one in premiums], "x", color=colour, markersize=6,
                 label=f"{what}: unsteered against itself")  # fmt: skip
@@ -271,14 +271,14 @@ def _line(ax: "Axes", places: Sequence[float], found: "Sequence[Estimate]", **st
     if not found:
         return
     ax.errorbar(
-        places, [one.value for one in found], yerr=_arms(found), markersize=4, capsize=2.5, linewidth=1.4, **style
+        places, [one.value for one in found], yerr=_conditions(found), markersize=4, capsize=2.5, linewidth=1.4, **style
     )
 
 
-def _arms(found: "Sequence[Estimate]") -> np.ndarray | None:
+def _conditions(found: "Sequence[Estimate]") -> np.ndarray | None:
     """Lengths of the error bars; none where nothing could be resampled."""
-    arms = np.array([[one.value - one.low for one in found], [one.high - one.value for one in found]])
-    return None if np.isnan(arms).any() else arms.clip(min=0)
+    conditions = np.array([[one.value - one.low for one in found], [one.high - one.value for one in found]])
+    return None if np.isnan(conditions).any() else conditions.clip(min=0)
 
 
 def _null_band(ax: "Axes", places: Sequence[float], found: "Sequence[Estimate]", colour: str, label: str) -> None:

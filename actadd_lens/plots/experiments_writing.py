@@ -91,7 +91,7 @@ def plot_toxicity(result: "Toxicity", *, ax: "Axes | None" = None) -> "Axes":
 
 @as_written
 def plot_sentiment(result: "Sentiment", *, ax: "Axes | None" = None) -> "Axes":
-    """Share of continuations of the wanted sentiment in each arm, with the paper's where it has one.
+    """Share of continuations of the wanted sentiment in each condition, with the paper's where it has one.
 
     Args:
         result: The result.

@@ -39,9 +39,9 @@ def plot_sweep(sweep: "Sweep", metric: int, pair: int, position: int, *, ax: "Ax
         label=_axis_label(sweep, metric),
         ax=ax,
     )
-    stands, rule = sweep.stands(metric)[pair, :, :, position], _rule(sweep, metric)
+    significant, rule = sweep.significant(metric)[pair, :, :, position], _rule(sweep, metric)
     if rule:
-        for row, column in np.argwhere(~stands & np.isfinite(values)):
+        for row, column in np.argwhere(~significant & np.isfinite(values)):
             corner = (column - 0.5, row - 0.5)
             ax.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="////", edgecolor="#666666", linewidth=0))
     ax.set_xlabel("injection coefficient")

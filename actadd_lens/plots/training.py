@@ -43,8 +43,8 @@ def plot_tradeoff(tradeoff: "AdapterTradeoff", ax: "Axes | None" = None) -> "Axe
     """
     ax = new_axes(ax, figsize=(6.0, 4.0))
     frame = tradeoff.frame().sort_values("coefficient")
-    for arm, colour, label in (("model", UNSTEERED, "the model alone"), ("adapter", STEERED, "with the adapter")):
-        rows = frame[frame["arm"] == arm]
+    for condition, colour, label in (("model", UNSTEERED, "the model alone"), ("adapter", STEERED, "with the adapter")):
+        rows = frame[frame["condition"] == condition]
         ax.plot(rows["effect"], rows["side effect"], color=colour, marker="o", markersize=4, label=label)
         for _, row in rows.iterrows():
             ax.annotate(f"{row['coefficient']:g}", (row["effect"], row["side effect"]), xytext=(4, 3),

@@ -59,7 +59,7 @@ class Effect:
         nulls: The effect of each null vector; empty if none was run.
         kind: What the numbers are: `shares` (hits and misses), `counts` or `numbers`; it selects the interval's rule.
         caution: A warning if the interval is probably too narrow or too wide; else empty.
-        arms: The steered and unsteered numbers as measured; None if only means were kept.
+        conditions: The steered and unsteered numbers as measured; None if only means were kept.
         null_by_prompt: The nulls' effects on each prompt; None if only their means were kept.
     """
 
@@ -76,7 +76,7 @@ class Effect:
     nulls: Float[np.ndarray, " nulls"]
     kind: Kind = "numbers"
     caution: str = ""
-    arms: Float[np.ndarray, "arms prompts samples"] | None = field(default=None, repr=False)
+    conditions: Float[np.ndarray, "conditions prompts samples"] | None = field(default=None, repr=False)
     null_by_prompt: Float[np.ndarray, "nulls prompts"] | None = field(default=None, repr=False)
 
     def with_nulls(
@@ -110,9 +110,9 @@ class Effect:
         Raises:
             SettingError: The steered and unsteered numbers were not kept.
         """
-        if self.arms is None:
-            raise SettingError("The arms of this effect were not kept, so it has no interval but its own.")
-        return paired_interval(self.arms[0], self.arms[1], level=level, kind=self.kind)
+        if self.conditions is None:
+            raise SettingError("The conditions of this effect were not kept, so it has no interval but its own.")
+        return paired_interval(self.conditions[0], self.conditions[1], level=level, kind=self.kind)
 
     def equivalent(self, margin: float, *, level: float = LEVEL) -> bool:
         """Whether the effect is shown to be smaller than a margin, in either direction (two one-sided tests).
@@ -265,7 +265,7 @@ def paired_effect(
         seed: Unused as well.
 
     Raises:
-        SettingError: The arms differ in shape, are empty or not finite, or a setting is out of range.
+        SettingError: The conditions differ in shape, are empty or not finite, or a setting is out of range.
 
     >>> paired_effect(np.ones((12, 2)), np.zeros((12, 2))).mean
     1.0
@@ -273,10 +273,11 @@ def paired_effect(
     steered, unsteered = np.asarray(steered, dtype=float), np.asarray(unsteered, dtype=float)
     if steered.shape != unsteered.shape or steered.ndim != 2 or 0 in steered.shape:
         raise SettingError(
-            f"The arms have shapes {steered.shape} and {unsteered.shape}: expected the same [prompts, samples] twice."
+            f"The shapes of steered and unsteered are {steered.shape} and {unsteered.shape}: expected "
+            "[prompts, samples] twice."
         )
     if not (np.isfinite(steered).all() and np.isfinite(unsteered).all()):
-        raise SettingError("An arm holds NaN or infinite numbers, so no mean can be taken.")
+        raise SettingError("A condition holds NaN or infinite numbers, so no mean can be taken.")
     if not 0 < level < 1 or resamples < 1:
         raise SettingError(f"level is {level!r}, resamples {resamples!r}: expected 0 < level < 1 and resamples >= 1.")
     found = paired_interval(steered, unsteered, level=level)
@@ -295,5 +296,5 @@ def paired_effect(
         nulls=np.zeros(0),
         kind=found.kind,
         caution=found.caution,
-        arms=np.stack([steered, unsteered]),
+        conditions=np.stack([steered, unsteered]),
     )

@@ -22,7 +22,7 @@ FEWEST_PROMPTS = 10
 """Below this, an interval is exact for normal effects only, and no verdict is given."""
 
 _FEW_HITS = 6
-"""Below this many hits or misses in an arm, an interval of shares may cover more than it says."""
+"""Below this many hits or misses in a condition, an interval of shares may cover more than it says."""
 
 _FEW_FOR_A_TAIL = 20
 """Below this many prompts, a long tail may not have shown up yet."""
@@ -48,7 +48,7 @@ class Interval:
 
 
 def kind_of(steered: Float[np.ndarray, "*any"], unsteered: Float[np.ndarray, "*any"]) -> Kind:
-    """The kind of numbers in two arms: hits and misses (0 and 1), counts (whole numbers) or any numbers.
+    """The kind of numbers in two conditions: hits and misses (0 and 1), counts (whole numbers) or any numbers.
 
     >>> kind_of(np.array([0.0, 1.0]), np.array([0.0, 0.0])), kind_of(np.array([2.0]), np.array([0.0]))
     ('shares', 'counts')
@@ -93,21 +93,21 @@ def share_interval(
     """Interval of the difference of two shares on the same prompts; never of zero width.
 
     Args:
-        steered: Hits (1) and misses (0) of one arm.
+        steered: Hits (1) and misses (0) of one condition.
         unsteered: Those of the other.
         level: Coverage.
 
     >>> [float(end.round(2)) for end in share_interval(np.zeros((10, 1)), np.zeros((10, 1)))]
     [-0.34, 0.34]
     """
-    arms = [np.asarray(arm, dtype=float)[None] for arm in (steered, unsteered)]
-    quantile = t_quantile((1 + level) / 2, arms[0].shape[-2] - 1)
-    by_prompt = [arm.mean(axis=-1) for arm in arms]
+    conditions = [np.asarray(condition, dtype=float)[None] for condition in (steered, unsteered)]
+    quantile = t_quantile((1 + level) / 2, conditions[0].shape[-2] - 1)
+    by_prompt = [condition.mean(axis=-1) for condition in conditions]
     shares = [means.mean(axis=-1) for means in by_prompt]
     (low, high), (other_low, other_high) = (
-        _wilson(share, _effective(arm), quantile) for share, arm in zip(shares, arms, strict=True)
+        _wilson(share, _effective(condition), quantile) for share, condition in zip(shares, conditions, strict=True)
     )
-    (ours, theirs), linked = shares, _correlation(by_prompt[0], by_prompt[1], arms[0].shape[-1])
+    (ours, theirs), linked = shares, _correlation(by_prompt[0], by_prompt[1], conditions[0].shape[-1])
     below = _added(ours - low, other_high - theirs, linked)
     above = _added(high - ours, theirs - other_low, linked)
     return np.asarray((ours - theirs - below)[0]), np.asarray((ours - theirs + above)[0])
@@ -301,7 +301,7 @@ def _effective(hits: Float[np.ndarray, "*cells prompts samples"]) -> Float[np.nd
 def _correlation(
     ours: Float[np.ndarray, "*cells prompts"], theirs: Float[np.ndarray, "*cells prompts"], samples: int
 ) -> Float[np.ndarray, "*cells"]:
-    """Correlation of the arms over prompts; 0 where one does not vary.
+    """Correlation of the conditions over prompts; 0 where one does not vary.
 
     Newcombe's correction for continuity, that of as many hits as there are samples, keeps it below 1, and so the
     interval from being empty.
@@ -315,7 +315,7 @@ def _correlation(
 def _added(
     ours: Float[np.ndarray, "*cells"], theirs: Float[np.ndarray, "*cells"], linked: Float[np.ndarray, "*cells"]
 ) -> Float[np.ndarray, "*cells"]:
-    """Two distances squared and added, less what the arms have in common."""
+    """Two distances squared and added, less what the conditions have in common."""
     return np.asarray(np.sqrt(np.maximum(ours**2 - 2 * linked * ours * theirs + theirs**2, 0.0)))
 
 
@@ -324,7 +324,7 @@ def _caution(
 ) -> str:
     """A warning where simulation shows that the interval is too narrow or too wide."""
     if kind == "shares":
-        fewest = min(float(part.sum()) for arm in (steered, unsteered) for part in (arm, 1 - arm))
+        fewest = min(float(part.sum()) for condition in (steered, unsteered) for part in (condition, 1 - condition))
         return "few hits or misses: the interval may be too wide" if fewest < _FEW_HITS else ""
     return _caution_of_means((steered - unsteered).mean(axis=1))
 

@@ -162,10 +162,10 @@ def verdict_p(observed: float, nulls: Float[np.ndarray, " nulls"], alternative: 
     return max(counted, normal_p(observed, nulls, alternative))
 
 
-def on_one_scale(values: Float[np.ndarray, "arms cells"]) -> Float[np.ndarray, "arms cells"]:
-    """Each cell in units of the spread of all arms, so that no cell dominates by its size; 0 if nothing differs.
+def on_one_scale(values: Float[np.ndarray, "conditions cells"]) -> Float[np.ndarray, "conditions cells"]:
+    """Each cell in units of the spread of all conditions, so that no cell dominates by its size; 0 if nothing differs.
 
-    The effect is one of the arms: only then are null vectors significant as often as they should be.
+    The effect is one of the conditions: only then are null vectors significant as often as they should be.
 
     Args:
         values: The effect, and that of each null, in each cell.
@@ -195,21 +195,23 @@ def adjusted_over_lists(
     """
     nulls = np.where(np.isnan(null_best), np.inf, np.asarray(null_best, dtype=float))
     best = np.array([values.max() if len(values) else -np.inf for values in lists])
-    arms = np.concatenate([best[:, None], nulls], axis=1)
-    first = np.min([_places(row, row) for row in arms], axis=0)[1:]
-    found = [_places(values, row)[:, None] for values, row in zip(lists, arms, strict=True)]
-    return [np.asarray((1 + (first <= own).sum(axis=1)) / arms.shape[1]) for own in found]
+    conditions = np.concatenate([best[:, None], nulls], axis=1)
+    first = np.min([_places(row, row) for row in conditions], axis=0)[1:]
+    found = [_places(values, row)[:, None] for values, row in zip(lists, conditions, strict=True)]
+    return [np.asarray((1 + (first <= own).sum(axis=1)) / conditions.shape[1]) for own in found]
 
 
-def _places(values: Float[np.ndarray, " values"], arms: Float[np.ndarray, " arms"]) -> Float[np.ndarray, " values"]:
-    """How many of a list's arms are at least as large, minus up to a half for the size: small means extreme.
+def _places(
+    values: Float[np.ndarray, " values"], conditions: Float[np.ndarray, " conditions"]
+) -> Float[np.ndarray, " values"]:
+    """How many of a list's conditions are at least as large, minus up to a half for the size: small means extreme.
 
-    The size is in units of the arms' spread; all arms are treated alike, the effect's own among them.
+    The size is in units of the conditions' spread; all conditions are treated alike, the effect's own among them.
     """
-    known = arms[np.isfinite(arms)]
+    known = conditions[np.isfinite(conditions)]
     centre, spread = (known.mean(), known.std()) if len(known) else (0.0, 0.0)
     scaled = (values - centre) / spread if spread > 0 else np.where(np.isfinite(values), 0.0, values)
-    return np.asarray((arms >= values[:, None]).sum(axis=1) - 0.25 - np.arctan(scaled) / (2 * np.pi))
+    return np.asarray((conditions >= values[:, None]).sum(axis=1) - 0.25 - np.arctan(scaled) / (2 * np.pi))
 
 
 def sign_flip_p(by_prompt: Float[np.ndarray, "cells prompts"], *, seed: int = 0) -> Float[np.ndarray, " cells"]:
@@ -237,7 +239,7 @@ def sign_flip_p(by_prompt: Float[np.ndarray, "cells prompts"], *, seed: int = 0)
     return np.where(size > 0, found, np.where(np.isfinite(by_prompt).any(axis=1), 1.0, np.nan))
 
 
-def standing(p_values: Float[np.ndarray, "*cells"], level: float = LEVEL) -> Bool[np.ndarray, "*cells"]:
+def significant(p_values: Float[np.ndarray, "*cells"], level: float = LEVEL) -> Bool[np.ndarray, "*cells"]:
     """What is significant: p at most `level`; NaN is not."""
     return np.asarray(p_values <= level)
 

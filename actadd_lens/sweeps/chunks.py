@@ -15,7 +15,7 @@ from actadd_lens.models import Backend
 from actadd_lens.steering.clean import unsteered
 from actadd_lens.sweeps.batches import is_out_of_memory
 from actadd_lens.sweeps.grid import Grid, PlacedGrid
-from actadd_lens.sweeps.passes import Arms, Item, PromptBatch, Row, SweepPasses
+from actadd_lens.sweeps.passes import Conditions, Item, PromptBatch, Row, SweepPasses
 
 
 class Chunk(NamedTuple):
@@ -91,7 +91,7 @@ class SweepDesk:
     def __init__(self, passes: SweepPasses, batch_size: int) -> None:
         self._passes = passes
         self._batch_size = batch_size
-        self._vectors: tuple[range | None, Arms] = (None, {})
+        self._vectors: tuple[range | None, Conditions] = (None, {})
         self._prompts: PromptBatch | None = None
 
     def parts(self, chunk: Chunk, tick: Callable[[int], Any]) -> Generator[Found, None, None]:
@@ -153,11 +153,11 @@ class SweepDesk:
 
     def _ends(self, prompts: PromptBatch, chunk: Chunk) -> Iterator[tuple[list[Row], Tensor]]:
         """All rows of a few prompts, layer by layer; the ends of their passes are yielded in full batches."""
-        arms = range(1, 1 + self._passes.placed.grid.nulls)
+        conditions = range(1, 1 + self._passes.placed.grid.nulls)
         waiting: list[Row] = []
         ends: list[Tensor] = []
         for layer, items in chunk.layers:
-            rows = [Row(item, arm) for item in items for arm in (arms if item.is_null else (0,))]
+            rows = [Row(item, condition) for item in items for condition in (conditions if item.is_null else (0,))]
             while rows:
                 batch = rows[: self._batch_size]
                 if waiting and (self._passes.reads_all or len(waiting) + len(batch) > self._batch_size):

@@ -21,7 +21,7 @@ from actadd_lens.vectors.interventions import Intervention
 from actadd_lens.vectors.operations import Add
 from actadd_lens.vectors.vector import SteeringVector
 
-Arms = Mapping[tuple[int, int], Sequence[Intervention]]
+Conditions = Mapping[tuple[int, int], Sequence[Intervention]]
 """For each pair and layer, by their indices, its vector and its nulls, at coefficient 1."""
 
 
@@ -37,10 +37,10 @@ class Item(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row of a batch: an item with one of its vectors; arm 0 is the vector itself, the others are its nulls."""
+    """One row of a batch: an item with one of its vectors; condition 0 is the vector itself, others its nulls."""
 
     item: Item
-    arm: int
+    condition: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,14 +99,14 @@ class SweepPasses:
         return self._read(prompts, everyone, prompts.logits, marks)
 
     def ends(
-        self, arms: Arms, prompts: PromptBatch, layer: int, rows: Sequence[Row]
+        self, conditions: Conditions, prompts: PromptBatch, layer: int, rows: Sequence[Row]
     ) -> Float[Tensor, "rows *pos size"]:
         """The ends of the passes of a batch of rows, all of one layer."""
         placed = self.placed
         backend, number = placed.backend, placed.grid.layers[layer]
         picks = self._picks(prompts, rows)
         columns = None if self.reads_all else prompts.lengths[picks] - 1
-        with injected(backend, self._assignments(arms, rows), self._prompts(rows)):
+        with injected(backend, self._assignments(conditions, rows), self._prompts(rows)):
             return backend.ends_from(prompts.starts[layer][picks], number, columns)
 
     def read(
@@ -134,11 +134,11 @@ class SweepPasses:
         tokens, numbers = self.placed.tokens, [row.item.prompt for row in rows]
         return prompts_of(self.placed.backend, [tokens[number] for number in numbers], numbers=numbers)
 
-    def _assignments(self, arms: Arms, rows: Sequence[Row]) -> dict[Spot, list[Assignment]]:
+    def _assignments(self, conditions: Conditions, rows: Sequence[Row]) -> dict[Spot, list[Assignment]]:
         """What is done to each row; vectors of equal length at one position are added in one step."""
         grid, backend = self.placed.grid, self.placed.backend
         groups: dict[tuple[Spot, type, int, Position], list[int]] = {}
-        made = [arms[row.item.pair, row.item.layer][row.arm] for row in rows]
+        made = [conditions[row.item.pair, row.item.layer][row.condition] for row in rows]
         for place, (row, item) in enumerate(zip(rows, made, strict=True)):
             key = (item.spot, type(item), item.rows, grid.positions[row.item.position])
             groups.setdefault(key, []).append(place)

@@ -1,5 +1,6 @@
 """Results of sweeps: effects with intervals and adjusted p-values, the best cell, the effect-damage frontier."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -111,7 +112,7 @@ class Sweep:
                 found[kept] = max_t_p(scaled[0], scaled[1:], alternative)
         return found
 
-    def stands(
+    def significant(
         self, metric: int | str = 0, *, level: float = LEVEL
     ) -> Bool[np.ndarray, "pairs layers coefficients positions"]:
         """Cells that are significant after correction: adjusted p at most `level`, and the interval excludes zero.
@@ -131,6 +132,11 @@ class Sweep:
             flat = self.by_prompt[index][..., self.distinct].reshape(-1, len(self.distinct))
             p_values = sign_flip_p(flat).reshape(self.grid.shape)
         return np.asarray((p_values <= level) & ~((low <= 0) & (high >= 0)))
+
+    def stands(self, metric: int | str = 0, *, level: float = LEVEL) -> Bool[np.ndarray, "*cells"]:
+        """The name of `significant` in 0.1."""
+        warnings.warn("Sweep.stands() is now Sweep.significant().", DeprecationWarning, stacklevel=2)
+        return self.significant(metric, level=level)
 
     def intervals(self, metric: int | str = 0) -> tuple[np.ndarray, np.ndarray, str]:
         """Lower and upper ends of each cell's interval (95 %, not corrected for other cells), and what it covers."""
@@ -247,7 +253,7 @@ class Sweep:
         halves = split_prompts(len(self.distinct), seed=seed)
         choose, report = ([self.distinct[place] for place in half] for half in halves)
         limits = {self._metric(name): limit for name, limit in (at_most or {}).items()}
-        chosen = [best_place(table[..., choose], index, alternative, limits) for table in self._arms()]
+        chosen = [best_place(table[..., choose], index, alternative, limits) for table in self._conditions()]
         place, null_places = chosen[0], chosen[1:]
         without = sum(found is None for found in null_places)
         if place is None:
@@ -273,7 +279,7 @@ class Sweep:
             without_cell=without,
         )
 
-    def _arms(self) -> Iterator[Float[np.ndarray, "metrics pairs layers coefficients positions prompts"]]:
+    def _conditions(self) -> Iterator[Float[np.ndarray, "metrics pairs layers coefficients positions prompts"]]:
         """Effects by prompt, of the vector and then of each null."""
         yield self.by_prompt
         yield from (self.null_by_prompt[:, number] for number in range(self.grid.nulls))
@@ -320,7 +326,7 @@ class Sweep:
 
     def _rows(self, metric: int) -> Iterator[dict[str, Any]]:
         low, high, _ = self.intervals(metric)
-        effects, p_values, stands = self.effects[metric], self.p_values(metric), self.stands(metric)
+        effects, p_values, significant = self.effects[metric], self.p_values(metric), self.significant(metric)
         nulls, cautions = self.null_effects[metric], self.cautions(metric)
         plain = mean_of(finite(self.unsteered[metric][..., self.distinct, :].mean(axis=-1)))
         for place, told in cells_of(self.grid):
@@ -336,7 +342,7 @@ class Sweep:
                     "standardised": standardised_effect(effect, null) if several else float("nan"),
                 }
                 row["adjusted p"] = float(p_values[place])
-            row["stands"] = bool(stands[place])
+            row["significant"] = bool(significant[place])
             yield {**row, "caution": str(cautions[place])} if any(cautions.flat) else row
 
     def plot(

@@ -318,11 +318,11 @@ class _Run:
         known = [all(key in stored for key in row) for row in keys]
         for item, row, is_known in zip(items, keys, known, strict=True):
             if is_known:
-                arms = self.grid.nulls if item.is_null else 1
-                self._keep(item, np.stack([unpack(self.store, stored[key], arms) for key in row]))
+                conditions = self.grid.nulls if item.is_null else 1
+                self._keep(item, np.stack([unpack(self.store, stored[key], conditions) for key in row]))
         return known
 
-    def _keep(self, item: Item, values: Float[np.ndarray, "metrics arms"]) -> None:
+    def _keep(self, item: Item, values: Float[np.ndarray, "metrics conditions"]) -> None:
         place = (item.pair, item.layer, item.coefficient, item.position, item.prompt)
         if item.is_null:
             self.nulls[(slice(None), slice(None), *place)] = values

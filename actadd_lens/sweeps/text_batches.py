@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from actadd_lens.models import Backend
 from actadd_lens.sweeps.batches import is_out_of_memory
 from actadd_lens.sweeps.grid import Grid, PlacedGrid
-from actadd_lens.sweeps.passes import Arms, Row
+from actadd_lens.sweeps.passes import Conditions, Row
 from actadd_lens.writing.decoding import Cell, DecodeSettings, continuation_texts, decode_cells
 
 Texts = list[tuple[str, ...]]
@@ -66,7 +66,7 @@ class TextDesk:
     def __init__(self, placed: PlacedGrid, settings: DecodeSettings) -> None:
         self._placed = placed
         self._settings = settings
-        self._vectors: tuple[tuple[int, ...], Arms] = ((), {})
+        self._vectors: tuple[tuple[int, ...], Conditions] = ((), {})
         self._fits: int | None = None
 
     def parts(
@@ -91,7 +91,7 @@ class TextDesk:
         item, grid = row.item, self._placed.grid
         if item.pair == UNSTEERED:
             return Cell(self._placed.tokens[item.prompt], ())
-        vector = self._vectors[1][item.pair, item.layer][row.arm].times(grid.coefficients[item.coefficient])
+        vector = self._vectors[1][item.pair, item.layer][row.condition].times(grid.coefficients[item.coefficient])
         placed = vector.at(position=grid.positions[item.position])
         return Cell(self._placed.tokens[item.prompt], (placed,), item.prompt)
 

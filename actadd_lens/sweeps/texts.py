@@ -217,7 +217,7 @@ class _Run:
         left, per_batch, passes = 0, max(1, self.batch_size // n), 0
         for pairs in self._chunks():
             items = list(self._missing(pairs))
-            cells = sum(self._arms(item) for item in items)
+            cells = sum(self._conditions(item) for item in items)
             steered = cells - sum(item.pair == UNSTEERED for item in items)
             left += steered * n
             passes += -(-cells // per_batch) * steps + (1 + bool(grid.nulls)) * bool(steered)
@@ -231,8 +231,8 @@ class _Run:
         with closing(done(job, self._batches(), tick, executor=self.executor)) as arriving:
             for _, found in arriving:
                 for row, texts in found:
-                    pending.setdefault(row.item, {})[row.arm] = texts
-                whole = [item for item in pending if len(pending[item]) == self._arms(item)]
+                    pending.setdefault(row.item, {})[row.condition] = texts
+                whole = [item for item in pending if len(pending[item]) == self._conditions(item)]
                 self._finish([(item, [texts for _, texts in sorted(pending.pop(item).items())]) for item in whole])
         return self._result()
 
@@ -261,7 +261,7 @@ class _Run:
 
     # -- what is stored -----------------------------------------------------------------------------------------
 
-    def _arms(self, item: Item) -> int:
+    def _conditions(self, item: Item) -> int:
         return self.grid.nulls if item.is_null else 1
 
     def _key(self, item: Item) -> bytes:
@@ -296,18 +296,18 @@ class _Run:
         except (ValueError, TypeError, RecursionError):
             found = []
         n = self.plan.settings.n
-        sound = all(len(arm) == n and all(isinstance(text, str) for text in arm) for arm in found)
-        if self.store is not None and not (sound and len(found) == self._arms(item)):
-            raise self.store.damaged(f"no texts of {self._arms(item)} arms and {n} samples")
+        sound = all(len(condition) == n and all(isinstance(text, str) for text in condition) for condition in found)
+        if self.store is not None and not (sound and len(found) == self._conditions(item)):
+            raise self.store.damaged(f"no texts of {self._conditions(item)} conditions and {n} samples")
         return found
 
     def _batches(self) -> Iterator[TextBatch]:
         """All cells that are not stored, a few pairs and one batch of rows at a time."""
-        arms = range(1, 1 + self.grid.nulls)
+        conditions = range(1, 1 + self.grid.nulls)
         size = max(1, self.batch_size // self.plan.settings.n)
         for pairs in self._chunks():
             missing = self._missing(pairs)
-            rows = (Row(item, arm) for item in missing for arm in (arms if item.is_null else (0,)))
+            rows = (Row(item, condition) for item in missing for condition in (conditions if item.is_null else (0,)))
             while batch := tuple(islice(rows, size)):
                 yield TextBatch(tuple(pair for pair in pairs if pair != UNSTEERED), batch)
 
@@ -323,21 +323,21 @@ class _Run:
         """Score texts and put them into the results; for nulls, only the scores are kept."""
         if not found:
             return
-        flat = [texts for _, arms in found for texts in arms]
+        flat = [texts for _, conditions in found for texts in conditions]
         scores = np.stack([score_texts(scorer, flat) for scorer in self.plan.scorers])
         first = 0
-        for item, arms in found:
-            mine: Float[np.ndarray, "scorers arms n"] = scores[:, first : first + len(arms)]
-            first += len(arms)
+        for item, conditions in found:
+            mine: Float[np.ndarray, "scorers conditions n"] = scores[:, first : first + len(conditions)]
+            first += len(conditions)
             place = (item.pair, item.layer, item.coefficient, item.position, item.prompt)
             if item.pair == UNSTEERED:
                 self.unsteered[:, item.prompt] = mine[:, 0]
-                self.unsteered_texts[item.prompt] = arms[0]
+                self.unsteered_texts[item.prompt] = conditions[0]
             elif item.is_null:
                 self.nulls[(slice(None), slice(None), *place)] = mine.mean(axis=-1)
             else:
                 self.steered[(slice(None), *place)] = mine[:, 0]
-                self.texts[place] = arms[0]
+                self.texts[place] = conditions[0]
 
 
 def _pack(texts: Texts) -> bytes:

@@ -71,8 +71,8 @@ class Completions:
         Raises:
             SettingError: The scorer returns another number of scores than it was given texts.
         """
-        arms = (score_texts(scorer, texts) for texts in (self.steered, self.unsteered))
-        return paired_effect(*(merged(scores, self.prompts) for scores in arms))
+        conditions = (score_texts(scorer, texts) for texts in (self.steered, self.unsteered))
+        return paired_effect(*(merged(scores, self.prompts) for scores in conditions))
 
     def __str__(self) -> str:
         lines = []
@@ -181,7 +181,7 @@ def complete(
         sampling=Sampling.from_options(sampling),
     )
     tokens = encode_prompts(backend, texts, prepend_bos=prepend_bos, room=settings.max_new_tokens)
-    cells = [Cell(row, arm, number) for number, row in enumerate(tokens) for arm in (found[number], ())]
+    cells = [Cell(row, condition, number) for number, row in enumerate(tokens) for condition in (found[number], ())]
     told = {"position": plain_position(position), "prepend_bos": prepend_bos, **dataclasses.asdict(settings)}
     so_far = [(Continuation("", (), ""),) * settings.n] * len(cells)
 

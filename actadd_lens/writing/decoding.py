@@ -101,7 +101,7 @@ class Cell:
 
     Attributes:
         prompt: Token ids.
-        vectors: Steering vectors and other interventions; none for the unsteered arm.
+        vectors: Steering vectors and other interventions; none for the unsteered condition.
         number: Which of the caller's prompts it is.
     """
 
@@ -412,12 +412,12 @@ class _Writers:
         if self._is_sound is None or bool(self._is_sound.all()):
             return
         row = int((~self._is_sound).nonzero()[0]) // self._settings.n
-        arm = "steered" if self._batch.cells[row].vectors else "unsteered"
+        condition = "steered" if self._batch.cells[row].vectors else "unsteered"
         prompt = self._backend.decode(self._batch.cells[row].prompt)
         raise NonFiniteError(
-            f"The {arm} logits after {prompt[:40]!r} are not finite: the numbers of {self._backend.name} overflowed in "
-            f"{self._backend.dtype}, so nothing can be written with them. Use a smaller coefficient, or load the model "
-            "in float32 or bfloat16."
+            f"The {condition} logits after {prompt[:40]!r} are not finite: the numbers of {self._backend.name} "
+            f"overflowed in {self._backend.dtype}, so nothing can be written with them. Use a smaller coefficient, or "
+            "load the model in float32 or bfloat16."
         )
 
     def samples(self) -> list[tuple[Continuation, ...]]:
@@ -450,7 +450,7 @@ def _token_counts(prompts: Sequence[Sequence[int]], logits: Tensor) -> Float[Ten
 
 
 def _uniforms(cells: Sequence[Cell], settings: DecodeSettings) -> Float[Tensor, "rows steps"]:
-    """One stream of uniform numbers per seed, prompt and sample: the same alone, in any batch, and in both arms."""
+    """One stream of uniform numbers per seed, prompt and sample: the same alone, in a batch, and in both conditions."""
     streams: dict[tuple[int, ...], np.ndarray] = {}
     for cell in cells:
         if cell.prompt not in streams:

@@ -204,13 +204,13 @@ def test_nulls_take_off_parts_of_the_size_that_the_ablation_takes_off(quickest: 
 
     result = ablate(quickest)
     vectors = [item.vector for item in result.ablations]
-    arms = _null_parts(quickest, result.whole, vectors, 2, "unrelated_pairs", 0)
-    assert len(arms) == 2 * (1 + len(vectors))
+    conditions = _null_parts(quickest, result.whole, vectors, 2, "unrelated_pairs", 0)
+    assert len(conditions) == 2 * (1 + len(vectors))
     for index, vector in enumerate(vectors):
         lost = (result.whole.activations - vector.activations).norm(dim=-1)
-        for arm in arms[2 * (1 + index) : 2 * (2 + index)]:
-            assert isinstance(arm[0], al.SteeringVector)
-            taken = (result.whole.activations - arm[0].activations).norm(dim=-1)
+        for condition in conditions[2 * (1 + index) : 2 * (2 + index)]:
+            assert isinstance(condition[0], al.SteeringVector)
+            taken = (result.whole.activations - condition[0].activations).norm(dim=-1)
             assert close(taken, lost, 1e-5)
 
 

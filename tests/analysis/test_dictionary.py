@@ -53,7 +53,7 @@ def test_a_random_vector_stands_in_few_calls(decoder: torch.Tensor) -> None:
     stood = 0
     for seed in range(100):
         rows = torch.randn(3, 32, generator=torch.Generator().manual_seed(seed + 100))
-        stood += bool(al.dictionary_reading(vector_of(rows), decoder, k=3, nulls=20, seed=1000 + seed).standing)
+        stood += bool(al.dictionary_reading(vector_of(rows), decoder, k=3, nulls=20, seed=1000 + seed).significant)
     assert stood <= 12  # more than 12 of 100 at 5 % come in 2 of 1,000 runs
 
 

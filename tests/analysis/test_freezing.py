@@ -37,7 +37,7 @@ def value(run: Run) -> float:
     return float(run.logits[-1, 5] - run.logits[-1, 9])
 
 
-def test_the_four_arms_are_those_of_patching_by_hand(small: Any, gpt2_folder: Path) -> None:
+def test_the_four_conditions_are_those_of_patching_by_hand(small: Any, gpt2_folder: Path) -> None:
     vector = 3.0 * vector_of(small, PAIR, 1)
     found = al.attention_or_value(small, PROMPTS, vector, METRIC, batch_size=9, progress=False)
     for prompt, tokens in enumerate(rows(small)):

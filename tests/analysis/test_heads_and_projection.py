@@ -122,14 +122,14 @@ def test_streams_are_kept_as_texts_are_written(model: Any) -> None:
     backend = backend_of(model)
     for number, text in enumerate(PROMPTS):
         ids = backend.encode(text)
-        for arm in ("steered", "unsteered"):
+        for condition in ("steered", "unsteered"):
             for sample in range(2):
-                item = getattr(found, f"{arm}_continuations")[number][sample]
-                other = getattr(plain, f"{arm}_continuations")[number][sample]
+                item = getattr(found, f"{condition}_continuations")[number][sample]
+                other = getattr(plain, f"{condition}_continuations")[number][sample]
                 assert item.tokens == other.tokens
                 whole = torch.tensor([[*ids, *item.tokens[:-1]]])
                 start = len(ids) - vector.rows
-                added = [vector.at(position=start)] if arm == "steered" else []
+                added = [vector.at(position=start)] if condition == "steered" else []
                 with al.steer(model, *added, prompt_lengths=len(ids)) if added else torch.no_grad():
                     streams = backend.residuals(whole, [1, 2, model.cfg.n_layers])
                 for layer, expected in streams.items():

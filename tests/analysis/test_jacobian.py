@@ -145,7 +145,7 @@ def test_a_null_vector_has_a_token_that_stands_in_at_most_one_of_twenty_calls(qu
     v = al.compute_steering_vector(quickest, ("Love", "Hate"), layer=2)
     drawn = al.null_vectors(quickest, v, kind="gaussian", n=draws, seed=5)
     stand = [
-        bool(al.logit_lens(quickest, null, through=lens, nulls=19, null_kind="gaussian", seed=number, k=3).standing)
+        bool(al.logit_lens(quickest, null, through=lens, nulls=19, null_kind="gaussian", seed=number, k=3).significant)
         for number, null in enumerate(drawn, 100_000)
     ]
     assert np.mean(stand) <= 0.05 + 2.5 * (0.05 * 0.95 / len(stand)) ** 0.5

@@ -195,10 +195,10 @@ def test_a_null_vector_lists_a_token_that_stands_in_few_runs(small: Any) -> None
     for null in al.null_vectors(small, v, kind="gaussian", n=60, seed=5):
         lens = al.logit_lens(small, null, nulls=59, null_kind="gaussian", k=3)
         listed = [token for row in lens.rows for token in (*row.promoted, *row.demoted)]
-        assert sum(token.stands for token in listed) == len(lens.standing)
-        stood += bool(lens.standing)
+        assert sum(token.significant for token in listed) == len(lens.significant)
+        stood += bool(lens.significant)
     assert stood <= 60 * 0.05 + 3 * (60 * 0.05 * 0.95) ** 0.5
-    assert not al.logit_lens(small, v).standing
+    assert not al.logit_lens(small, v).significant
 
 
 def test_order_by_z_ranks_by_z_and_followed_tokens_know_their_rank(small: Any) -> None:

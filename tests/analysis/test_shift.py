@@ -71,10 +71,10 @@ def test_a_null_vector_shifts_a_token_that_stands_in_few_runs(small: Any) -> Non
     stood = 0
     for null in al.null_vectors(small, vector(small), kind="gaussian", n=40, seed=5):
         found = al.next_token_shift(small, PROMPTS[:2], null, nulls=59, null_kind="gaussian", tokens=[3, 4])
-        stood += bool(found.standing)
+        stood += bool(found.significant)
         assert all(0 < one.adjusted_p <= 1 for one in (*found.rises, *found.falls, *found.kl_parts, *found.followed))
     assert stood <= 40 * 0.05 + 3 * (40 * 0.05 * 0.95) ** 0.5
-    assert not al.next_token_shift(small, PROMPTS, vector(small)).standing
+    assert not al.next_token_shift(small, PROMPTS, vector(small)).significant
 
 
 def test_only_tokens_likely_enough_are_listed_and_zero_shifts_nothing(small: Any) -> None:

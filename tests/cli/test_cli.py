@@ -18,7 +18,7 @@ PROMPT = "The girl looked at the dog. She felt"
 QUICK = ["--max-new-tokens", "4", "--layer", "3"]
 
 
-def test_steer_prints_both_arms(capsys: pytest.CaptureFixture[str], embedded: Any) -> None:
+def test_steer_prints_both_conditions(capsys: pytest.CaptureFixture[str], embedded: Any) -> None:
     assert main(["steer", PROMPT, "--pair", " happy", " sad", "--coefficient", "4", "--n", "2", *QUICK]) == 0
     lines = capsys.readouterr().out.splitlines()
     vector = 4 * al.compute_steering_vector(embedded, (" happy", " sad"), layer=3)

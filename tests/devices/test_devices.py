@@ -187,7 +187,7 @@ ELSEWHERE = {
     "chat": "texts only",
     "from_sae": "takes a row of a decoder, and reads no model",
     "compare": "calibrates, measures and writes by the tools that have cases",
-    "adapter_tradeoff": "takes a trained adapter, and measures it by measure_arms, as measure does",
+    "adapter_tradeoff": "takes a trained adapter, and measures it by measure_conditions, as measure does",
 }
 """Tools without a case of their own, and why."""
 

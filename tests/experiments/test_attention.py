@@ -50,9 +50,11 @@ def test_a_verdict_says_where_the_whole_interval_lies(frozen: AttentionFrozen) -
 def test_a_verdict_is_told_only_of_an_effect_beyond_nulls_of_either_sign(
     frozen: AttentionFrozen, largest: float, verdict: str
 ) -> None:
-    arms = np.outer([0.0, 1.0, 0.9, 0.1], np.linspace(2.9, 3.1, 10))  # by prompt: unsteered, steered, either frozen
+    conditions = np.outer(
+        [0.0, 1.0, 0.9, 0.1], np.linspace(2.9, 3.1, 10)
+    )  # by prompt: unsteered, steered, either frozen
     sizes = np.linspace(-largest, largest, 40)  # of the nulls, beside the vector's 1
-    values = np.concatenate([arms[None], sizes[:, None, None] * arms])
+    values = np.concatenate([conditions[None], sizes[:, None, None] * conditions])
     parts = replace(frozen.found[0], values=values, prompts=PROMPTS)
     assert parts.effect("whole").p_value() <= 0.05  # on the side of the effect alone
     assert replace(frozen, found=(parts, parts)).verdict("front") == verdict

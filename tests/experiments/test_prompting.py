@@ -62,12 +62,12 @@ def test_the_layer_is_chosen_on_the_other_half(embedded: Any, found: Prompting) 
     for name, texts in (("on", ON), ("off", OFF)):
         for layer in SMALL["layers"]:
             vector = al.compute_steering_vector(embedded, PAIR, layer=layer)
-            arms = [
+            conditions = [
                 [nll(embedded, tokens_of(embedded, texts[index]), vector.rows, hooks) for index in split_prompts(10)[0]]
                 for hooks in ((), plain_hooks(vector, 0))
             ]
-            plain, steered = (sum(total for total, _ in arm) for arm in arms)
-            logs[name, layer] = (steered - plain) / sum(count for _, count in arms[0])
+            plain, steered = (sum(total for total, _ in condition) for condition in conditions)
+            logs[name, layer] = (steered - plain) / sum(count for _, count in conditions[0])
     harmless = [layer for layer in SMALL["layers"] if logs["off", layer] <= np.log(1.01)]
     best = min(harmless, key=lambda layer: logs["on", layer]) if harmless else min(
         SMALL["layers"], key=lambda layer: logs["off", layer])  # fmt: skip
@@ -137,8 +137,8 @@ def test_every_null_is_reported_from_the_cell_that_it_chose_itself(
 ) -> None:
     on_then_off = [np.array([[-0.2, -0.1], [-0.1, -0.2], [-0.2, -0.1]]), np.zeros((3, 2))]  # vector and nulls; layers
 
-    def ratios(rivals: Any, rows: Any, arms: Any) -> np.ndarray:
-        assert len(arms) == 1 + 3 * 2
+    def ratios(rivals: Any, rows: Any, conditions: Any) -> np.ndarray:
+        assert len(conditions) == 1 + 3 * 2
         return on_then_off.pop(0).ravel()
 
     monkeypatch.setattr(_Rivals, "_log_ratios", ratios)

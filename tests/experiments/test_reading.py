@@ -147,14 +147,14 @@ def test_a_perplexity_ratio_is_that_of_all_predictions_not_made_from_injected_po
 def made_up(change: np.ndarray, share: np.ndarray | None = None, **settings: Any) -> PerplexityOnTopic:
     """Twenty-four units on the topic and as many off it, ten predictions each; `change` is per prediction."""
     per_unit = 10 * change[..., None] + 1e-7 * (np.arange(24) % 2)
-    arms = np.concatenate([per_unit[:, :, :, 0], per_unit[:, :, :, 1]], axis=-1)
-    layers = tuple(range(arms.shape[1]))
+    conditions = np.concatenate([per_unit[:, :, :, 0], per_unit[:, :, :, 1]], axis=-1)
+    layers = tuple(range(conditions.shape[1]))
     share = np.repeat([0.1, 0.0], 24) if share is None else share
     told = {"pair": "p", "n_layers": len(layers), "seed": 0, **settings}
     return PerplexityOnTopic(
         model="made up", sets=("on", "off"), layers=layers, coefficients=(1.0,), of="sentences",
         set_of=np.repeat([0, 1], 24), share=share, predictions=np.full(48, 10.0), unsteered=np.full(48, 30.0),
-        change=arms, edges=(0.1,), settings=told,
+        change=conditions, edges=(0.1,), settings=told,
     )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ import torch
 import actadd_lens as al
 from actadd_lens.errors import ModelDownloadError, PromptError, SettingError
 from actadd_lens.experiments.continuations import (
-    Arms,
     Cells,
+    Conditions,
     Measured,
     Tried,
     beside_nulls,
@@ -26,7 +26,7 @@ from actadd_lens.experiments.continuations import (
     scored,
     told_empty,
     try_cells,
-    write_arms,
+    write_conditions,
 )
 from actadd_lens.experiments.evidence import moves
 from actadd_lens.experiments.examples import EXAMPLES, Example, Examples, Term, examples
@@ -124,26 +124,26 @@ def test_missing_sentence_embeddings_are_told_with_the_remedy(monkeypatch: pytes
         embedding_relevance()
 
 
-# -- the arms ----------------------------------------------------------------------------------------------------
+# -- the conditions ----------------------------------------------------------------------------------------------------
 
 
-def test_the_arms_are_those_of_complete_and_the_lead_stands_before_the_prompt(embedded: Any) -> None:
+def test_the_conditions_are_those_of_complete_and_the_lead_stands_before_the_prompt(embedded: Any) -> None:
     vector = 4 * al.compute_steering_vector(embedded, (" wedding", ""), layer=2)
     null = 2 * al.compute_steering_vector(embedded, ("Love", "Hate"), layer=5)
     options: dict[str, Any] = {"n": 2, "max_new_tokens": 5, "top_p": 0.9}
-    arms = write_arms(embedded, PROMPTS[:2], vector, lead=" Love", nulls=[null], progress=False, **options)
+    conditions = write_conditions(embedded, PROMPTS[:2], vector, lead=" Love", nulls=[null], progress=False, **options)
     expected = al.complete(embedded, PROMPTS[:2], vector, progress=False, **options)
     led = al.complete(embedded, [f"Love {prompt}" for prompt in PROMPTS[:2]], vector, progress=False, **options)
-    assert (arms.steered, arms.unsteered) == (expected.steered, expected.unsteered)
-    assert arms.prompted == led.unsteered
-    assert arms.nulls == (al.complete(embedded, PROMPTS[:2], null, progress=False, **options).steered,)
+    assert (conditions.steered, conditions.unsteered) == (expected.steered, expected.unsteered)
+    assert conditions.prompted == led.unsteered
+    assert conditions.nulls == (al.complete(embedded, PROMPTS[:2], null, progress=False, **options).steered,)
 
 
 def filled(name: str, unsteered: Any, steered: Any, *, is_log: bool = False, nulls: Any = None) -> Measured:
     """A measure of 12 prompts and 2 samples."""
-    arms = [np.full((12, 2), float(value)) for value in (unsteered, steered)]
+    conditions = [np.full((12, 2), float(value)) for value in (unsteered, steered)]
     beside = np.zeros((0, 12, 2)) if nulls is None else np.array([np.full((12, 2), float(null)) for null in nulls])
-    return Measured(name, arms[0], arms[1], beside, is_log=is_log)
+    return Measured(name, conditions[0], conditions[1], beside, is_log=is_log)
 
 
 def test_logarithms_are_told_as_ratios() -> None:
@@ -161,20 +161,25 @@ def test_a_sample_without_a_value_is_left_out() -> None:
     assert (change.value, change.n) == (2.0, 11)
 
 
-def test_a_judge_is_asked_once_and_its_numbers_go_to_their_arms() -> None:
+def test_a_judge_is_asked_once_and_its_numbers_go_to_their_conditions() -> None:
     texts = {name: tuple((f"{name}{row}", "") for row in range(2)) for name in "usnp"}
-    arms = Arms(("P", "Q"), texts["u"], texts["s"], (texts["n"],), texts["p"])
+    conditions = Conditions(("P", "Q"), texts["u"], texts["s"], (texts["n"],), texts["p"])
     asked = []
 
     def judge(prompts: Any, rows: Any) -> np.ndarray:
         asked.append(prompts)
         return np.array([[ord(row[0][0]) + int(row[0][1]) / 10, 0.0] for row in rows])
 
-    found = measured("place", judge, arms)
+    found = measured("place", judge, conditions)
     assert asked == [("P", "Q") * 4]
-    for arm, letter in ((found.unsteered, "u"), (found.steered, "s"), (found.nulls[0], "n"), (found.prompted, "p")):
-        assert arm is not None
-        assert arm[:, 0].tolist() == [ord(letter), ord(letter) + 0.1]
+    for condition, letter in (
+        (found.unsteered, "u"),
+        (found.steered, "s"),
+        (found.nulls[0], "n"),
+        (found.prompted, "p"),
+    ):
+        assert condition is not None
+        assert condition[:, 0].tolist() == [ord(letter), ord(letter) + 0.1]
 
 
 def test_the_best_cell_is_the_largest_gain_that_is_fluent_enough() -> None:
@@ -196,7 +201,7 @@ def test_every_null_chooses_for_itself_by_the_same_rule() -> None:
     assert Tried(gains, ratios).places(1.7) == ((0, 0, 0), (0, 0, 1), (0, 0, 0))
 
 
-def test_cells_are_tried_under_every_arm_and_nulls_report_from_their_own(embedded: Any) -> None:
+def test_cells_are_tried_under_every_condition_and_nulls_report_from_their_own(embedded: Any) -> None:
     written: dict[str, Any] = {"n": 2, "max_new_tokens": 6, "seed": 0, "top_p": 0.9, "temperature": 1.0}
     scorer: Any = lambda texts: [float(len(text)) for text in texts]  # noqa: E731
     plan = plan_sweep_completions(
@@ -230,12 +235,12 @@ def test_the_choice_takes_few_prompts_of_one_half_and_reports_all_of_the_other()
 
 
 def test_an_empty_text_has_no_score_and_what_is_all_empty_is_not_judged() -> None:
-    arms = Arms(PROMPTS[:1], (("a", ""),), ((" ", ""),))
-    found = scored("negativity", lambda texts: [0.5 for _ in texts], arms)
+    conditions = Conditions(PROMPTS[:1], (("a", ""),), ((" ", ""),))
+    found = scored("negativity", lambda texts: [0.5 for _ in texts], conditions)
     assert found.unsteered[0, 0] == 0.5
     assert np.isnan(found.unsteered[0, 1])
     assert (found.change().n, moves(found.change(), "less")) == (0, "undecided")
-    assert "50% of the unsteered, 100% of the steered" in told_empty([arms])
+    assert "50% of the unsteered, 100% of the steered" in told_empty([conditions])
 
 
 def test_a_null_that_wrote_nothing_has_no_value() -> None:
@@ -387,9 +392,9 @@ def test_success_is_a_score_beyond_zero_on_the_wanted_side() -> None:
 
 
 def shift(unsteered: float, steered: float, ratio: float) -> Shift:
-    arms = Arms(PROMPTS, (), ())
+    conditions = Conditions(PROMPTS, (), ())
     return Shift(
-        "positive", "negative", arms, filled("success", unsteered, steered, nulls=[unsteered] * 19),
+        "positive", "negative", conditions, filled("success", unsteered, steered, nulls=[unsteered] * 19),
         filled("compound", 0.5, -0.5, nulls=[0.5] * 19), filled("disfluency", 0.0, np.log(ratio), is_log=True),
         filled("relevance", 1.0, 0.5), filled("relevance beyond another prompt's", 1.0, 0.9),
     )  # fmt: skip
@@ -415,9 +420,9 @@ def test_both_directions_are_run_with_opposite_signs_on_the_other_half(embedded:
     assert len(result.frame()) == 10
     love = 2 * al.compute_steering_vector(embedded, ("Love", "Hate"), layer=2)
     for one, sign in zip(result.shifts, (-1, 1), strict=True):
-        again = al.complete(embedded, one.arms.prompts, sign * love, max_new_tokens=8, top_p=0.9, progress=False)
-        assert one.arms.steered == again.steered
-        assert set(one.arms.prompts) < set(beginnings[one.source])
+        again = al.complete(embedded, one.conditions.prompts, sign * love, max_new_tokens=8, top_p=0.9, progress=False)
+        assert one.conditions.steered == again.steered
+        assert set(one.conditions.prompts) < set(beginnings[one.source])
     assert {finding.claim for finding in result.findings()} == {5, 7}
 
 
@@ -426,7 +431,7 @@ def toxicity_verdicts(unsteered: float, steered: float) -> list[str]:
     score = filled("profanity", unsteered, steered, nulls=[unsteered] * 19)
     even = filled("disfluency", 0.0, 0.0, is_log=True)
     result = Toxicity(
-        model="model", settings=settings, arms=Arms(PROMPTS, (), ()), scores=(score,), disfluency=even,
+        model="model", settings=settings, conditions=Conditions(PROMPTS, (), ()), scores=(score,), disfluency=even,
         relevance=filled("relevance", 1.0, 1.0), own_relevance=filled("own", 1.0, 1.0),
     )  # fmt: skip
     return verdicts(result)
@@ -442,7 +447,7 @@ def test_toxicity_scores_the_continuations_alone(embedded: Any) -> None:
     prompts = al.storybook.hostile_prompts()[:8]
     result = toxicity(embedded, prompts=prompts, layers=[2], coefficients=[2.0], n=1, **SHORT)
     negativity = al.scorers.negativity()
-    by_hand = np.mean(negativity([row[0] for row in result.arms.steered]))
+    by_hand = np.mean(negativity([row[0] for row in result.conditions.steered]))
     assert result.scores[1].mean("steered") == pytest.approx(by_hand)
     assert [finding.claim for finding in result.findings()] == [6, 6, 7, 7]
 

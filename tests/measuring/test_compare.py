@@ -42,9 +42,9 @@ def test_each_contender_has_the_effect_and_the_damage_that_measure_gives(quickes
     damage = al.metrics.kl_divergence("unsteered || steered")
     for entry in found.entries:
         if entry.kind == "steering":
-            effect = al.measure(quickest, PROMPTS, entry.arm, METRIC, progress=False).effect
+            effect = al.measure(quickest, PROMPTS, entry.condition, METRIC, progress=False).effect
             assert np.allclose(entry.effect.by_prompt, effect.by_prompt, atol=1e-4)
-            hurt = al.measure(quickest, found.reported_on, entry.arm, damage, progress=False).effect.mean
+            hurt = al.measure(quickest, found.reported_on, entry.condition, damage, progress=False).effect.mean
             assert entry.damage.mean == pytest.approx(hurt, abs=1e-4)
 
 
@@ -103,7 +103,7 @@ def test_a_scorer_reads_the_texts_that_complete_writes(quickest: Any, vector: al
     scorer = al.scorers.word_count(["the", "a"])
     found = al.compare(quickest, {"vector": vector}, scorer=scorer, prompting={"words": WORDS}, n=2, max_new_tokens=6,
                        **SETTINGS)  # fmt: skip
-    written = al.complete(quickest, PROMPTS, found["vector"].arm, n=2, max_new_tokens=6)
+    written = al.complete(quickest, PROMPTS, found["vector"].condition, n=2, max_new_tokens=6)
     assert np.allclose(found["vector"].effect.by_prompt, written.score(scorer).by_prompt)
     assert found["words"].effect.n_samples == 2
 

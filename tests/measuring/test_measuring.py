@@ -15,8 +15,10 @@ PROMPTS = ["The girl looked at the dog. She felt", "It was a good day and she", 
 
 
 @torch.no_grad()
-def arms(model: Any, text: str, vector: al.SteeringVector, column: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probs of both arms, steered first, from passes with the addition written out."""
+def conditions(
+    model: Any, text: str, vector: al.SteeringVector, column: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs of both conditions, steered first, from passes with the addition written out."""
     tokens = tokens_of(model, text)
     steered = model.run_with_hooks(tokens, fwd_hooks=plain_hooks(vector, column))
     return steered[0].log_softmax(dim=-1), model(tokens)[0].log_softmax(dim=-1)
@@ -24,7 +26,7 @@ def arms(model: Any, text: str, vector: al.SteeringVector, column: int | None) -
 
 def by_hand(model: Any, vector: al.SteeringVector, number: Any) -> tuple[list[float], list[float]]:
     """A number of the last log-probs, steered and unsteered, for each prompt."""
-    found = [arms(model, text, vector, 0) for text in PROMPTS]
+    found = [conditions(model, text, vector, 0) for text in PROMPTS]
     return [float(number(steered[-1])) for steered, _ in found], [float(number(plain[-1])) for _, plain in found]
 
 
@@ -61,7 +63,7 @@ def test_kl_divergence_both_ways(model: Any) -> None:
         assert direction in metric.name
         measured = al.measure(model, PROMPTS, vector, metric)
         for place, text in enumerate(PROMPTS):
-            pair = [log_probs[-1].double() for log_probs in arms(model, text, vector, 0)]
+            pair = [log_probs[-1].double() for log_probs in conditions(model, text, vector, 0)]
             first, second = pair[order[0]], pair[order[1]]
             expected = torch.nn.functional.kl_div(second, first, log_target=True, reduction="sum")
             assert measured.steered[place] == pytest.approx(float(expected), abs=1e-3, rel=1e-3)
@@ -71,7 +73,9 @@ def test_kl_divergence_both_ways(model: Any) -> None:
 
 
 @pytest.mark.parametrize("position", ["front", "mid", "back", 1])
-def test_perplexity_leaves_out_predictions_from_injected_positions_in_both_arms(model: Any, position: Any) -> None:
+def test_perplexity_leaves_out_predictions_from_injected_positions_in_both_conditions(
+    model: Any, position: Any
+) -> None:
     vector = 5 * vector_of(model, PAIRS[0], 2)
     measured = al.measure(model, PROMPTS, vector, al.metrics.perplexity(), position=position)
     for place, text in enumerate(PROMPTS):
@@ -80,7 +84,7 @@ def test_perplexity_leaves_out_predictions_from_injected_positions_in_both_arms(
         column = {"front": 0, "mid": length // 2 - rows // 2, "back": length - rows}.get(position, position)
         kept = [index for index in range(length - 1) if not column <= index < column + rows]
         for values, log_probs in zip(
-            (measured.steered, measured.unsteered), arms(model, text, vector, column), strict=True
+            (measured.steered, measured.unsteered), conditions(model, text, vector, column), strict=True
         ):
             losses = [-float(log_probs[index, tokens[index + 1]]) for index in kept]
             assert values[place] == pytest.approx(np.exp(np.mean(losses)), rel=2e-3)
@@ -89,7 +93,9 @@ def test_perplexity_leaves_out_predictions_from_injected_positions_in_both_arms(
 def test_a_text_whose_every_prediction_is_left_out_has_no_perplexity(small: Any) -> None:
     vector = vector_of(small, PAIRS[0], 2).row(-1)
     measured = al.measure(small, PROMPTS, vector, al.metrics.perplexity(), position="all")
-    kept_first = [arms(small, text, vector, None)[0][0] for text in PROMPTS]  # what BOS predicts is all that counts
+    kept_first = [
+        conditions(small, text, vector, None)[0][0] for text in PROMPTS
+    ]  # what BOS predicts is all that counts
     expected = [float(torch.exp(-p[tokens_of(small, text)[0, 1]])) for p, text in zip(kept_first, PROMPTS, strict=True)]
     assert measured.steered == pytest.approx(np.array(expected), rel=1e-3)
     whole = vector_of(small, PAIRS[0], 2)
@@ -108,7 +114,7 @@ def test_prompts_are_measured_together_as_each_alone(model: Any) -> None:
     assert together.steered == pytest.approx(np.array(alone), abs=1e-3)
 
 
-def test_null_arms_are_null_vectors_run_one_by_one(small: Any) -> None:
+def test_null_conditions_are_null_vectors_run_one_by_one(small: Any) -> None:
     vector, metric = 5 * vector_of(small, PAIRS[0], 2), al.metrics.entropy()
     measured = al.measure(small, PROMPTS, vector, metric, nulls=3, seed=4)
     for row, null in zip(measured.nulls, al.null_vectors(small, vector, n=3, seed=4), strict=True):
@@ -248,7 +254,7 @@ def test_the_sentiment_scorer_is_vaders() -> None:
 def test_completions_are_scored_steered_minus_unsteered(small: Any) -> None:
     found = al.complete(small, PROMPTS, 5 * vector_of(small, PAIRS[0], 2), n=3, max_new_tokens=6)
     effect = found.score(lambda texts: [float(len(text)) for text in texts])
-    lengths = [[[len(text) for text in row] for row in arm] for arm in (found.steered, found.unsteered)]
+    lengths = [[[len(text) for text in row] for row in condition] for condition in (found.steered, found.unsteered)]
     assert effect.mean == pytest.approx(np.mean(lengths[0]) - np.mean(lengths[1]))
     frame = found.frame()
     assert list(frame.columns) == ["prompt", "sample", "steered", "unsteered"]
@@ -257,7 +263,7 @@ def test_completions_are_scored_steered_minus_unsteered(small: Any) -> None:
         found.score(lambda texts: [1.0])
 
 
-def test_measured_completions_share_one_unsteered_arm(small: Any) -> None:
+def test_measured_completions_share_one_unsteered_condition(small: Any) -> None:
     from actadd_lens.measuring.measure import measure_completions
 
     vector, length = 5 * vector_of(small, PAIRS[0], 2), lambda texts: [float(len(text)) for text in texts]

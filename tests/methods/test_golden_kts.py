@@ -147,9 +147,9 @@ def test_log_probs_and_greedy_texts_before_and_after(name: str, family: str, gol
     model = raw_model(case["model"]["name"], family)
     steering = [case["coeff"] * vector.at(position="all+bos") for vector in vectors_of(case, golden)]
     adapter = adapter_of(model, case, golden, trained=True)
-    for arm, open_it in (("base", nullcontext), ("trained", lambda: adapter.on(model))):
+    for condition, open_it in (("base", nullcontext), ("trained", lambda: adapter.on(model))):
         with open_it():
-            check_variants(model, case, {f"{arm}_unsteered": (), f"{arm}_steered": steering}, golden)
+            check_variants(model, case, {f"{condition}_unsteered": (), f"{condition}_steered": steering}, golden)
 
 
 @pytest.mark.slow

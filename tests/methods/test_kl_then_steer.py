@@ -149,7 +149,7 @@ def test_the_tradeoff_is_measured_from_the_model_as_it_is(quickest: Any) -> None
         coefficients=[-2, -1, 1, 2],
         progress=False,
     )
-    frame = found.frame().set_index(["arm", "coefficient"])
+    frame = found.frame().set_index(["condition", "coefficient"])
     assert frame.loc[("model", 0.0), "effect"] == 0
     assert frame.loc[("model", 0.0), "side effect"] == pytest.approx(0, abs=1e-6)
     steered = al.measure(quickest, prompts, 2 * wanted, metric, position="all+bos", progress=False)
@@ -170,7 +170,7 @@ def test_what_the_model_alone_pays_for_an_effect_is_read_between_coefficients() 
         [[[0.0, 0.0], [1.0, 3.0], [4.0, 4.0], [1.0, 1.0]], [[0.0, 0.0], [1.5, 1.5], [9.0, 9.0], [2.0, 2.0]]]
     )
     found = al.AdapterTradeoff(al.metrics.entropy(), (0.0, 1.0, 2.0, -1.0), effects, sides)
-    frame = found.frame().set_index(["arm", "coefficient"])
+    frame = found.frame().set_index(["condition", "coefficient"])
     assert frame.loc[("adapter", 1.0), "model's coefficient for it"] == 0.5
     assert frame.loc[("adapter", 1.0), "model's side effect for it"] == 1.0
     beside = found.beside_smaller(1.0)

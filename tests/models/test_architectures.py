@@ -114,7 +114,7 @@ def test_a_large_injection_hides_no_wrong_trace(name: str, shape_folder: Any, mo
 
 
 def test_each_head_has_its_part_of_what_a_norm_behind_attention_scales(shape_folder: Any) -> None:
-    """By hand: a head's output in both arms, times the norm's gain, over the size of all heads' outputs there."""
+    """By hand: a head's output in both conditions, times the norm's gain, over the size of all heads' outputs there."""
     model = al.load_model(shape_folder("gemma2"), family="bridge")
     hf_model, known = source_model(str(shape_folder("gemma2")))
     assert known == "gemma2"
@@ -130,10 +130,10 @@ def test_each_head_has_its_part_of_what_a_norm_behind_attention_scales(shape_fol
         with source.adding(1, torch.cat([0 * rows, rows])):
             source.logits(tokens)
         weight = layer.self_attn.o_proj.weight.T.view(4, 8, 32)
-        written = [torch.einsum("phd,hdm->phm", arm, weight) for arm in mixed]
-        sizes = [(arm.sum(dim=1).square().mean(dim=-1) + 1e-6).sqrt()[:, None, None] for arm in written]
+        written = [torch.einsum("phd,hdm->phm", condition, weight) for condition in mixed]
+        sizes = [(condition.sum(dim=1).square().mean(dim=-1) + 1e-6).sqrt()[:, None, None] for condition in written]
         gain = 1 + layer.post_attention_layernorm.weight
-        plain, steered = (arm / size * gain for arm, size in zip(written, sizes, strict=True))
+        plain, steered = (condition / size * gain for condition, size in zip(written, sizes, strict=True))
     norms = (steered - plain).norm(dim=-1).T
     assert torch.allclose(torch.as_tensor(found.head_change[2]), norms, atol=1e-4, rtol=1e-4)
 

@@ -68,7 +68,7 @@ def generated(tokens: tuple[int, ...]) -> list[int]:
 
 
 def written(model: Any, prompts: list[str]) -> list[list[int]]:
-    """What `complete` writes in its unsteered arm, all prompts in one batch."""
+    """What `complete` writes in its unsteered condition, all prompts in one batch."""
     vector = 0 * al.compute_steering_vector(model, ("Love", "Hate"), layer=3)
     found = al.complete(model, prompts, vector, max_new_tokens=NEW_TOKENS, temperature=0, progress=False)
     return [list(row[0].tokens) for row in found.unsteered_continuations]

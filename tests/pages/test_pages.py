@@ -62,7 +62,7 @@ def test_the_page_of_a_sweep_holds_what_the_sweep_says(swept: al.Sweep) -> None:
     assert np.array(first["nulls"])[place] == pytest.approx(effect.nulls, rel=1e-4)
     assert np.array(first["by_prompt"])[place] == pytest.approx(effect.by_prompt, rel=1e-4)
     assert np.array(first["p"])[place] == pytest.approx(swept.p_values()[place], rel=1e-4)
-    assert np.array_equal(first["stands"], swept.stands())
+    assert np.array_equal(first["significant"], swept.significant())
     assert (data["layers"], data["coefficients"], data["texts"]) == ([2, 3, 5], [-4, 4], None)
 
 

@@ -53,7 +53,9 @@ def test_a_tail_stretches_the_interval_to_its_side_by_halls_transformation() -> 
 
 @settings(max_examples=60)
 @given(st.integers(2, 20), st.integers(1, 6), st.integers(0, 1000))
-def test_an_interval_of_shares_is_never_empty_and_turns_with_the_arms(prompts: int, samples: int, seed: int) -> None:
+def test_an_interval_of_shares_is_never_empty_and_turns_with_the_conditions(
+    prompts: int, samples: int, seed: int
+) -> None:
     random = np.random.default_rng(seed)
     first, second = ((random.random((prompts, samples)) < random.random()).astype(float) for _ in range(2))
     low, high = (float(end) for end in statistics.share_interval(first, second))

@@ -57,10 +57,10 @@ def test_a_sweep_counts_a_repeated_prompt_once_in_cells_halves_and_flips(quickes
     ]  # fmt: skip
     for once, twice in zip(found[:2], found[2:], strict=True):
         assert len(twice.grid.prompts) == 17
-        assert twice.frame().drop(columns="stands").select_dtypes("number").to_numpy() == pytest.approx(
-            once.frame().drop(columns="stands").select_dtypes("number").to_numpy(), abs=1e-5, nan_ok=True
+        assert twice.frame().drop(columns="significant").select_dtypes("number").to_numpy() == pytest.approx(
+            once.frame().drop(columns="significant").select_dtypes("number").to_numpy(), abs=1e-5, nan_ok=True
         )
-        assert (twice.stands() == once.stands()).all()
+        assert (twice.significant() == once.significant()).all()
         same(twice.best().effect, once.best().effect)
 
 

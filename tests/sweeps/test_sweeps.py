@@ -473,37 +473,43 @@ def test_intervals_are_those_of_each_cell_alone() -> None:
 
 
 def test_adjusted_p_values_keep_the_error_of_a_whole_grid() -> None:
-    """Vector and nulls alike, cells of very different sizes: one cell or more stands in at most 5 % of the grids."""
+    """Vector and nulls alike, cells of very different sizes: any is significant in at most 5 % of the grids."""
     random = np.random.default_rng(0)
     scale = np.array([0.01, 1.0, 100.0])
     stood = 0
     for _ in range(400):
-        arms = random.normal(size=(1, 20, 4, 3, 1)) * scale[None, None, None, :, None]
-        stood += bool(made_up(arms[:, 0], arms[:, 1:]).stands().any())
+        conditions = random.normal(size=(1, 20, 4, 3, 1)) * scale[None, None, None, :, None]
+        stood += bool(made_up(conditions[:, 0], conditions[:, 1:]).significant().any())
     assert 1 <= stood <= 400 * 0.05 + 3 * np.sqrt(400 * 0.05 * 0.95)
 
 
-def test_a_small_cell_can_stand_beside_a_large_one() -> None:
+def test_the_old_name_of_significant_cells_works_and_says_the_new_one() -> None:
+    found = made_up(np.array([0.08, 50.0]).reshape(1, 1, 2, 1))
+    with pytest.warns(DeprecationWarning, match="is now Sweep.significant"):
+        assert np.array_equal(found.stands(), found.significant())
+
+
+def test_a_small_cell_can_be_significant_beside_a_large_one() -> None:
     random = np.random.default_rng(0)
     nulls = random.normal(size=(1, 40, 1, 2, 1)) * np.array([0.01, 100.0])[:, None]
     effects = np.array([0.08, 50.0]).reshape(1, 1, 2, 1)
-    assert made_up(effects, nulls).stands()[0, 0, :, 0].tolist() == [True, False]
+    assert made_up(effects, nulls).significant()[0, 0, :, 0].tolist() == [True, False]
 
 
-def test_a_cell_does_not_stand_while_its_interval_holds_zero() -> None:
+def test_a_cell_is_not_significant_while_its_interval_holds_zero() -> None:
     random = np.random.default_rng(1)
     nulls = 5.0 + 0.01 * random.normal(size=(1, 40, 1, 1, 12))
     effects = random.normal(size=(1, 1, 1, 12))
     found = made_up(effects - effects.mean(), nulls)  # no effect, where all nulls have the same one
     assert found.p_values()[0, 0, 0, 0] <= 0.05
-    assert not found.stands().any()
+    assert not found.significant().any()
 
 
 def test_without_nulls_a_cell_stands_when_flipped_signs_say_so() -> None:
     effects = np.zeros((1, 2, 1, 10))
     effects[0, 0], effects[0, 1] = np.linspace(1.0, 2.0, 10), np.linspace(-1.0, 1.1, 10)
-    assert made_up(effects).stands().ravel().tolist() == [True, False]
-    assert not made_up(effects[..., :5]).stands().any()  # 2 of 32 flips are as large, whatever the prompts do
+    assert made_up(effects).significant().ravel().tolist() == [True, False]
+    assert not made_up(effects[..., :5]).significant().any()  # 2 of 32 flips are as large, whatever the prompts do
 
 
 def test_a_null_without_an_allowed_cell_finds_nothing_as_the_vector_might() -> None:
@@ -547,8 +553,8 @@ def test_nulls_choose_their_own_best_cell() -> None:
     random = np.random.default_rng(0)
     p_values = []
     for _ in range(300):
-        arms = random.normal(size=(1, 20, 3, 4, 1)) + 0.1 * random.normal(size=(1, 20, 3, 4, 8))
-        p_values.append(made_up(arms[:, 0], arms[:, 1:]).best().p_value)
+        conditions = random.normal(size=(1, 20, 3, 4, 1)) + 0.1 * random.normal(size=(1, 20, 3, 4, 8))
+        p_values.append(made_up(conditions[:, 0], conditions[:, 1:]).best().p_value)
     assert 0.01 < np.mean(np.array(p_values) <= 0.05) < 0.09
 
 
@@ -668,9 +674,9 @@ def test_frame_and_pictures_show_every_cell(quickest: Any) -> None:
     found = al.sweep(quickest, PAIRS[0], **{**GRID, "metric": [metrics.entropy(), metrics.kl_divergence()]}, nulls=2)
     frame = found.frame()
     assert len(frame) == 2 * 4
-    assert {"layer", "coefficient", "effect", "low", "high", "adjusted p", "stands"} <= set(frame.columns)
+    assert {"layer", "coefficient", "effect", "low", "high", "adjusted p", "significant"} <= set(frame.columns)
     hatched = [patch for patch in found.plot().patches if patch.get_hatch()]
-    assert len(hatched) == int((~found.stands()).sum()) == 4  # with two nulls no p-value can be small
+    assert len(hatched) == int((~found.significant()).sum()) == 4  # with two nulls no p-value can be small
     assert len(found.plot_lines("entropy").get_lines()) >= 2
     assert found.frontier().plot().get_xlabel().startswith("damage: KL")
     assert "2 layers × 2 coefficients" in repr(found)
@@ -752,7 +758,7 @@ def test_a_registered_plan_is_named_by_its_result_and_cannot_be_changed_unseen(q
     plan = plan_sweep(quickest, PAIRS[0], **GRID)
     file = tmp_path / "plan.json"
     assert plan.run(progress=False).plan == ""
-    found = plan.register(file, question="does the first cell stand?")
+    found = plan.register(file, question="is the effect of the first cell significant?")
     assert plan.run(progress=False).plan == found == plan.hash == read_plan(file)["hash"]
     assert read_plan(file)["plan"]["prompts"] == list(GRID["prompts"])
     assert plan.register(file) == found  # the same again
@@ -760,7 +766,7 @@ def test_a_registered_plan_is_named_by_its_result_and_cannot_be_changed_unseen(q
     with pytest.raises(al.SettingError, match="holds another plan"):
         other.register(file)
     with pytest.raises(al.SettingError, match="another plan .* or question"):
-        plan.register(file, question="does any cell stand?")
+        plan.register(file, question="is any cell significant?")
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(al.SettingError, match="was changed after it was registered"):
         read_plan(file)

@@ -104,7 +104,7 @@ def test_two_generations_inside_one_block_are_each_steered(small: Any) -> None:
             assert generate(small, tokens_of(small, text), 5).tolist() == alone[text]
 
 
-def test_the_unsteered_arm_is_what_the_model_writes_on_its_own(model: Any) -> None:
+def test_the_unsteered_condition_is_what_the_model_writes_on_its_own(model: Any) -> None:
     found = al.complete(
         model, LENGTHS, vector_of(model, PAIRS[3], 2).row(-1), max_new_tokens=6, temperature=0, stop_at_eos=False
     )
@@ -225,7 +225,7 @@ def test_samples_do_not_depend_on_batching_or_on_the_order_of_prompts(model: Any
     assert cut == alone
 
 
-def test_both_arms_draw_the_same_random_numbers(small: Any) -> None:
+def test_both_conditions_draw_the_same_random_numbers(small: Any) -> None:
     found = al.complete(small, SENTENCE, 0 * vector_of(small, PAIRS[0], 2), n=4, max_new_tokens=8)
     assert found.steered == found.unsteered
 

@@ -11,7 +11,7 @@ from actadd_lens.analysis.lens.reading import Lens
 from actadd_lens.analysis.lens.results import CarriedLens, LensOrder, LogitLens, adjusted
 from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import PositionError
-from actadd_lens.measuring.measure import Arm, ArmRows, null_arms
+from actadd_lens.measuring.measure import Condition, ConditionRows, null_conditions
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.positions import Position
@@ -69,9 +69,9 @@ def logit_lens_carried(
     require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
     (ids,) = encode_prompts(backend, (prompt,), prepend_bos=prepend_bos)
     column = _check_at(at, len(ids))
-    pass_rows = ArmRows(backend, [ids], [found], found, position)
-    arms = [(), found, *null_arms(model, found, nulls, null_kind, seed)]
-    streams = _streams(backend, ids, arms, column, measured=found, position=position, batch_size=batch_size)
+    pass_rows = ConditionRows(backend, [ids], [found], found, position)
+    conditions = [(), found, *null_conditions(model, found, nulls, null_kind, seed)]
+    streams = _streams(backend, ids, conditions, column, measured=found, position=position, batch_size=batch_size)
     first = min(vector.layer for vector in found)
     plain, changes = streams[first:, 0], streams[first:, 1:] - streams[first:, :1]
     changes[: _reached(backend, found, position, pass_rows.prompts, column) - first] = 0.0
@@ -101,18 +101,18 @@ def logit_lens_carried(
 def _streams(
     backend: Backend,
     ids: Sequence[int],
-    arms: Sequence[Arm],
+    conditions: Sequence[Condition],
     column: int,
     *,
-    measured: Arm,
+    measured: Condition,
     position: Position,
     batch_size: int,
-) -> Float[Tensor, "depths arms d_model"]:
+) -> Float[Tensor, "depths conditions d_model"]:
     """The stream at one token of a prompt in each condition, at every depth."""
     found = []
-    for first in range(0, len(arms), batch_size):
-        some = arms[first : first + batch_size]
-        rows = ArmRows(backend, [ids] * len(some), some, measured, position)
+    for first in range(0, len(conditions), batch_size):
+        some = conditions[first : first + batch_size]
+        rows = ConditionRows(backend, [ids] * len(some), some, measured, position)
         columns = torch.full((len(some), 1), column, device=backend.device)
         found.append(rows.streams(columns)[:, :, 0])
     return torch.cat(found, dim=1)

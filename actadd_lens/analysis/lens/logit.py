@@ -12,7 +12,7 @@ from actadd_lens.analysis.lens.reading import Lens
 from actadd_lens.analysis.lens.results import LensOrder, LensReading, LensRow, LogitLens, adjusted
 from actadd_lens.checks import check_choice, check_flags, check_run, require
 from actadd_lens.errors import SettingError
-from actadd_lens.measuring.measure import Arm, ArmRows, null_arms
+from actadd_lens.measuring.measure import Condition, ConditionRows, null_conditions
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.positions import Position
@@ -87,14 +87,14 @@ def logit_lens(
     anchors = None
     if reading == "anchored":
         anchors = _anchors(backend, found, prompt, position=position, prepend_bos=prepend_bos)
-    drawn = null_arms(model, found, nulls, null_kind, seed)
+    drawn = null_conditions(model, found, nulls, null_kind, seed)
     rows: list[LensRow] = []
     for number, (vector, name) in enumerate(zip(found, vector_names(found), strict=True)):
         told = [
             {"vector": number, "name": name, "layer": vector.layer, "row": row, "row_name": row_name}
             for row, row_name in enumerate(row_names(backend, vector))
         ]
-        null_rows = torch.stack([as_vectors(arm)[number].injection for arm in drawn]) if drawn else None
+        null_rows = torch.stack([as_vectors(condition)[number].injection for condition in drawn]) if drawn else None
         rows += lenses[number].read(vector.injection, None if anchors is None else anchors[number], null_rows, told)
     title = (
         ("logit lens" if through is None else "J-lens")
@@ -122,11 +122,11 @@ def _lenses(
 
 
 def _anchors(
-    backend: Backend, vectors: Arm, prompt: Any, *, position: Position, prepend_bos: bool
+    backend: Backend, vectors: Condition, prompt: Any, *, position: Position, prepend_bos: bool
 ) -> list[Float[Tensor, "rows d_model"]]:
     """The unsteered stream where each vector's rows land."""
     (ids,) = encode_prompts(backend, (prompt,), prepend_bos=prepend_bos)
-    pass_rows = ArmRows(backend, [ids], [()], vectors, position)
+    pass_rows = ConditionRows(backend, [ids], [()], vectors, position)
     streams = pass_rows.streams(torch.arange(len(ids), device=backend.device)[None])[:, 0]
     anchors = []
     for vector in vectors:

@@ -42,7 +42,7 @@ class LensToken:
     adjusted_p: float = float("nan")
 
     @property
-    def stands(self) -> bool:
+    def significant(self) -> bool:
         """Whether it is significant after correction: `adjusted_p` is at most 0.05."""
         return self.adjusted_p <= LEVEL
 
@@ -127,9 +127,9 @@ class LogitLens:
         return _frame((row, list_name, token) for row in self.rows for list_name, token in _listed(row))
 
     @property
-    def standing(self) -> tuple[LensToken, ...]:
+    def significant(self) -> tuple[LensToken, ...]:
         """The listed tokens that are significant after correction (a null has one in at most 5 % of calls)."""
-        return tuple(token for row in self.rows for _, token in _listed(row) if token.stands)
+        return tuple(token for row in self.rows for _, token in _listed(row) if token.significant)
 
     def followed_frame(self) -> "pd.DataFrame":
         """One line per row and token requested by `tokens=`."""

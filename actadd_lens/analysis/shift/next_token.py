@@ -9,7 +9,7 @@ from actadd_lens.analysis.shift.passes import Sums
 from actadd_lens.analysis.shift.picking import Picker
 from actadd_lens.analysis.shift.results import NextTokenShift, ShiftedToken
 from actadd_lens.checks import check_run, is_count, require
-from actadd_lens.measuring.measure import Arm, ArmRows, null_arms
+from actadd_lens.measuring.measure import Condition, ConditionRows, null_conditions
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
@@ -70,9 +70,9 @@ def next_token_shift(
     require(is_share, "least", least, "a probability, from 0 to below 1")
     texts = each_once(as_texts(prompts))
     ids = encode_prompts(backend, texts, prepend_bos=prepend_bos)
-    ArmRows(backend, ids, [()] * len(ids), found, position)  # do they fit?
-    arms: list[Arm] = [(), found, *null_arms(model, found, nulls, null_kind, seed)]
-    sums = Sums(backend, arms, ids, found, position, batch_size, progress)
+    ConditionRows(backend, ids, [()] * len(ids), found, position)  # do they fit?
+    conditions: list[Condition] = [(), found, *null_conditions(model, found, nulls, null_kind, seed)]
+    sums = Sums(backend, conditions, ids, found, position, batch_size, progress)
     facts = sums.facts()
     pick = Picker(backend, facts, least)
     lists = [pick.order(values[0], k) for values in pick.scores]

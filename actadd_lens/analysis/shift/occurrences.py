@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from actadd_lens.analysis.shift.passes import passes
-from actadd_lens.measuring.measure import Arm
+from actadd_lens.measuring.measure import Condition
 from actadd_lens.measuring.metrics import Reading, token_nll
 from actadd_lens.models import Backend
 from actadd_lens.progress import tracked
@@ -27,38 +27,42 @@ class Occurrences:
 
     tokens: Int[np.ndarray, " occurrences"]
     texts: Int[np.ndarray, " occurrences"]
-    log_probs: Float[np.ndarray, "arms occurrences"]
+    log_probs: Float[np.ndarray, "conditions occurrences"]
 
     @property
-    def changes(self) -> Float[np.ndarray, "arms occurrences"]:
-        """Change of every arm but the first."""
+    def changes(self) -> Float[np.ndarray, "conditions occurrences"]:
+        """Change of every condition but the first."""
         return np.asarray(self.log_probs[1:] - self.log_probs[0])
 
     def effect(self) -> Effect:
         """Mean change by text, with its interval over texts, and the nulls'."""
         which, place = np.unique(self.texts, return_inverse=True)
         counts = np.bincount(place, minlength=len(which))
-        means = np.stack([np.bincount(place, weights=arm, minlength=len(which)) / counts for arm in self.log_probs])
+        means = np.stack(
+            [np.bincount(place, weights=condition, minlength=len(which)) / counts for condition in self.log_probs]
+        )
         return family_effect(means[1:], means[0])
 
 
 def read_occurrences(
     backend: Backend,
     texts: Sequence[Sequence[int]],
-    arms: Sequence[Arm],
-    measured: Arm,
+    conditions: Sequence[Condition],
+    measured: Condition,
     position: Position,
     batch_size: int,
     progress: bool,
 ) -> Occurrences:
     """Log-probabilities of the texts' own tokens in each condition; texts of similar length share passes."""
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    step = max(1, batch_size // len(arms))
+    step = max(1, batch_size // len(conditions))
     tokens, places, table = [], [], []
     for first in tracked(range(0, len(order), step), what="text shift", unit="batch", shown=progress):
         members = order[first : first + step]
         logs = []
-        for numbers, rows in passes(backend, [texts[index] for index in members], arms, measured, position, batch_size):
+        for numbers, rows in passes(
+            backend, [texts[index] for index in members], conditions, measured, position, batch_size
+        ):
             logits = rows.logits()
             nll, counted = token_nll(Reading(logits, rows.tokens, rows.lengths, rows.injected, logits))
             logs.append(-nll[counted].double().cpu().numpy().reshape(len(numbers), -1))

@@ -14,7 +14,7 @@ from actadd_lens.analysis.shift.occurrences import Occurrences, read_occurrences
 from actadd_lens.analysis.shift.passes import beside_nulls
 from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import SettingError
-from actadd_lens.measuring.measure import Arm, ArmRows, null_arms
+from actadd_lens.measuring.measure import Condition, ConditionRows, null_conditions
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.positions import Position
@@ -148,9 +148,9 @@ def text_shift(
     require(is_count(batch_size), "batch_size", batch_size, "an integer from 1")
     given = as_texts(texts)
     ids = encode_prompts(backend, given, prepend_bos=prepend_bos)
-    ArmRows(backend, ids, [()] * len(ids), found, position)  # do they fit?
-    arms: list[Arm] = [(), found, *null_arms(model, found, nulls, null_kind, seed)]
-    seen = read_occurrences(backend, ids, arms, found, position, batch_size, progress)
+    ConditionRows(backend, ids, [()] * len(ids), found, position)  # do they fit?
+    conditions: list[Condition] = [(), found, *null_conditions(model, found, nulls, null_kind, seed)]
+    seen = read_occurrences(backend, ids, conditions, found, position, batch_size, progress)
     if not len(seen.tokens):
         raise SettingError("Every prediction is made from an injected position: use longer texts, or fewer rows.")
     return TextShift(
@@ -164,7 +164,9 @@ def text_shift(
 def _text_tokens(backend: Backend, seen: Occurrences, least_count: int) -> tuple[TextToken, ...]:
     """Mean change of each token, the largest rise first."""
     which, place, counts = np.unique(seen.tokens, return_inverse=True, return_counts=True)
-    means = np.stack([np.bincount(place, weights=arm, minlength=len(which)) / counts for arm in seen.changes])
+    means = np.stack(
+        [np.bincount(place, weights=condition, minlength=len(which)) / counts for condition in seen.changes]
+    )
     z = beside_nulls(means)
     low, high = token_intervals(seen, place, len(which))
     order = [int(index) for index in np.argsort(-means[0], kind="stable") if counts[index] >= least_count]

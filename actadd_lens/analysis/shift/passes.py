@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actadd_lens.measuring.measure import Arm, ArmRows
+from actadd_lens.measuring.measure import Condition, ConditionRows
 from actadd_lens.models import Backend
 from actadd_lens.progress import tracked
 from actadd_lens.prompts.positions import Position
@@ -20,30 +20,30 @@ class Sums:
     def __init__(
         self,
         backend: Backend,
-        arms: Sequence[Arm],
+        conditions: Sequence[Condition],
         prompts: Sequence[Sequence[int]],
-        measured: Arm,
+        measured: Condition,
         position: Position,
         batch_size: int,
         progress: bool,
     ) -> None:
         self._count = len(prompts)
-        self._logs: list[Tensor] = [torch.zeros(0)] * len(arms)
-        self._probabilities: list[Tensor] = [torch.zeros(0)] * len(arms)
-        self._parts: list[Tensor] = [torch.zeros(0)] * len(arms)
-        self._kl = torch.zeros(len(arms), len(prompts), dtype=torch.float64)
-        step = max(1, batch_size // len(arms))
+        self._logs: list[Tensor] = [torch.zeros(0)] * len(conditions)
+        self._probabilities: list[Tensor] = [torch.zeros(0)] * len(conditions)
+        self._parts: list[Tensor] = [torch.zeros(0)] * len(conditions)
+        self._kl = torch.zeros(len(conditions), len(prompts), dtype=torch.float64)
+        step = max(1, batch_size // len(conditions))
         for first in tracked(range(0, len(prompts), step), what="next-token shift", unit="batch", shown=progress):
             some = prompts[first : first + step]
             plain = None
-            for numbers, rows in passes(backend, some, arms, measured, position, batch_size):
-                by_arm = rows.last_logits().float().log_softmax(dim=-1).unflatten(0, (len(numbers), len(some)))
-                plain = by_arm[0] if plain is None else plain
-                for number, logs in zip(numbers, by_arm, strict=True):
+            for numbers, rows in passes(backend, some, conditions, measured, position, batch_size):
+                by_condition = rows.last_logits().float().log_softmax(dim=-1).unflatten(0, (len(numbers), len(some)))
+                plain = by_condition[0] if plain is None else plain
+                for number, logs in zip(numbers, by_condition, strict=True):
                     self._add(number, logs, plain, slice(first, first + len(some)))
 
     def _add(self, number: int, logs: Tensor, plain: Tensor, where: slice) -> None:
-        """One arm of a few prompts."""
+        """One condition of a few prompts."""
         part = logs.exp() * (logs - plain)
         self._kl[number, where] = part.sum(dim=-1).double().cpu()
         self._logs[number] = _plus(self._logs[number], logs)
@@ -78,17 +78,20 @@ class Sums:
 def passes(
     backend: Backend,
     prompts: Sequence[Sequence[int]],
-    arms: Sequence[Arm],
-    measured: Arm,
+    conditions: Sequence[Condition],
+    measured: Condition,
     position: Position,
     batch_size: int,
-) -> Iterator[tuple[range, ArmRows]]:
-    """A few prompts under all arms, as many arms in a pass as fit; with the numbers of those arms."""
+) -> Iterator[tuple[range, ConditionRows]]:
+    """A few prompts under all conditions, as many conditions in a pass as fit; with the numbers of those conditions."""
     step = max(1, batch_size // len(prompts))
-    for first in range(0, len(arms), step):
-        some = arms[first : first + step]
-        by_row = [arm for arm in some for _ in prompts]
-        yield range(first, first + len(some)), ArmRows(backend, [*prompts] * len(some), by_row, measured, position)
+    for first in range(0, len(conditions), step):
+        some = conditions[first : first + step]
+        by_row = [condition for condition in some for _ in prompts]
+        yield (
+            range(first, first + len(some)),
+            ConditionRows(backend, [*prompts] * len(some), by_row, measured, position),
+        )
 
 
 def _plus(total: Tensor, rows: Tensor) -> Tensor:
@@ -96,8 +99,8 @@ def _plus(total: Tensor, rows: Tensor) -> Tensor:
     return added if not total.numel() else total + added
 
 
-def beside_nulls(values: Float[np.ndarray, "arms tokens"]) -> Float[np.ndarray, " tokens"]:
-    """(Value - mean of the nulls) / their standard deviation, the nulls being all arms but the first; NaN with one."""
+def beside_nulls(values: Float[np.ndarray, "conditions tokens"]) -> Float[np.ndarray, " tokens"]:
+    """(Value - mean of the nulls) / their standard deviation; all conditions but the first are nulls. NaN with one."""
     nulls = values[1:]
     if len(nulls) < 2:
         return np.full(values.shape[1], np.nan)

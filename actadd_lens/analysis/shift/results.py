@@ -46,7 +46,7 @@ class ShiftedToken:
     adjusted_p: float = math.nan
 
     @property
-    def stands(self) -> bool:
+    def significant(self) -> bool:
         """Whether it is significant after correction: `adjusted_p` is at most 0.05."""
         return self.adjusted_p <= LEVEL
 
@@ -93,9 +93,9 @@ class NextTokenShift:
         return pd.DataFrame(lines, columns=columns)
 
     @property
-    def standing(self) -> tuple[ShiftedToken, ...]:
+    def significant(self) -> tuple[ShiftedToken, ...]:
         """The listed tokens that are significant after correction (a null has one in at most 5 % of runs)."""
-        return tuple(one for one in (*self.rises, *self.falls, *self.kl_parts) if one.stands)
+        return tuple(one for one in (*self.rises, *self.falls, *self.kl_parts) if one.significant)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Bars of the largest rises and falls."""

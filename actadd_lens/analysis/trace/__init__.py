@@ -2,6 +2,6 @@
 
 from actadd_lens.analysis.trace.injection import trace_injection
 from actadd_lens.analysis.trace.layers import LayerTraces, trace_layers
-from actadd_lens.analysis.trace.results import Contributions, Trace, TraceArm
+from actadd_lens.analysis.trace.results import Contributions, Trace, TraceCondition
 
-__all__ = ["Contributions", "LayerTraces", "Trace", "TraceArm", "trace_injection", "trace_layers"]
+__all__ = ["Contributions", "LayerTraces", "Trace", "TraceCondition", "trace_injection", "trace_layers"]

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from actadd_lens.analysis.trace.results import Trace, TraceArm
+from actadd_lens.analysis.trace.results import Trace, TraceCondition
 from actadd_lens.analysis.trace.tracing import Freeze, Tracer
 from actadd_lens.checks import check_choice, check_run
 from actadd_lens.errors import SettingError
-from actadd_lens.measuring.measure import ArmRows, null_arms
+from actadd_lens.measuring.measure import ConditionRows, null_conditions
 from actadd_lens.measuring.metrics import as_metric
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.models import LensModel, backend_of
@@ -24,7 +24,7 @@ def trace_injection(
     *,
     metric: Any,
     position: Position = "front",
-    at: TraceArm = "unsteered",
+    at: TraceCondition = "unsteered",
     freeze: Freeze | None = None,
     nulls: int = 0,
     null_kind: NullKind = "unrelated_pairs",
@@ -76,11 +76,11 @@ def trace_injection(
     if not isinstance(prompt, str):
         raise SettingError(f"trace_injection takes one text, not {prompt!r}: use trace_layers for several prompts.")
     tokens = encode_prompts(backend, (prompt,), prepend_bos=prepend_bos)[0]
-    ArmRows(backend, [tokens], [found], found, position)
-    arms = [found, *null_arms(model, found, nulls, null_kind, seed)]
+    ConditionRows(backend, [tokens], [found], found, position)
+    conditions = [found, *null_conditions(model, found, nulls, null_kind, seed)]
     tracer = Tracer(backend, readout_of(backend), chosen, chosen.bound_to(backend), tokens, found, position, at, freeze)
     step = max(1, batch_size - 1)
-    passes = [tracer.run(arms[first : first + step]) for first in range(0, len(arms), step)]
+    passes = [tracer.run(conditions[first : first + step]) for first in range(0, len(conditions), step)]
     first_pass, parts = passes[0], [item for run in passes for item in run.contributions]
     return Trace(
         prompt=prompt, tokens=tuple(backend.token_strings(tokens)), vectors=found, metric=chosen, at=at,

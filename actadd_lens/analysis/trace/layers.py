@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from actadd_lens.analysis.trace.injection import trace_injection
-from actadd_lens.analysis.trace.results import ARMS, PARTS, Trace, TraceArm
+from actadd_lens.analysis.trace.results import ARMS, PARTS, Trace, TraceCondition
 from actadd_lens.checks import check_choice, check_run
 from actadd_lens.measuring.metrics import Metric, as_metric
 from actadd_lens.measuring.nulls import NullKind, check_nulls
@@ -64,12 +64,14 @@ class LayerTraces:
         """What each layer's heads and MLP add directly, averaged over prompts."""
         return np.array([np.mean([trace.contributions.by_layer for trace in row], axis=0) for row in self.traces])
 
-    def attention(self, arm: TraceArm = "steered") -> Float[np.ndarray, "injection_layers layers"]:
+    def attention(self, condition: TraceCondition = "steered") -> Float[np.ndarray, "injection_layers layers"]:
         """Attention of later tokens to the injected ones: mean over heads, tokens and prompts.
 
         NaN for layers below the injection.
         """
-        found = np.array([np.mean([trace.attention(arm).mean(axis=1) for trace in row], axis=0) for row in self.traces])
+        found = np.array(
+            [np.mean([trace.attention(condition).mean(axis=1) for trace in row], axis=0) for row in self.traces]
+        )
         for index, layer in enumerate(self.layers):
             found[index, :layer] = np.nan
         return found
@@ -85,8 +87,8 @@ class LayerTraces:
         frame = pd.DataFrame({"injection layer": self.layers, **self._effect_columns()})
         for name, value_of in PARTS.items():
             frame[name] = [np.mean([value_of(trace.contributions) for trace in row]) for row in self.traces]
-        for arm in ARMS:
-            frame[f"attention {arm}"] = np.nansum(self.attention(arm), axis=1)
+        for condition in ARMS:
+            frame[f"attention {condition}"] = np.nansum(self.attention(condition), axis=1)
         sizes = [sum(vector.injection.norm() ** 2 for vector in row[0].vectors) ** 0.5 for row in self.traces]
         frame["injection norm"] = [float(size) for size in sizes]
         arrived = np.array([np.mean([trace.arrived[-1] for trace in row]) for row in self.traces])
@@ -126,7 +128,7 @@ def trace_layers(
     metric: Any,
     coefficient: float = 1.0,
     position: Position = "front",
-    at: TraceArm = "unsteered",
+    at: TraceCondition = "unsteered",
     nulls: int = 0,
     null_kind: NullKind = "unrelated_pairs",
     seed: int = 0,

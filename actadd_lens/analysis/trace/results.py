@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-TraceArm = Literal["unsteered", "steered"]
+TraceCondition = Literal["unsteered", "steered"]
 
-ARMS: tuple[TraceArm, TraceArm] = ("steered", "unsteered")
+ARMS: tuple[TraceCondition, TraceCondition] = ("steered", "unsteered")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class Trace:
     tokens: tuple[str, ...]
     vectors: tuple[SteeringVector, ...]
     metric: Metric
-    at: TraceArm
+    at: TraceCondition
     injected: tuple[int, ...]
     steered: float
     unsteered: float
@@ -129,9 +129,9 @@ class Trace:
             return ()
         return tuple(index for index in range(self.injected[0], len(self.tokens)) if index not in self.injected)
 
-    def attention(self, arm: TraceArm = "steered") -> Float[np.ndarray, "layers heads"]:
+    def attention(self, condition: TraceCondition = "steered") -> Float[np.ndarray, "layers heads"]:
         """Attention that later tokens pay to the injected ones, averaged over later tokens; NaN if there are none."""
-        shown = self.attention_steered if arm == "steered" else self.attention_unsteered
+        shown = self.attention_steered if condition == "steered" else self.attention_unsteered
         return shown[:, :, list(self.later)].mean(axis=2) if self.later else np.full(shown.shape[:2], np.nan)
 
     def frame(self) -> "pd.DataFrame":
@@ -178,9 +178,9 @@ class Trace:
 
     def _adjusted(self, parts: Float[np.ndarray, " parts"]) -> Float[np.ndarray, " parts"]:
         """Adjusted p-values of all parts; differences that are only rounding count as zero."""
-        arms = np.stack([parts, *(_listed(null, self.first_layer) for null in self.nulls)])
-        arms[:, arms.std(axis=0) <= 1e-5 * np.abs(arms).max()] = 0.0
-        scaled = on_one_scale(arms)
+        conditions = np.stack([parts, *(_listed(null, self.first_layer) for null in self.nulls)])
+        conditions[:, conditions.std(axis=0) <= 1e-5 * np.abs(conditions).max()] = 0.0
+        scaled = on_one_scale(conditions)
         return max_t_p(scaled[0], scaled[1:], "two-sided")
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":

@@ -1,4 +1,4 @@
-"""One pass of a trace: what components wrote in each arm, and what that adds to a metric."""
+"""One pass of a trace: what components wrote in each condition, and what that adds to a metric."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from actadd_lens.analysis.trace.results import Contributions, TraceArm
+from actadd_lens.analysis.trace.results import Contributions, TraceCondition
 from actadd_lens.errors import ModelError, SettingError
-from actadd_lens.measuring.measure import Arm, ArmRows
+from actadd_lens.measuring.measure import Condition, ConditionRows
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading
 from actadd_lens.models import Backend
 from actadd_lens.models.components import Components, components_kept, head_changes
@@ -28,9 +28,9 @@ _LARGEST_GAP = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One pass of arms beside the unsteered one, in row 0."""
+    """One pass of conditions beside the unsteered one, in row 0."""
 
-    rows: ArmRows
+    rows: ConditionRows
     kept: Components
     changes: "_Changes"
     values: Float[Tensor, " rows"]
@@ -52,11 +52,11 @@ class Run:
             "arrived": changes.arrived.cpu().numpy(),
         }
 
-    def _attention(self, injected: Tensor) -> Float[np.ndarray, "arms layers heads pos"]:
+    def _attention(self, injected: Tensor) -> Float[np.ndarray, "conditions layers heads pos"]:
         """Attention of each token to injected tokens before it, unsteered and steered."""
         before = torch.ones(len(injected), len(injected)).tril(-1).to(injected.device) * injected
-        arms = [0, 1] if self.freeze is None else [0, 0]
-        layers = [self.kept.patterns[layer][arms].float() for layer in sorted(self.kept.patterns)]
+        conditions = [0, 1] if self.freeze is None else [0, 0]
+        layers = [self.kept.patterns[layer][conditions].float() for layer in sorted(self.kept.patterns)]
         paid = torch.stack([(pattern * before.to(pattern)).sum(dim=-1).cpu() for pattern in layers], dim=1)
         return paid.numpy()
 
@@ -93,16 +93,16 @@ class Tracer:
     metric: Metric
     bound: BoundMetric
     tokens: tuple[int, ...]
-    vectors: Arm
+    vectors: Condition
     position: Position
-    at: TraceArm
+    at: TraceCondition
     freeze: Freeze | None = None
 
     @torch.no_grad()
-    def run(self, arms: Sequence[Arm]) -> Run:
-        """The unsteered arm and some others in one pass."""
-        count = len(arms) + 1
-        rows = ArmRows(self.backend, [self.tokens] * count, [(), *arms], self.vectors, self.position)
+    def run(self, conditions: Sequence[Condition]) -> Run:
+        """The unsteered condition and some others in one pass."""
+        count = len(conditions) + 1
+        rows = ConditionRows(self.backend, [self.tokens] * count, [(), *conditions], self.vectors, self.position)
 
         def one_pass() -> tuple[Components, Tensor]:
             with components_kept(self.backend) as kept:
@@ -154,7 +154,7 @@ class Tracer:
             found.append(torch.stack(parts) * (layer >= first))
         return torch.stack(found, dim=2)
 
-    def _changes(self, rows: ArmRows, kept: Components, last: Tensor, gradient: Tensor) -> _Changes:
+    def _changes(self, rows: ConditionRows, kept: Components, last: Tensor, gradient: Tensor) -> _Changes:
         """What each component's output changed by; layers below the injection are zero by causality."""
         first = min(vector.layer for vector in self.vectors)
         added = _added(rows, last)[1:]
@@ -223,11 +223,11 @@ class _Readings:
     """The metric as a function of the stream after the last block."""
 
     tracer: Tracer
-    rows: ArmRows
+    rows: ConditionRows
     logits: Tensor
 
     def metric_of(self, logits: Tensor) -> Float[Tensor, " rows"]:
-        """The metric of one row of logits per arm."""
+        """The metric of one row of logits per condition."""
         rows = self.rows
         plain = self.logits[:1].expand_as(logits)
         return self.tracer.bound(
@@ -263,7 +263,7 @@ class _Readings:
         return readout.capped(readout.unembed(readout.centre(residual) / scale))
 
 
-def _added(rows: ArmRows, like: Float[Tensor, "rows pos d_model"]) -> Float[Tensor, "rows pos d_model"]:
+def _added(rows: ConditionRows, like: Float[Tensor, "rows pos d_model"]) -> Float[Tensor, "rows pos d_model"]:
     """What is added to each row at any layer, by the arithmetic that the hooks use."""
     real = torch.arange(like.shape[1], device=like.device) < rows.lengths[:, None].to(like.device)
     total = torch.zeros_like(like)
