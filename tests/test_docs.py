@@ -89,9 +89,8 @@ def shared_lines() -> str:
 
 
 @pytest.fixture
-def names(embedded: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, Any]]:
+def names(embedded: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """What a page starts with: the shared lines' names, an empty folder to work in, and one model for all pages."""
-    import matplotlib.pyplot as plt
 
     load = al.load_model
     monkeypatch.setattr(al, "load_model", lambda *args, **options: load(*args, **options) if args else embedded)
@@ -100,8 +99,7 @@ def names(embedded: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     torch.manual_seed(0)
     found: dict[str, Any] = {"__name__": "page"}
     exec(cheaper(shared_lines()), found)
-    yield found
-    plt.close("all")
+    return found
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(not each.not_run for each in examples_of(page))])

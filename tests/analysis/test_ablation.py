@@ -232,13 +232,11 @@ def test_adjusting_only_ever_makes_p_larger_and_one_ablation_alone_needs_none(qu
 
 
 def test_the_picture_and_the_coloured_tokens_show_leading_spaces(quickest: Any) -> None:
-    import matplotlib.pyplot as plt
 
     result = ablate(quickest, replacement=["remove", "pad"])
     ax = result.plot()
     assert "p+, remove" in [label.get_text() for label in ax.get_yticklabels()]
     assert any(text.get_text().startswith("·") for text in ax.texts)
-    plt.close("all")
     html = result._repr_html_()
     assert html.count("<b>p+</b>") == 2
     assert "drop" in html

@@ -256,7 +256,6 @@ def test_traces_of_several_layers_are_those_of_each_alone(small: Any) -> None:
 
 
 def test_tables_and_pictures_hold_every_part(quickest: Any) -> None:
-    import matplotlib.pyplot as plt
 
     found = trace(quickest, nulls=3)
     frame = found.frame()
@@ -267,7 +266,6 @@ def test_tables_and_pictures_hold_every_part(quickest: Any) -> None:
     assert found.plot_attention().get_ylabel() == "layer"
     layers = trace_layers(quickest, [PROMPT], PAIR, layers=range(4), metric=METRIC, nulls=2)
     assert len(layers.plot()) == 3
-    plt.close("all")
     assert "heads" in repr(found)
     assert "<table" in found._repr_html_()
     assert "<table" in layers._repr_html_()

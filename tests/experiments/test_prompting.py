@@ -182,12 +182,10 @@ def test_verdicts_follow_from_the_numbers(found: Prompting) -> None:
 
 
 def test_pictures_are_drawn(found: Prompting) -> None:
-    import matplotlib.pyplot as plt
 
     first, second = (draw() for draw in found.pictures().values())
     assert "perplexity" in first.get_xlabel()
     assert second.get_ylabel() == "read at layer"
-    plt.close("all")
 
 
 @pytest.mark.parametrize(

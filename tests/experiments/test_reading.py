@@ -5,7 +5,6 @@ import json
 import math
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -90,7 +89,6 @@ def test_an_experiment_tells_a_table_a_picture_findings_and_settings_that_json_t
     ax = result.plot()
     assert ax.get_xlabel()
     assert ax.get_title()
-    plt.close("all")
     assert len(result.summary()) > 50
     assert json.loads(json.dumps(result.settings)) == result.settings
     for finding in result.findings():

@@ -503,14 +503,12 @@ def test_examples_show_the_first_sample_and_tell_what_does_not_fit(embedded: Any
 
 
 def test_every_picture_has_a_title_and_named_axes(words_result: TopicWords) -> None:
-    import matplotlib.pyplot as plt
 
     for draw in words_result.pictures().values():
         ax = draw()
         assert ax.get_title()
         assert ax.get_xlabel() == "injection layer"
         assert "steered − unsteered" in ax.get_ylabel()
-    plt.close("all")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -97,7 +96,6 @@ def test_a_result_shows_itself(found: al.Calibration) -> None:
     assert list(frame["coefficient"]) == sorted(frame["coefficient"])
     assert "nulls" in repr(found)
     assert len(found.plot()) == 2
-    plt.close("all")
 
 
 def test_wrong_input_is_refused_before_anything_runs(quickest: Any, vector: al.SteeringVector) -> None:

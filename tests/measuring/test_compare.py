@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -96,7 +95,6 @@ def test_a_result_shows_itself_and_is_json(found: al.Comparison) -> None:
     assert "undecided" in str(found) or "shown" in str(found)
     assert "<table" in found._repr_html_()
     found.plot()
-    plt.close("all")
 
 
 def test_a_scorer_reads_the_texts_that_complete_writes(quickest: Any, vector: al.SteeringVector) -> None:

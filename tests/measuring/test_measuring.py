@@ -283,7 +283,6 @@ def test_measured_completions_share_one_unsteered_condition(small: Any) -> None:
 
 
 def test_a_measurement_draws_its_effect_above_its_nulls(small: Any) -> None:
-    import matplotlib.pyplot as plt
 
     vector = 5 * vector_of(small, PAIRS[0], 2)
     measured = al.measure(small, PROMPTS, vector, al.metrics.entropy(), nulls=4)
@@ -298,7 +297,6 @@ def test_a_measurement_draws_its_effect_above_its_nulls(small: Any) -> None:
         assert np.sort(dots[:, 0]) == pytest.approx(np.sort(result.effect.nulls))
         assert result.effect.mean in np.asarray(ax.lines[0].get_xdata())
         assert result.plot(ax) is ax
-    plt.close("all")
 
 
 @pytest.mark.parametrize("position", ["front", "mid", "back", 1])
