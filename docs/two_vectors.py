@@ -76,9 +76,9 @@ def decoded(model: Any, vector: al.SteeringVector) -> str:
         {
             "row": [f"`{row.row_name}`" for row in rows],
             "promoted (z)": [listed(row.promoted) for row in rows],
-            "nulls as extreme": [row.promoted_share for row in rows],
+            "share of nulls, promoted": [row.promoted_share for row in rows],
             "demoted (z)": [listed(row.demoted) for row in rows],
-            "nulls as extreme ": [row.demoted_share for row in rows],
+            "share of nulls, demoted": [row.demoted_share for row in rows],
         }
     )
     stand = ", ".join(f"`{token.text}`" for token in lens.significant) or "none"
