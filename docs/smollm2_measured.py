@@ -1,7 +1,8 @@
-"""Writes the measured part of the page on SmolLM2: `python docs/smollm2_measured.py` (some minutes; `--page`: none).
+"""Writes the measured part of the page on SmolLM2: `python docs/smollm2_measured.py` (half an hour; `--page`: none).
 
 Which ways of reading and placing a steering vector work there. Sizes and layers were fixed before; each reading's layer
-is chosen on one half of the prompts, and what is reported is measured on the other.
+is chosen on one half of the prompts, and what is reported is measured on the other. Each null vector chooses its own
+layer by the same rule.
 """
 
 import argparse
@@ -19,11 +20,11 @@ from actadd_lens import methods
 from actadd_lens.experiments.comparing import log_odds
 from actadd_lens.measuring.measure import measure_conditions
 from actadd_lens.models import backend_of
-from actadd_lens.statistics import normal_p, paired_effect
+from actadd_lens.statistics import monte_carlo_p, paired_effect
 
 RESULT = DOCS / "smollm2_measured.json"
 LAYERS = (6, 10, 14, 18, 22, 26)
-SIZE, ROWS_TIMES, WORDS_TIMES, NULLS, PAIRS = 0.4, 2.0, 5.0, 9, 12
+SIZE, ROWS_TIMES, WORDS_TIMES, NULLS, PAIRS = 0.4, 2.0, 5.0, 99, 12
 GOOD = (" good", " great", " wonderful", " amazing", " excellent", " happy", " fantastic", " lovely", " perfect")
 BAD = (" bad", " terrible", " awful", " horrible", " poor", " sad", " disgusting", " ugly", " boring")
 SENTENCES = ("I love it because it is wonderful", "I hate it because it is terrible")
@@ -85,33 +86,34 @@ def measured() -> dict[str, Any]:
         warnings.simplefilter("ignore", al.MassiveActivationWarning)
         by_layer = {layer: readings(model, layer) for layer in LAYERS}
     halves = [[tuple(backend.encode(prompt)) for prompt in half] for half in HALVES]
-    cells = [(name, layer) for layer in LAYERS for name in by_layer[layer]]
-    found = run(backend, halves[0], [by_layer[layer][name] for name, layer in cells], metric)
-    first = {cell: float((row - found[0]).mean()) for cell, row in zip(cells, found[1:], strict=True)}
-    print(json.dumps({f"{name}, layer {layer}": round(value, 2) for (name, layer), value in first.items()}, indent=1),
-          flush=True)  # fmt: skip
     rows = []
     for name in by_layer[LAYERS[0]]:
-        layer = max(LAYERS, key=lambda layer: first[name, layer])
-        rows.append(report(model, name, by_layer[layer][name], halves[1], metric) | {"tried": len(cells)})
+        vectors = [by_layer[layer][name] for layer in LAYERS]
+        nulls = [al.null_vectors(model, vector, n=NULLS) for vector in vectors]
+        tried = [vector for layer in zip(vectors, nulls, strict=True) for vector in (layer[0], *layer[1])]
+        found = run(backend, halves[0], tried, metric)
+        first = (found[1:] - found[0]).mean(axis=1).reshape(len(LAYERS), 1 + NULLS)
+        best = first.argmax(axis=0)
+        chosen = [vectors[best[0]], *(nulls[layer][number] for number, layer in enumerate(best[1:]))]
+        rows.append(report(backend, name, chosen, halves[1], metric))
+        rows[-1] |= {"chosen on": dict(zip(map(str, LAYERS), first[:, 0].tolist(), strict=True))}
         print(rows[-1], flush=True)
-    return {"rows": rows, "chosen on": {f"{name} | {layer}": value for (name, layer), value in first.items()}}
+    return {"rows": rows}
 
 
-def report(model: Any, name: str, vector: al.SteeringVector, prompts: Any, metric: Any) -> dict[str, Any]:
+def report(backend: Any, name: str, chosen: Any, prompts: Any, metric: Any) -> dict[str, Any]:
     """One reading on the other half, beside its nulls, backwards, and its damage to other text."""
-    backend = backend_of(model)
-    nulls = al.null_vectors(model, vector, n=NULLS)
-    found = run(backend, prompts, [vector, -vector, *nulls], metric)
-    effect = paired_effect(found[1, :, None], found[0, :, None])
+    vector = chosen[0]
+    found = run(backend, prompts, [-vector, *chosen], metric)
+    effect = paired_effect(found[2, :, None], found[0, :, None])
     beside = (found[3:] - found[0]).mean(axis=1)
     texts = [tuple(backend.encode(text)) for text in al.storybook.neutral_prompts()[:12]]
     hurt = run(backend, texts, [vector], al.metrics.kl_divergence("unsteered || steered"))
     return {
         "reading": name, "layer": vector.layer, "coefficient": vector.coefficient, "effect": effect.mean,
-        "low": effect.low, "high": effect.high, "backwards": float((found[2] - found[0]).mean()),
-        "null mean": float(beside.mean()), "null sd": float(beside.std(ddof=1)),
-        "p": min(1.0, normal_p(effect.mean, beside, "greater") * len(LAYERS)), "KL": float(hurt[1].mean()),
+        "low": effect.low, "high": effect.high, "backwards": float((found[1] - found[0]).mean()),
+        "null mean": float(beside.mean()), "null most": float(beside.max()),
+        "p": monte_carlo_p(effect.mean, beside), "KL": float(hurt[1].mean()),
         "largest row": float((vector.injection.norm(dim=-1)).max()),
     }  # fmt: skip
 
@@ -134,8 +136,8 @@ def page(result: dict[str, Any]) -> str:
             "effect": [f"{mean:+.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in
                        zip(frame["effect"], frame["low"], frame["high"], strict=True)],
             "backwards": frame["backwards"].map("{:+.2f}".format),
-            "nulls": [f"{mean:+.2f} ± {spread:.2f}" for mean, spread in
-                      zip(frame["null mean"], frame["null sd"], strict=True)],
+            "nulls": [f"{mean:+.2f}, at most {most:+.2f}" for mean, most in
+                      zip(frame["null mean"], frame["null most"], strict=True)],
             "p": frame["p"].map("{:.2g}".format), "damage": frame["KL"].map("{:.2f}".format),
         }
     )  # fmt: skip
@@ -144,8 +146,9 @@ def page(result: dict[str, Any]) -> str:
         "token, in nats, steered minus unsteered. Each row is one way to read a vector and to place it. For each way, "
         f"layers {', '.join(map(str, LAYERS))} were tried on {len(HALVES[0])} other prompts, and the layer with the "
         "largest effect there is the one in the table. *Backwards* is the effect of the negative vector. *Nulls* are "
-        f"the mean and standard deviation of the effects of {NULLS} null vectors. The p-value compares the effect with "
-        "them by Student's t for one more draw, and is multiplied by the number of layers. Sizes were fixed in "
+        f"the mean and the largest of the effects of {NULLS} null vectors, each at the layer that it chose itself by "
+        f"the same rule. p is one-sided: the share of these {NULLS + 1} effects that are at least as large as the "
+        "vector's, its own included. It is not corrected for the number of rows in the table. Sizes were fixed in "
         f"advance: coefficients {WORDS_TIMES:g} and {ROWS_TIMES:g} at the front, and {SIZE:g} of the stream's norm on "
         "all tokens. *Damage* is KL(unsteered || steered) of the next token on 12 neutral beginnings, in nats."
     )

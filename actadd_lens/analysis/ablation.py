@@ -478,8 +478,8 @@ def _effects(
     by_prompt = null_values.reshape(count + 1, nulls, values.shape[1])
     found = []
     for index, ablated in enumerate(values[1 : 2 + count]):
-        effect = paired_effect(ablated[:, None], plain[:, None])
-        drop = paired_effect(whole[:, None], ablated[:, None])
+        effect = paired_effect(ablated[:, None], plain[:, None], zeros="numbers")
+        drop = paired_effect(whole[:, None], ablated[:, None], zeros="numbers")
         if index == 0:
             effect = effect.with_nulls((by_prompt[0] - plain).mean(axis=1), by_prompt[0] - plain)
         else:

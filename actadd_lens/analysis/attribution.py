@@ -182,8 +182,9 @@ def attribute_injection(
         estimates.append(by_component)
         row_estimates.append(by_row)
     exact = _patched(backend, ids, found, chosen, position=position, batch_size=batch_size, progress=progress)
+    effect = paired_effect(values[1][:, None], values[0][:, None], zeros="numbers")
     return Attribution(
-        chosen, texts, found, paired_effect(values[1][:, None], values[0][:, None]), attributor.first, exact,
+        chosen, texts, found, effect, attributor.first, exact,
         np.stack(estimates, axis=1), names, (values[1] - values[2:]).T, np.stack(row_estimates, axis=1),
     )  # fmt: skip
 

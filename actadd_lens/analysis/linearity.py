@@ -81,7 +81,7 @@ class Linearity:
         """The effect at each c with its interval over prompts, and the nulls'."""
         kept = self._kept
         return tuple(
-            paired_effect(row[kept, None], self.unsteered[kept, None]).with_nulls(nulls)
+            paired_effect(row[kept, None], self.unsteered[kept, None], zeros="numbers").with_nulls(nulls)
             for row, nulls in zip(self.steered, self.nulls.T, strict=True)
         )
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from actadd_lens.cli.options import add_device
+from actadd_lens.cli.options import A_MODEL, add_device
 from actadd_lens.errors import ModelError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
         help="check that a model loads, agrees with transformers, and is steered and read correctly",
         epilog="example: actadd check path/to/folder --json",
     )
-    check.add_argument("model", help="a TransformerLens name or a local folder")
+    check.add_argument("model", help=A_MODEL)
     check.add_argument(
         "--family", choices=("hooked", "bridge"), help="only this family (default: all that are installed)"
     )

@@ -10,12 +10,22 @@ if TYPE_CHECKING:
     from actadd_lens.vectors.interventions import Intervention
 
 
+A_MODEL = "a TransformerLens name, a local folder or GGUF file, or smollm2, once fetched by actadd fetch"
+
+
+def add_position(parser: Any) -> None:
+    """The option for the tokens that are steered."""
+    parser.add_argument(
+        "--position", default="front",
+        help="front, mid, back, or a token index; for one row also all, prompt, generated, last, or user in a chat "
+        "(default: front)",
+    )  # fmt: skip
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The options that choose the model."""
     group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model", default="storybook", help="a TransformerLens name or a local folder (default: storybook)"
-    )
+    group.add_argument("--model", default="storybook", help=f"{A_MODEL} (default: storybook, the embedded model)")
     group.add_argument("--family", choices=("hooked", "bridge"), help="HookedTransformer or TransformerBridge")
     add_device(group)
 
@@ -92,17 +102,30 @@ def loaded(path: str | Path) -> "tuple[Intervention, ...]":
 def vector_json(found: "Intervention") -> dict[str, Any]:
     """A vector or another intervention as plain values."""
     from actadd_lens.prompts.positions import plain_position
-    from actadd_lens.vectors.vector import SteeringVector
 
-    of_vectors: dict[str, Any] = {}
-    if isinstance(found, SteeringVector):
-        of_vectors = {"coefficient": found.coefficient, "d_model": found.d_model, "norms": found.norms.tolist()}
     return {
         "label": found.label,
         "layer": found.layer,
         "position": plain_position(found.position),
         "hook_name": found.hook_name,
         "rows": found.rows,
-        **of_vectors,
+        **_made_of(found),
         "provenance": found.provenance.to_json(),
     }
+
+
+def _made_of(found: "Intervention") -> dict[str, Any]:
+    """What a kind of intervention has beside its place."""
+    from actadd_lens.steering.interventions import Gate, Gated, ProjectionSet
+    from actadd_lens.vectors.vector import SteeringVector
+
+    match found:
+        case SteeringVector():
+            return {"coefficient": found.coefficient, "d_model": found.d_model, "norms": found.norms.tolist()}
+        case ProjectionSet():
+            return {"direction": found.direction.label, "projection": found.value.tolist()}
+        case Gated(gate=Gate() as gate):
+            read = {"direction": gate.direction.label, "layer": gate.direction.layer, "token": gate.token,
+                    "opens above": gate.threshold}  # fmt: skip
+            return {**_made_of(found.inner), "gate": read}
+    return {}

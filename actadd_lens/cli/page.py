@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from actadd_lens.cli import sweep
-from actadd_lens.cli.options import add_model, place
+from actadd_lens.cli.options import add_model, add_position, place
 from actadd_lens.errors import SettingError
 
 
@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
     traced.add_argument("--pair", nargs=2, required=True, metavar=("POSITIVE", "NEGATIVE"), help="prompt pair")
     traced.add_argument("--layer", type=int, required=True, help="injection layer")
     traced.add_argument("--coefficient", type=float, default=1.0, help="injection coefficient (default: 1)")
-    traced.add_argument("--position", default="front", help="front, mid, back, all, or a token index (default: front)")
+    add_position(traced)
     traced.add_argument("--nulls", type=int, default=0, help="null vectors to trace for comparison (default: 0)")
     traced.add_argument("--seed", type=int, default=0, help="seed of the nulls (default: 0)")
     traced.add_argument("--at", choices=("unsteered", "steered"), default="unsteered",

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actadd_lens.cli.options import add_model, loaded, place, vector_json
+from actadd_lens.cli.options import add_model, add_position, loaded, place, vector_json
 from actadd_lens.errors import SettingError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
     source.add_argument("--no-bos", action="store_true", help="read the pairs without BOS")
     source.add_argument("--row", type=int, metavar="INDEX", help="only this row of each pair's vector (-1: the last)")
     source.add_argument("--norm", type=float, help="scale each row of the pairs' vectors to this norm")
-    source.add_argument("--position", default="front", help="front, mid, back, all, or a token index (default: front)")
+    add_position(source)
     source.add_argument("--save", type=Path, metavar="FILE", help="write the vector of the pair to a file")
     _add_text(steer)
     add_model(steer)

@@ -19,7 +19,7 @@ from actadd_lens.errors import PromptError, SettingError
 from actadd_lens.experiments.evidence import TENTH, Estimate, Experiment, Finding, moves, resampled, stays
 from actadd_lens.experiments.inputs import topic_of
 from actadd_lens.identity.digests import digest
-from actadd_lens.measuring.metrics import Metric, Reading, token_nll
+from actadd_lens.measuring.metrics import Metric, Reading, predictions, token_nll
 from actadd_lens.measuring.nulls import NullKind
 from actadd_lens.measuring.scorers import Scorer, word_share
 from actadd_lens.models import Backend, LensModel, backend_of
@@ -455,10 +455,7 @@ def _summed_nll(reading: Reading) -> Float[Tensor, " rows"]:
 
 
 def _count(reading: Reading) -> Float[Tensor, " rows"]:
-    """Predictions that count, as in `token_nll`."""
-    columns = reading.tokens.new_ones(reading.tokens.shape).cumsum(dim=1)[:, :-1]
-    counted = (columns < reading.lengths[:, None]) & ~reading.injected[:, :-1]
-    return counted.sum(dim=1).float()
+    return predictions(reading).sum(dim=1).float()
 
 
 _SUMMED = Metric("summed negative log-likelihood", "nats", "all", lambda backend: _summed_nll)

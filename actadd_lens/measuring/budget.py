@@ -88,7 +88,7 @@ class Ruler:
         """Steered minus unsteered in each condition; texts without a value are left out."""
         found = self.values(texts, metric, conditions, measured)
         kept = np.isfinite(found).all(axis=0)
-        return [paired_effect(row[kept, None], found[0][kept, None]) for row in found[1:]]
+        return [paired_effect(row[kept, None], found[0][kept, None], zeros="numbers") for row in found[1:]]
 
     def unit(self, texts: Sequence[str], condition: Condition) -> float:
         """Size of a condition as it was given, in units of the stream: that of its largest intervention.

@@ -120,7 +120,7 @@ class Calibration:
         effect = f"; {self.effect_metric.name} {self.effect}" if self.effect_metric is not None else ""
         return (
             f"Calibration(coefficient {self.coefficient:.3g}{top}, chosen for {self.damage_metric.name} of at most "
-            f"{self.at_most:g} {self.damage_metric.unit}: {self.damage} on other texts{effect})"
+            f"{self.at_most:g} {self.damage_metric.unit}; on held-out texts: {self.damage}{effect})"
         )
 
 

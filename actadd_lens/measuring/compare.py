@@ -232,4 +232,4 @@ def worded_effect(ruler: Ruler, texts: Sequence[str], metric: Metric, words: str
             ]
         )
     steered, plain = np.concatenate(values, axis=1)
-    return paired_effect(steered[:, None], plain[:, None])
+    return paired_effect(steered[:, None], plain[:, None], zeros="numbers")

@@ -84,7 +84,7 @@ def between(entries: Sequence[Entry], *, seed: int = 0) -> tuple[Between, ...]:
     pairs = list(itertools.combinations(entries, 2))
     if not pairs:
         return ()
-    differences = [paired_effect(_samples(first), _samples(second)) for first, second in pairs]
+    differences = [paired_effect(_samples(first), _samples(second), zeros=first.effect.kind) for first, second in pairs]
     p_values = sign_flip_p(np.array([found.by_prompt for found in differences]), seed=seed)
     return tuple(
         Between(first.name, second.name, found, float(p))

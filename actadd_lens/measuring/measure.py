@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import check_run
+from actadd_lens.checks import check_run, no_value
 from actadd_lens.errors import NonFiniteError, SettingError
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
 from actadd_lens.measuring.nulls import NullKind, check_nulls, null_vectors
@@ -67,19 +67,26 @@ class Measurement:
     @property
     def effect(self) -> Effect:
         """Steered minus unsteered, with interval and nulls; prompts with no value (NaN) are left out."""
-        kept = np.isfinite(self.steered) & np.isfinite(self.unsteered)
-        if not kept.any():
-            raise SettingError(f"{self.metric.name} has no value on any prompt: are all their positions injected?")
+        kept = self._kept
         prompts = [prompt for prompt, is_kept in zip(self.prompts, kept, strict=True) if is_kept]
         steered, unsteered = (merged(condition[kept], prompts) for condition in (self.steered, self.unsteered))
         nulls = merged((self.nulls[:, kept] - self.unsteered[kept]).T, prompts).T
-        return paired_effect(steered[:, None], unsteered[:, None]).with_nulls(nulls.mean(axis=1), nulls)
+        return paired_effect(steered[:, None], unsteered[:, None], zeros="numbers").with_nulls(
+            nulls.mean(axis=1), nulls
+        )
 
     @property
     def ratio(self) -> float:
         """Mean steered over mean unsteered, as the paper reports perplexities."""
+        return float(self.steered[self._kept].mean() / self.unsteered[self._kept].mean())
+
+    @property
+    def _kept(self) -> Bool[np.ndarray, " prompts"]:
+        """Which prompts have a value."""
         kept = np.isfinite(self.steered) & np.isfinite(self.unsteered)
-        return float(self.steered[kept].mean() / self.unsteered[kept].mean())
+        if not kept.any():
+            raise no_value(self.metric.name)
+        return np.asarray(kept)
 
     def frame(self) -> "pd.DataFrame":
         """One row per prompt."""

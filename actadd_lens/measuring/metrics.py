@@ -276,7 +276,8 @@ def entropy() -> Metric:
 def perplexity() -> Metric:
     """Perplexity of the text; predictions made from injected positions are left out, steered and unsteered alike.
 
-    The prediction made from a column is that of the token after it. A text with no prediction left gives NaN.
+    The prediction made from a column is that of the token after it. A text with no prediction left after an injected
+    position gives NaN, because what comes before an injection cannot change.
     """
     return Metric("perplexity", "", "all", lambda backend: lambda reading: mean_nll(reading).exp())
 
@@ -293,12 +294,22 @@ def mean_nll(reading: Reading) -> Float[Tensor, " rows"]:
 
 
 def token_nll(reading: Reading) -> tuple[Float[Tensor, "rows predictions"], Bool[Tensor, "rows predictions"]]:
-    """Negative log-likelihood of each next token, and which of them count (no padding, no injected position)."""
+    """Negative log-likelihood of each next token, and which of them count, as in `predictions`."""
     log_probs = reading.logits[:, :-1].float().log_softmax(dim=-1)
-    nll = -log_probs.gather(-1, reading.tokens[:, 1:, None])[..., 0]
-    columns = torch.arange(1, reading.tokens.shape[1], device=nll.device)
-    counted = (columns < reading.lengths[:, None]) & ~reading.injected[:, :-1]
-    return nll, counted
+    return -log_probs.gather(-1, reading.tokens[:, 1:, None])[..., 0], predictions(reading)
+
+
+def predictions(reading: Reading) -> Bool[Tensor, "rows predictions"]:
+    """Which predictions of a next token count: not from padding, and not from an injected position.
+
+    None of a row counts if an injection lands there and no prediction after it is left: what comes before an injection
+    cannot change, and would pass for text that steering leaves alone.
+    """
+    columns = torch.arange(1, reading.tokens.shape[1], device=reading.injected.device)
+    landed = reading.injected[:, :-1]
+    counted = (columns < reading.lengths[:, None]) & ~landed
+    is_later = (counted & landed.cummax(dim=1).values).any(dim=1)
+    return counted & (is_later | ~reading.injected.any(dim=1))[:, None]
 
 
 if not TYPE_CHECKING:  # so that a wrong name stays wrong to type checkers

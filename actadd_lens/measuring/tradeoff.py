@@ -81,7 +81,7 @@ class AdapterTradeoff:
         smaller = self._smaller(float(self.effects[1, place].mean()))
         if smaller is None:
             return None
-        return paired_effect(self.side_effects[1, place][:, None], smaller[1][:, None])
+        return paired_effect(self.side_effects[1, place][:, None], smaller[1][:, None], zeros="numbers")
 
     def _smaller(self, effect: float) -> "tuple[float, Float[np.ndarray, ' texts']] | None":
         """The model's coefficient with an effect, and its side effects there; the least, where there are several."""

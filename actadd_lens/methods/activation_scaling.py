@@ -124,7 +124,7 @@ class ScalingReport:
         require(coefficient in self.coefficients, "coefficient", coefficient, f"one of {list(self.coefficients)}")
         asked = self._towards[self.coefficients.index(coefficient)] > 0
         before = self.unsteered * (1 if coefficient > 0 else -1) > 0
-        return paired_effect(asked.double().numpy()[:, None], before.double().numpy()[:, None])
+        return paired_effect(asked.double().numpy()[:, None], before.double().numpy()[:, None], zeros="numbers")
 
     def frame(self) -> "pd.DataFrame":
         """One row for each coefficient and task."""

@@ -319,12 +319,13 @@ def _unreachable(name: str, cause: str) -> ModelDownloadError:
 
 def _unknown(name: str) -> str:
     known = _known_names()
-    near = difflib.get_close_matches(name.lower(), [*known, EMBEDDED], n=4, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), [*known, EMBEDDED, *SOURCES], n=4, cutoff=0.5)
     names = sorted({known.get(match, match) for match in near})
     hint = f"Did you mean {', '.join(names)}?" if names else "See TransformerLens's list of supported models."
     return (
         f"{name!r} is neither a model that TransformerLens knows nor a folder here. {hint} "
-        f"The embedded model is called {EMBEDDED!r}; family='bridge' also takes any 'owner/name' of the Hub."
+        f"The embedded model is called {EMBEDDED!r}, and `actadd fetch` brings {', '.join(map(repr, SOURCES))}; "
+        f"family='bridge' also takes any 'owner/name' of the Hub."
     )
 
 

@@ -52,6 +52,13 @@ def check_position(position: Any, *, rows: int, bos: bool | None = None) -> Posi
     return _index(position)
 
 
+def own_position(position: Any, *, rows: int, bos: bool | None = None) -> Position | None:
+    """A position of an intervention's own, as `check_position` gives it; None for none, which leaves it to the tool."""
+    if position is None and bos is None:
+        return None
+    return check_position(position, rows=rows, bos=bos)
+
+
 _KNOWN = f"an index from 0, one of {', '.join((*PLACES, *NAMED_SPANS))}, since(index), after(mark), or a slice"
 
 

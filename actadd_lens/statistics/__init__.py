@@ -6,6 +6,7 @@ from actadd_lens.statistics.effects import Difference, Effect, effect_columns, f
 from actadd_lens.statistics.intervals import (
     FEWEST_PROMPTS,
     Interval,
+    Kind,
     cell_cautions,
     cell_intervals,
     kind_of,
@@ -45,6 +46,7 @@ __all__ = [
     "Difference",
     "Effect",
     "Interval",
+    "Kind",
     "Outcome",
     "Power",
     "adjusted_over_lists",

@@ -230,7 +230,7 @@ def family_effect(
     """
     plain = np.broadcast_to(np.asarray(unsteered, dtype=float), steered.shape[1:])
     nulls = steered[1:] - plain
-    return paired_effect(steered[0][:, None], plain[:, None]).with_nulls(nulls.mean(axis=1), nulls)
+    return paired_effect(steered[0][:, None], plain[:, None], zeros="numbers").with_nulls(nulls.mean(axis=1), nulls)
 
 
 def effect_columns(effect: Effect) -> dict[str, float]:
@@ -252,6 +252,7 @@ def paired_effect(
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    zeros: Kind = "shares",
 ) -> Effect:
     """Steered minus unsteered, paired by prompt and random stream, with the interval of its kind of numbers.
 
@@ -263,6 +264,7 @@ def paired_effect(
         level: Coverage of the interval.
         resamples: Unused since 0.2: nothing is resampled.
         seed: Unused as well.
+        zeros: The kind of numbers that are all 0: hits (`shares`) for texts, `numbers` for what is read off logits.
 
     Raises:
         SettingError: The conditions differ in shape, are empty or not finite, or a setting is out of range.
@@ -280,7 +282,7 @@ def paired_effect(
         raise SettingError("A condition holds NaN or infinite numbers, so no mean can be taken.")
     if not 0 < level < 1 or resamples < 1:
         raise SettingError(f"level is {level!r}, resamples {resamples!r}: expected 0 < level < 1 and resamples >= 1.")
-    found = paired_interval(steered, unsteered, level=level)
+    found = paired_interval(steered, unsteered, level=level, zeros=zeros)
     difference = steered - unsteered
     return Effect(
         mean=float(difference.mean()),

@@ -47,14 +47,23 @@ class Interval:
     caution: str = ""
 
 
-def kind_of(steered: Float[np.ndarray, "*any"], unsteered: Float[np.ndarray, "*any"]) -> Kind:
+def kind_of(
+    steered: Float[np.ndarray, "*any"], unsteered: Float[np.ndarray, "*any"], *, zeros: Kind = "shares"
+) -> Kind:
     """The kind of numbers in two conditions: hits and misses (0 and 1), counts (whole numbers) or any numbers.
+
+    Args:
+        steered: The numbers of one condition.
+        unsteered: Those of the other.
+        zeros: Their kind if all of them are 0, which they do not show.
 
     >>> kind_of(np.array([0.0, 1.0]), np.array([0.0, 0.0])), kind_of(np.array([2.0]), np.array([0.0]))
     ('shares', 'counts')
     """
     values = np.concatenate([np.ravel(steered), np.ravel(unsteered)])
     values = values[np.isfinite(values)]
+    if not values.any():
+        return zeros
     if ((values == 0) | (values == 1)).all():
         return "shares"
     return "counts" if (values == np.round(values)).all() else "numbers"
@@ -171,6 +180,7 @@ def paired_interval(
     *,
     level: float = 0.95,
     kind: Kind | None = None,
+    zeros: Kind = "shares",
 ) -> Interval:
     """Interval of steered minus unsteered by the rule of its kind, with any warning about it.
 
@@ -179,8 +189,9 @@ def paired_interval(
         unsteered: As many.
         level: Coverage.
         kind: The kind of the numbers; by default it is detected.
+        zeros: Their kind if all of them are 0.
     """
-    kind = kind_of(steered, unsteered) if kind is None else kind
+    kind = kind_of(steered, unsteered, zeros=zeros) if kind is None else kind
     covers = covered(*steered.shape)
     if covers == "nothing":
         return Interval(np.nan, np.nan, covers, kind)
@@ -198,6 +209,7 @@ def cell_intervals(
     unsteered: Float[np.ndarray, "cells prompts samples"],
     *,
     level: float = 0.95,
+    zeros: Kind = "shares",
 ) -> tuple[Float[np.ndarray, " cells"], Float[np.ndarray, " cells"], str]:
     """Intervals of many effects of one kind, as `paired_effect` gives them one by one.
 
@@ -205,13 +217,14 @@ def cell_intervals(
         steered: One number for each cell, prompt and sample; a prompt that is not finite is left out of its cell.
         unsteered: As many.
         level: Coverage.
+        zeros: Their kind if all of them are 0.
 
     Returns:
         Lower ends, upper ends, and what they cover.
     """
     kept = np.isfinite(steered).all(axis=2) & np.isfinite(unsteered).all(axis=2)
     ends = np.full((2, len(steered)), np.nan)
-    kind = kind_of(steered, unsteered)
+    kind = kind_of(steered, unsteered, zeros=zeros)
     for cell, which in enumerate(kept):
         if which.any():
             found = paired_interval(steered[cell, which], unsteered[cell, which], level=level, kind=kind)
@@ -220,16 +233,20 @@ def cell_intervals(
 
 
 def cell_cautions(
-    steered: Float[np.ndarray, "cells prompts samples"], unsteered: Float[np.ndarray, "cells prompts samples"]
+    steered: Float[np.ndarray, "cells prompts samples"],
+    unsteered: Float[np.ndarray, "cells prompts samples"],
+    *,
+    zeros: Kind = "shares",
 ) -> list[str]:
     """Warnings where the intervals of `cell_intervals` are probably too narrow or too wide; else empty.
 
     Args:
         steered: As in `cell_intervals`.
         unsteered: Likewise.
+        zeros: Likewise.
     """
     kept = np.isfinite(steered).all(axis=2) & np.isfinite(unsteered).all(axis=2)
-    kind = kind_of(steered, unsteered)
+    kind = kind_of(steered, unsteered, zeros=zeros)
     return [
         paired_interval(steered[cell, which], unsteered[cell, which], kind=kind).caution if which.any() else ""
         for cell, which in enumerate(kept)

@@ -62,7 +62,7 @@ class BestCell:
         p_value = "" if np.isnan(self.p_value) else f"; p = {self.p_value:.2g}"
         if self.without_cell:
             p_value += f" ({self.without_cell} nulls have no allowed cell)"
-        return f"BestCell({told}: {self.metric} {self.effect} on prompts that it was not chosen on{p_value})"
+        return f"BestCell({told}; on held-out prompts: {self.metric} {self.effect}{p_value})"
 
 
 def best_place(

@@ -214,7 +214,7 @@ def _sources(backend: Backend, pairs: Any) -> tuple[Source, ...]:
     if placed is not None:
         raise VectorError(
             f"The vector {placed.label} has a position of its own, {placed.position!r}, but a sweep has its "
-            "own: use positions= instead."
+            f"own: take it away with .at(position=None), and use positions=[{placed.position!r}]."
         )
     return found
 

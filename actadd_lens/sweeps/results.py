@@ -4,11 +4,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from actadd_lens.checks import no_value
 from actadd_lens.errors import SettingError
 from actadd_lens.prompts.positions import Position
 from actadd_lens.statistics import (
@@ -16,6 +17,7 @@ from actadd_lens.statistics import (
     Alternative,
     ConceptEffect,
     Effect,
+    Kind,
     cell_cautions,
     cell_intervals,
     concept_effect,
@@ -53,6 +55,9 @@ class Sweep:
         nulls: The same as `steered` under each null vector, averaged over samples.
         plan: Hash under which its plan was registered by `plan.register` before it was run; empty if it was not.
     """
+
+    _zeros: ClassVar[Kind] = "numbers"
+    """The kind of numbers that are all 0."""
 
     grid: Grid
     metrics: tuple[str, ...]
@@ -140,12 +145,13 @@ class Sweep:
 
     def intervals(self, metric: int | str = 0) -> tuple[np.ndarray, np.ndarray, str]:
         """Lower and upper ends of each cell's interval (95 %, not corrected for other cells), and what it covers."""
-        low, high, covers = cell_intervals(*self._flat(self._metric(metric)))
+        low, high, covers = cell_intervals(*self._flat(self._metric(metric)), zeros=self._zeros)
         return low.reshape(self.grid.shape), high.reshape(self.grid.shape), covers
 
     def cautions(self, metric: int | str = 0) -> np.ndarray:
         """For each cell, a warning if its interval is probably too narrow or too wide; else empty."""
-        return np.array(cell_cautions(*self._flat(self._metric(metric))), dtype=object).reshape(self.grid.shape)
+        found = cell_cautions(*self._flat(self._metric(metric)), zeros=self._zeros)
+        return np.array(found, dtype=object).reshape(self.grid.shape)
 
     def _flat(self, metric: int) -> tuple[np.ndarray, np.ndarray]:
         """Steered and unsteered values as [cells, prompts, samples]."""
@@ -189,8 +195,8 @@ class Sweep:
         steered, plain = self.steered[(metric, *place)][chosen], self.unsteered[metric, pair, position][chosen]
         kept = np.isfinite(steered).all(axis=1) & np.isfinite(plain).all(axis=1)
         if not kept.any():
-            raise SettingError(f"{self.metrics[metric]} has no value on any prompt: are all their positions injected?")
-        effect = paired_effect(steered[kept], plain[kept])
+            raise no_value(self.metrics[metric])
+        effect = paired_effect(steered[kept], plain[kept], zeros=self._zeros)
         nulls = self.null_by_prompt[(metric, slice(None), *place)][:, chosen][:, kept]
         return effect.with_nulls(mean_of(nulls), nulls)
 
@@ -429,6 +435,8 @@ class CompletionSweep(Sweep):
         texts: The steered text of each cell, prompt and sample.
         unsteered_texts: The unsteered text of each prompt and sample.
     """
+
+    _zeros = "shares"
 
     texts: np.ndarray
     unsteered_texts: np.ndarray

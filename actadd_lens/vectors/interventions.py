@@ -14,7 +14,7 @@ from torch import Tensor
 from actadd_lens.errors import CoefficientError, VectorError
 from actadd_lens.models import Backend
 from actadd_lens.models.protocol import Site, Spot, hook_name
-from actadd_lens.prompts.positions import Position, check_position
+from actadd_lens.prompts.positions import Position, own_position
 from actadd_lens.vectors.operations import Operation
 from actadd_lens.vectors.provenance import Provenance
 
@@ -133,8 +133,8 @@ class Intervention(ABC):
         return self
 
     def at(self, *, position: Any, bos: bool | None = None) -> "Intervention":
-        """The same with a position of its own, which takes precedence over the one passed to a tool."""
-        return replace(self, position=check_position(position, rows=self.rows, bos=bos))  # type: ignore[type-var]
+        """The same with a position of its own, which takes precedence over the one passed to a tool; None for none."""
+        return replace(self, position=own_position(position, rows=self.rows, bos=bos))  # type: ignore[type-var]
 
     def at_layer(self, layer: int) -> "Intervention":
         """The same at another layer."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from actadd_lens.checks import as_integer
 from actadd_lens.errors import ActAddError, CoefficientError, LayerError, SettingError, VectorError
 from actadd_lens.models import Backend, LensModel, backend_of
-from actadd_lens.prompts.positions import Position, check_position
+from actadd_lens.prompts.positions import Position, check_position, own_position
 from actadd_lens.vectors.interventions import CleanReads, Intervention
 from actadd_lens.vectors.operations import Add, Operation
 from actadd_lens.vectors.provenance import Fingerprint, Provenance
@@ -244,13 +244,14 @@ class SteeringVector(Intervention):
 
         Args:
             position: Token index of row 0, or `front`, `mid`, `back`; for one row also a span: `all`, `prompt`,
-                `generated`, `last`, `since(index)`, `after(mark)`, `first(n)`, a slice, or a boolean mask.
+                `generated`, `last`, `since(index)`, `after(mark)`, `first(n)`, a slice, or a boolean mask. None takes
+                the vector's own position away, so that the tool's applies.
             bos: For `all` and `prompt`: whether BOS receives the row too; `all+bos` says the same.
 
         Raises:
             PositionError: It is none of these, or a span for a vector of several rows.
         """
-        return dataclasses.replace(self, position=check_position(position, rows=self.rows, bos=bos))
+        return dataclasses.replace(self, position=own_position(position, rows=self.rows, bos=bos))
 
     def row(self, index: int) -> "SteeringVector":
         """One row alone; negative indices count from the end.

@@ -156,9 +156,9 @@ def test_results_show_themselves(small: Any) -> None:
     assert "change" in text._repr_html_()
 
 
-def test_every_position_counts_as_injected_where_a_vector_lands_on_every_token(small: Any) -> None:
+@pytest.mark.parametrize("prepend_bos", [True, False])
+def test_nothing_is_left_to_read_where_a_vector_lands_on_every_token(small: Any, prepend_bos: bool) -> None:
+    """What BOS predicts comes before every injection and cannot change."""
     row = vector(small).row(-1).at(position="all")
-    with_bos = al.text_shift(small, TEXTS, row)
-    assert sum(one.count for one in with_bos.tokens) == len(TEXTS)  # foretold from BOS alone
-    with pytest.raises(al.SettingError, match="injected position"):
-        al.text_shift(small, TEXTS, row, prepend_bos=False)
+    with pytest.raises(al.SettingError, match="No prediction is left"):
+        al.text_shift(small, TEXTS, row, prepend_bos=prepend_bos)

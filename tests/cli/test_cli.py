@@ -86,6 +86,21 @@ def test_a_saved_vector_is_shown_and_steers_again(capsys: pytest.CaptureFixture[
     assert len(told["norms"]) == told["rows"]
 
 
+def test_a_gated_vector_is_shown_with_its_gate(
+    embedded: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "gated.safetensors"
+    love = al.compute_steering_vector(embedded, ("Love", "Hate"), layer=3)
+    al.gated(4.93 * love, al.gate(love.row(-1), 1.25)).save(file)
+    assert main(["show", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "4.93" in shown
+    assert "layer 3, token -1, opens above 1.25" in shown
+    al.set_projection(love.row(-1), 2.5).save(file)
+    assert main(["show", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["projection"] == [2.5]
+
+
 def test_several_pairs_each_have_their_layer_and_coefficient(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["steer", PROMPT, "--pair", " happy", " sad", "--pair", " wedding", "", "--layer", "2", "--layer", "4",
                  "--coefficient", "-3", "--coefficient", "2.5", "--max-new-tokens", "2", "--json"]  # fmt: skip

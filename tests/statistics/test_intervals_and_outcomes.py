@@ -1,5 +1,7 @@
 """Intervals, outcomes, power and adjustment against numbers worked out by hand, and laws that must hold."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -82,6 +84,24 @@ def test_newcombes_interval_by_hand() -> None:
     above = np.sqrt((high - 0.6) ** 2 - 2 * linked * (high - 0.6) * (0.2 - other_low) + (0.2 - other_low) ** 2)
     found = statistics.share_interval(first, second)
     assert [float(end) for end in found] == pytest.approx([0.4 - below, 0.4 + above])
+
+
+def test_zeros_are_misses_of_texts_and_numbers_of_logits(small: Any) -> None:
+    """KL that is 0 everywhere has no interval of a share, which would be of some tenths of a nat."""
+    love = al.compute_steering_vector(small, ("Love", "Hate"), layer=2)
+    never = al.gated(love, al.gate(love.row(-1), 1e9))
+    prompts = ["The girl looked at the dog", "It was a good day and she", "The old dog"]
+    damage = al.measure(small, prompts, never, al.metrics.kl_divergence())
+    assert (damage.effect.low, damage.effect.high) == (0, 0)
+    assert damage.effect.kind == "numbers"
+    assert "zero-width" in damage.effect.caution
+    misses = statistics.paired_effect(np.zeros((12, 1)), np.zeros((12, 1)))
+    assert misses.kind == "shares"
+    assert misses.high > 0.2
+    swept = al.sweep(small, [("Love", "Hate")], layers=2, coefficients=0.0, prompts=prompts,
+                     metric=al.metrics.kl_divergence())  # fmt: skip
+    low, high, _ = swept.intervals()
+    assert (low.item(), high.item()) == (0, 0) == (swept.effect().low, swept.effect().high)
 
 
 def test_the_kind_of_numbers_decides_and_is_told() -> None:

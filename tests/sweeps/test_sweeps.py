@@ -44,7 +44,8 @@ def by_hand(logits: Tensor, plain: Tensor, tokens: Tensor, left_out: range) -> l
     """The metrics of `measures` of one prompt's logits, written out."""
     steered, unsteered = logits[-1].log_softmax(-1), plain[-1].log_softmax(-1)
     divergence = (unsteered.exp() * (unsteered - steered)).sum()
-    nll = [-float(logits[at].log_softmax(-1)[tokens[at + 1]]) for at in range(len(tokens) - 1) if at not in left_out]
+    counted = [at for at in range(len(tokens) - 1) if at not in left_out]
+    nll = [-float(logits[at].log_softmax(-1)[tokens[at + 1]]) for at in counted if max(counted) > left_out.start]
     return [float(steered[10]), float(divergence), float(np.mean(nll)) if nll else float("nan")]
 
 
@@ -96,6 +97,20 @@ def test_a_random_grid_is_the_naive_loop(model: Any, data: st.DataObject) -> Non
         batch_size=data.draw(st.sampled_from([1, 5, 64])),
     )  # fmt: skip
     assert_is_naive(found, model, pairs)
+
+
+def test_a_vector_with_a_position_is_swept_without_it(small: Any) -> None:
+    """A method's vector brings a position, and a sweep varies it."""
+    pairs = [("I love it", "I hate it"), ("It was good", "It was bad")]
+    last, metric = al.methods.caa(small, pairs, layer=2), al.metrics.next_token_logprob(10)
+    with pytest.raises(al.VectorError, match=r"has its own: take it away with \.at\(position=None\)"):
+        al.sweep(small, last, layers=2, coefficients=2.0, prompts=PROMPTS, metric=metric)
+    free = last.at(position=None)
+    assert free.position is None
+    assert last.position is not None
+    swept = al.sweep(small, free, layers=2, coefficients=2.0, positions=[last.position], prompts=PROMPTS, metric=metric)
+    alone = al.measure(small, PROMPTS, 2.0 * last, metric)
+    assert swept.effect().mean == pytest.approx(alone.effect.mean, abs=1e-5)
 
 
 def test_position_all_is_the_naive_loop(small: Any) -> None:

@@ -139,7 +139,7 @@ def text_shift(
         PromptError: A text is not a string, or is longer than the context.
         PositionError: A vector does not fit onto a text.
         VectorError: A vector does not match the model.
-        SettingError: A setting is out of range, or every prediction is made from an injected position.
+        SettingError: A setting is out of range, or no prediction is left after an injected position.
     """
     check_run(seed=seed, batch_size=batch_size)
     backend = backend_of(model)
@@ -152,7 +152,10 @@ def text_shift(
     conditions: list[Condition] = [(), found, *null_conditions(model, found, nulls, null_kind, seed)]
     seen = read_occurrences(backend, ids, conditions, found, position, batch_size, progress)
     if not len(seen.tokens):
-        raise SettingError("Every prediction is made from an injected position: use longer texts, or fewer rows.")
+        raise SettingError(
+            "No prediction is left after an injected token that is not made from one: use longer texts, fewer rows, or a "
+            "position such as 'front'."
+        )
     return TextShift(
         _text_tokens(backend, seen, least_count),
         seen.effect(),

@@ -53,7 +53,9 @@ class LayerTraces:
         found = []
         for row in self.traces:
             effect = paired_effect(
-                np.array([[trace.steered] for trace in row]), np.array([[trace.unsteered] for trace in row])
+                np.array([[trace.steered] for trace in row]),
+                np.array([[trace.unsteered] for trace in row]),
+                zeros="numbers",
             )
             nulls = np.array([[null.total for null in trace.nulls] for trace in row]).T
             found.append(effect.with_nulls(nulls.mean(axis=1), nulls))
