@@ -98,7 +98,7 @@ def _counts(run: "Reproduction") -> str:
     quick = " Quick settings, with few prompts and nulls: a first look." if run.quick else ""
     failed = f" {len(run.failed)} failed: {', '.join(run.failed)}." if run.failed else ""
     experiments = f"{len(run.outcomes)} experiment{'s' * (len(run.outcomes) != 1)}"
-    claims = f"{len(found)} claim{'s' * (len(found) != 1)} decided"
+    claims = f"{len(found)} claim{'s' * (len(found) != 1)}"
     return (
         f"{experiments}, {len(run.findings)} findings. {claims}: {told}; {adjusted} in the same direction with q at "
         f"most {LEVEL:g}.{failed}{quick}"

@@ -68,10 +68,10 @@ class Between:
         return self.p <= LEVEL
 
     def __str__(self) -> str:
-        outcome = "shown" if self.is_shown else "undecided"
+        outcome = "significant" if self.is_shown else "undecided"
         found = self.difference
         told = f"{found.mean:+.3g} [{found.low:.3g}, {found.high:.3g}]"
-        return f"{self.first} before {self.second}: {outcome} ({told}, adjusted p = {self.p:.2g})"
+        return f"{self.first} − {self.second}: {told}, {outcome} (adjusted p = {self.p:.2g})"
 
 
 def between(entries: Sequence[Entry], *, seed: int = 0) -> tuple[Between, ...]:

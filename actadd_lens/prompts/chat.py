@@ -1,5 +1,6 @@
 """Chat prompts: messages, formatted by the tokenizer's own template, and where each of them lies among the tokens."""
 
+import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -212,6 +213,10 @@ def _checked(messages: Any, system: str | None) -> tuple[tuple[str, str], ...]:
         ):
             raise PromptError(f"{message!r} is not a message: expected a mapping with the texts 'role' and 'content'.")
     said = tuple((message["role"], message["content"]) for message in given)
+    for role, _ in said:
+        near = difflib.get_close_matches(role.lower(), ROLES, n=1, cutoff=0.75)
+        if near and role != near[0]:
+            raise PromptError(f"{role!r} is no role, and a template would write it as it is: did you mean {near[0]!r}?")
     if system is None:
         return said
     if not isinstance(system, str):

@@ -205,9 +205,11 @@ class Effect:
         return outcome_of(self.low, self.high, p_value, alternative=alternative, small=small)
 
     def __str__(self) -> str:
-        told = f"{self.mean:+.3g} [{self.low:.3g}, {self.high:.3g}]"
         prompts = "1 prompt" if self.n_prompts == 1 else f"{self.n_prompts} prompts"
+        told = f"{self.mean:+.3g} [{self.low:.3g}, {self.high:.3g}]"
         told += f" ({self.level:.0%} interval over {self.covers}; {prompts} x {self.n_samples})"
+        if self.covers == "nothing":
+            told = f"{self.mean:+.3g} (no interval, because there is only one number)"
         if len(self.nulls):
             spread = self.nulls.std(ddof=min(1, len(self.nulls) - 1))
             told += f"; {len(self.nulls)} nulls {self.nulls.mean():+.3g} ± {spread:.2g}"

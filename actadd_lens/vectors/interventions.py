@@ -141,6 +141,17 @@ class Intervention(ABC):
         told = self.provenance.after(f"at_layer({layer})")
         return replace(self, layer=layer, provenance=told)  # type: ignore[type-var]
 
+    def export(self, *args: Any, **options: Any) -> None:
+        """Only steering vectors can be written for other libraries, whose formats hold rows that are added.
+
+        Raises:
+            VectorError: Always, as this is no steering vector.
+        """
+        raise VectorError(
+            f"{self.label} is not a steering vector, and formats of other libraries hold rows that are added: .save "
+            "writes a file of this package, and .vector.export the vector that it is made from, if there is one."
+        )
+
     def save(self, path: Any) -> None:
         """Write it to a safetensors file, with its position and provenance; `al.load_interventions` gives it back.
 

@@ -208,7 +208,7 @@ def test_the_page_tells_verdicts_in_words_and_escapes_what_it_tells(embedded: An
     assert page.count("data:image/png;base64,") == 2
     for wanted in (
         "ratio &lt;1&gt;", '<span class="verdict opposite">opposite</span>', "What is told &lt;here&gt;",
-        "&lt;b&gt;", "1 opposite", "1 not testable here; 0 in the same direction", "2 claims decided",
+        "&lt;b&gt;", "1 opposite", "1 not testable here; 0 in the same direction", "2 claims: ",
             "base rate 0",
         paper.CLAIMS[3],
     ):  # fmt: skip

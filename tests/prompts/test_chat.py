@@ -121,6 +121,7 @@ def test_preview_tells_the_templates_tokens_from_the_users(talker: Any) -> None:
         ([], None, "The conversation is empty"),
         ([{"role": "user"}], None, "is not a message: expected a mapping"),
         ([{"role": "user", "content": 3}], None, "is not a message: expected a mapping"),
+        ([{"role": "assistent", "content": "A"}], None, "did you mean 'assistant'"),
         (["Hi"], None, "'Hi' is not a message"),
         ([{"role": "system", "content": "A"}, *TALK], "B", "leave one out"),
         ("Hi", 3, "The system message is 3"),

@@ -604,3 +604,10 @@ def test_two_hundred_damaged_files_of_each_kind_are_clear_errors(name: str, tmp_
     refusals = [told for told in outcomes if told]
     assert len(refusals) >= 60
     assert all(str(path) in told and len(told) < 700 for told in refusals)
+
+
+def test_what_is_no_steering_vector_says_that_other_formats_cannot_hold_it(quickest: Any, tmp_path: Path) -> None:
+    direction = al.compute_steering_vector(quickest, ("Love", "Hate"), layer=1).row(-1)
+    for found in (al.project_out(direction), al.gated(direction, al.gate(direction, 0.0))):
+        with pytest.raises(al.VectorError, match="is not a steering vector.*save"):
+            found.export(tmp_path / "found.gguf")

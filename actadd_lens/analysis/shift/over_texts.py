@@ -153,8 +153,8 @@ def text_shift(
     seen = read_occurrences(backend, ids, conditions, found, position, batch_size, progress)
     if not len(seen.tokens):
         raise SettingError(
-            "No prediction is left after an injected token that is not made from one: use longer texts, fewer rows, or a "
-            "position such as 'front'."
+            "No prediction is left after an injected token, but those made from one: use longer texts, fewer "
+            "rows, or a position such as 'front'."
         )
     return TextShift(
         _text_tokens(backend, seen, least_count),
