@@ -5,6 +5,7 @@ import difflib
 import inspect
 import io
 import json
+import logging
 import os
 import socket
 import tempfile
@@ -80,13 +81,13 @@ def load_model(
         ModelError: The name or a keyword is not known, the folder is not a model, or TransformerLens cannot convert it.
         ModelDownloadError: The model is not on this machine and could not be fetched.
     """
-    family = _check_family(family)
-    check_spreading(family, from_pretrained, device)
-    settings = {**from_pretrained, "device": _check_device(device), "dtype": _check_dtype(dtype)}
-    folder = _local_folder(name)
-    _check_keywords(family, from_pretrained)
     model: LensModel
     with _quiet():
+        family = _check_family(family)
+        check_spreading(family, from_pretrained, device)
+        settings = {**from_pretrained, "device": _check_device(device), "dtype": _check_dtype(dtype)}
+        folder = _local_folder(name)
+        _check_keywords(family, from_pretrained)
         if folder is not None:
             with as_folder(folder) as whole, _neutral(whole) as neutral:
                 check_quantised(family, _config(whole), settings, whole.name)
@@ -483,16 +484,23 @@ def _config(folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress what loading prints, its progress bars and its deprecation warnings, which do not help the caller."""
+    """Suppress what loading prints, its progress bars and its deprecation warnings, which do not help the caller.
+
+    TransformerLens imports bitsandbytes wherever it is installed, which on some processors warns of a missing kernel.
+    """
     from transformers.utils import logging as hf_logging
 
     had_bar = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
+    kernels = logging.getLogger("bitsandbytes")
+    level = kernels.level
+    kernels.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
+        kernels.setLevel(level)
         if had_bar:
             hf_logging.enable_progress_bar()
