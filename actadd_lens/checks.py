@@ -109,12 +109,3 @@ def many(values: Any) -> list[Any]:
         return list(values)
     except TypeError:
         return [values]
-
-
-def no_value(name: str) -> SettingError:
-    """What is raised where a metric has no value on any prompt."""
-    return SettingError(
-        f"{name} has no value on any prompt. A metric such as perplexity leaves out predictions made from injected "
-        "tokens and needs one after them; none is left if every token is injected, or the last one. "
-        "metrics.kl_divergence() reads the prediction from the last token, injected or not."
-    )

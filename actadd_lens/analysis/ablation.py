@@ -16,6 +16,7 @@ from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import Condition, measure_conditions, null_conditions
 from actadd_lens.measuring.metrics import Metric, as_metric
 from actadd_lens.measuring.nulls import NullKind, check_nulls, null_vectors
+from actadd_lens.measuring.values import with_value
 from actadd_lens.methods.actadd import differences
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.pairs import PairTokens, PromptPair, as_pair, pad_token_of
@@ -470,10 +471,7 @@ def _effects(
 
     Prompts on which the metric has no value are left out.
     """
-    kept = np.isfinite(values).all(axis=0)
-    if not kept.any():
-        raise SettingError(f"{metric.name} has no value on any prompt: are all their positions injected?")
-    values = values[:, kept]
+    values = values[:, with_value(metric.name, values)]
     plain, whole, null_values = values[0], values[1], values[2 + count :]
     by_prompt = null_values.reshape(count + 1, nulls, values.shape[1])
     found = []

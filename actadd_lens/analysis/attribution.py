@@ -18,6 +18,7 @@ from actadd_lens.checks import check_run, is_count, require
 from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import Condition, ConditionRows, measure_conditions
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
+from actadd_lens.measuring.values import check_values
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.components import components_kept
 from actadd_lens.prompts.positions import Position
@@ -175,6 +176,7 @@ def attribute_injection(
         backend, ids, [(), found, *without], chosen, measured=found, position=position, batch_size=batch_size,
         progress=progress,
     )  # fmt: skip
+    check_values(chosen.name, values)
     attributor = _Attributor(backend, chosen, chosen.bound_to(backend), found, position)
     estimates, row_estimates = [], []
     for row in ids:

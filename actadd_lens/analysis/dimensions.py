@@ -17,6 +17,7 @@ from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import Condition, measure_conditions, null_conditions
 from actadd_lens.measuring.metrics import Metric, as_metric
 from actadd_lens.measuring.nulls import NullKind
+from actadd_lens.measuring.values import check_values
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.models.readout import centred_rows
 from actadd_lens.prompts.positions import Position
@@ -179,6 +180,7 @@ def ablate_dimensions(
     values = measure_conditions(
         backend, ids, conditions, chosen, measured=(found,), position=position, batch_size=batch_size, progress=progress
     )
+    check_values(chosen.name, values)
     table = values[1:].reshape(len(families), 1 + len(named) * len(counts), len(ids))
     steered = table[:, 1:].reshape(len(families), len(named), len(counts), len(ids))
     size = float(found.activations.float().norm())

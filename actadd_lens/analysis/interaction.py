@@ -12,6 +12,7 @@ from actadd_lens.checks import check_run, require
 from actadd_lens.measuring.measure import Condition, measure_conditions, null_conditions
 from actadd_lens.measuring.metrics import Metric, as_metric
 from actadd_lens.measuring.nulls import NullKind
+from actadd_lens.measuring.values import check_values
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, encode_prompts, notice_repeats
@@ -128,6 +129,7 @@ def interaction(
     values = measure_conditions(
         backend, ids, conditions, chosen, measured=found, position=position, batch_size=batch_size, progress=progress
     )
+    check_values(chosen.name, values)
     table = values[1:].reshape(-1, 1 + len(found), len(ids))
     plain = np.broadcast_to(values[:1], (len(table), 1, len(ids)))
     return Interaction(chosen, texts, found, np.concatenate([plain, table], axis=1))

@@ -15,6 +15,7 @@ from actadd_lens.errors import SettingError
 from actadd_lens.measuring.measure import Condition, ConditionRows, measure_conditions, null_conditions
 from actadd_lens.measuring.metrics import Metric, Reading, as_metric
 from actadd_lens.measuring.nulls import NullKind, check_nulls
+from actadd_lens.measuring.values import with_value
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import as_texts, each_once, encode_prompts
@@ -66,10 +67,7 @@ class Linearity:
     @property
     def _kept(self) -> np.ndarray:
         """Prompts that have a value in every condition."""
-        kept: np.ndarray = np.isfinite(self.steered).all(axis=0) & np.isfinite(self.unsteered)
-        if not kept.any():
-            raise SettingError(f"{self.metric.name} has no value on any prompt: are all their positions injected?")
-        return kept
+        return with_value(self.metric.name, np.concatenate([self.steered, self.unsteered[None]]))
 
     @property
     def estimates(self) -> Float[np.ndarray, " coefficients"]:
@@ -186,8 +184,8 @@ def linearity(
         backend, ids, conditions, chosen, measured=found, position=position, batch_size=batch_size, progress=progress
     )
     unsteered, table = values[0], values[1:].reshape(len(families), len(factors), len(ids))
-    kept = np.isfinite(table[0]).all(axis=0) & np.isfinite(unsteered)
-    null_effects = (table[1:] - unsteered)[..., kept].mean(axis=-1) if kept.any() else np.zeros((0, len(factors)))
+    kept = with_value(chosen.name, np.concatenate([table[0], unsteered[None]]))
+    null_effects = (table[1:] - unsteered)[..., kept].mean(axis=-1)
     named = zip(vector_names(found), found, strict=True)
     rows = [f"{name}, {row}" if len(found) > 1 else row for name, vector in named for row in row_names(backend, vector)]
     return Linearity(

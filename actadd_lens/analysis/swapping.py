@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 
 from actadd_lens.measuring.measure import Condition, ConditionRows, check_finite
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading
+from actadd_lens.measuring.values import check_values
 from actadd_lens.models import Backend
 from actadd_lens.models.swaps import Sources, with_components_from
 from actadd_lens.progress import progress_bar
@@ -91,6 +92,9 @@ def swapped_values(
         position: Prompt token that receives row 0, for vectors without a position of their own.
         batch_size: Maximum number of rows per pass.
         progress: Whether to show a progress bar if it takes more than a moment.
+
+    Raises:
+        SettingError: The metric has no value on some prompt.
     """
     bound = metric.bound_to(backend)
     values = np.empty((len(families), _REFERENCES + len(swaps), len(prompts)))
@@ -111,6 +115,7 @@ def swapped_values(
                         number, _REFERENCES + chunk.start : _REFERENCES + chunk.start + len(swaps[chunk]), members
                     ] = found[_REFERENCES:].T
                     bar.update(1)
+    check_values(metric.name, values)
     return values
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from actadd_lens.errors import CoefficientError
 from actadd_lens.measuring.measure import Condition, measure_conditions
 from actadd_lens.measuring.metrics import Metric
+from actadd_lens.measuring.values import with_value
 from actadd_lens.models import LensModel, backend_of
 from actadd_lens.prompts.positions import Position
 from actadd_lens.prompts.texts import encode_prompts
@@ -87,7 +88,7 @@ class Ruler:
     ) -> list[Effect]:
         """Steered minus unsteered in each condition; texts without a value are left out."""
         found = self.values(texts, metric, conditions, measured)
-        kept = np.isfinite(found).all(axis=0)
+        kept = with_value(metric.name, found)
         return [paired_effect(row[kept, None], found[0][kept, None], zeros="numbers") for row in found[1:]]
 
     def unit(self, texts: Sequence[str], condition: Condition) -> float:

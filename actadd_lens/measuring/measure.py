@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import check_run, no_value
+from actadd_lens.checks import check_run
 from actadd_lens.errors import NonFiniteError, SettingError
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
 from actadd_lens.measuring.nulls import NullKind, check_nulls, null_vectors
 from actadd_lens.measuring.scorers import Scorer, as_scorers, scorer_name
+from actadd_lens.measuring.values import with_value
 from actadd_lens.models import Backend, LensModel, backend_of
 from actadd_lens.models.protocol import Spot, Start
 from actadd_lens.progress import progress_bar
@@ -83,10 +84,7 @@ class Measurement:
     @property
     def _kept(self) -> Bool[np.ndarray, " prompts"]:
         """Which prompts have a value."""
-        kept = np.isfinite(self.steered) & np.isfinite(self.unsteered)
-        if not kept.any():
-            raise no_value(self.metric.name)
-        return np.asarray(kept)
+        return with_value(self.metric.name, np.stack([self.steered, self.unsteered]))
 
     def frame(self) -> "pd.DataFrame":
         """One row per prompt."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float
 
-from actadd_lens.checks import no_value
 from actadd_lens.errors import SettingError
+from actadd_lens.measuring.values import with_value
 from actadd_lens.prompts.positions import Position
 from actadd_lens.statistics import (
     LEVEL,
@@ -193,9 +193,7 @@ class Sweep:
         chosen = np.asarray(list(prompts))
         pair, _, _, position = place
         steered, plain = self.steered[(metric, *place)][chosen], self.unsteered[metric, pair, position][chosen]
-        kept = np.isfinite(steered).all(axis=1) & np.isfinite(plain).all(axis=1)
-        if not kept.any():
-            raise no_value(self.metrics[metric])
+        kept = with_value(self.metrics[metric], np.concatenate([steered, plain], axis=1).T)
         effect = paired_effect(steered[kept], plain[kept], zeros=self._zeros)
         nulls = self.null_by_prompt[(metric, slice(None), *place)][:, chosen][:, kept]
         return effect.with_nulls(mean_of(nulls), nulls)
@@ -263,6 +261,8 @@ class Sweep:
         place, null_places = chosen[0], chosen[1:]
         without = sum(found is None for found in null_places)
         if place is None:
+            if np.isnan(self.by_prompt[index]).all():
+                with_value(self.metrics[index], self.by_prompt[index])
             others = f" {without} of {len(null_places)} nulls have none either." if null_places else ""
             raise SettingError(f"No cell stays below {at_most}: allow more, or try smaller coefficients.{others}")
         tables = [

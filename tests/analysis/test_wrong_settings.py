@@ -48,7 +48,7 @@ LENS: dict[str, Callable[..., Any]] = {
         ("shift", {"tokens": "dog"}, al.SettingError, "tokens is the text 'dog'"),
         ("shift", {"position": 99}, al.PositionError, "does not fit"),
         ("text", {"least_count": 0}, al.SettingError, "least_count is 0"),
-        ("text", {"position": "back"}, al.SettingError, "too long|injected position"),
+        ("text", {"position": "back"}, al.SettingError, "too long|injected token"),
         ("linearity", {"coefficients": []}, al.SettingError, "one number or more"),
         ("linearity", {"coefficients": [float("nan")]}, al.CoefficientError, "nan is not finite"),
         ("linearity", {"metric": "entropy"}, al.SettingError, "'entropy' is not a metric"),

@@ -1,6 +1,7 @@
 """Metrics, nulls and scorers against independent code."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,28 @@ def test_a_text_with_no_prediction_after_an_injection_has_no_perplexity(small: A
                      metric=al.metrics.perplexity())  # fmt: skip
     with pytest.raises(al.SettingError, match="no value on any prompt"):
         swept.effect()
+
+
+TOOLS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
+    "calibrate": lambda model, row, texts, metric: al.calibrate(model, row, texts, damage=metric, at_most=1.0),
+    "linearity": lambda model, row, texts, metric: al.linearity(model, texts, row, metric),
+    "attribute_injection": lambda model, row, texts, metric: al.attribute_injection(model, texts, row, metric),
+    "attention_or_value": lambda model, row, texts, metric: al.attention_or_value(model, texts, row, metric),
+    "minimal_set": lambda model, row, texts, metric: al.minimal_set(model, texts, row, metric),
+    "ablate_dimensions": lambda model, row, texts, metric: al.ablate_dimensions(model, texts, row, metric, keep=[10]),
+    "interaction": lambda model, row, texts, metric: al.interaction(model, [row, row.at_layer(1)], metric, texts),
+    "best": lambda model, row, texts, metric: al.sweep(
+        model, row.at(position=None), layers=2, coefficients=1.0, positions="all", prompts=texts, metric=metric
+    ).best(),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_no_tool_takes_a_metric_without_a_value_for_no_effect(small: Any, tool: str) -> None:
+    row = vector_of(small, PAIRS[0], 2).row(-1).at(position="all")
+    texts = [f"{begin} {text}" for begin in ("", "And", "But") for text in PROMPTS]
+    with pytest.raises(al.SettingError, match="perplexity has no value on any prompt"):
+        TOOLS[tool](small, row, texts, al.metrics.perplexity())
 
 
 def test_prompts_are_measured_together_as_each_alone(model: Any) -> None:
