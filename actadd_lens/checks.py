@@ -109,3 +109,18 @@ def many(values: Any) -> list[Any]:
         return list(values)
     except TypeError:
         return [values]
+
+
+def why_not_finite(name: str, dtype: Any) -> str:
+    """What to do about logits that are NaN or infinite.
+
+    Args:
+        name: The model.
+        dtype: Precision of its weights.
+
+    >>> why_not_finite("gpt2", "torch.float32")
+    'Use a smaller coefficient; if it happens unsteered as well, the weights of gpt2 are not finite.'
+    """
+    if str(dtype) == "torch.float16":
+        return f"The numbers of {name} overflowed in {dtype}: use a smaller coefficient, or float32 or bfloat16."
+    return f"Use a smaller coefficient; if it happens unsteered as well, the weights of {name} are not finite."

@@ -77,7 +77,7 @@ class SettingError(ActAddError, ValueError):
 
 
 class WorkerError(ActAddError, RuntimeError):
-    """Workers that keep dying, cannot be reached, or would compute other numbers than this process."""
+    """Workers that keep dying, cannot be reached, or would compute different numbers from this process."""
 
 
 class ExtensionError(ActAddError, ImportError):

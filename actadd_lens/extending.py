@@ -61,8 +61,8 @@ def load_extension(kind: str, name: str) -> Any:
     if not found:
         installed = ", ".join(sorted({point.name for point in _points(kind)})) or "none"
         raise ExtensionError(
-            f"No installed package gives {kind} {name!r}: there are {installed}. Install the package that has it into "
-            "this environment."
+            f"No installed package provides {kind} {name!r}; there are {installed}. Install the package that has it "
+            "into this environment."
         )
     problem = _problem(kind, name)
     if problem:

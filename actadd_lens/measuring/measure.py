@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import check_run
+from actadd_lens.checks import check_run, why_not_finite
 from actadd_lens.errors import NonFiniteError, SettingError
 from actadd_lens.measuring.metrics import BoundMetric, Metric, Reading, as_metric
 from actadd_lens.measuring.nulls import NullKind, check_nulls, null_vectors
@@ -237,8 +237,8 @@ def check_finite(backend: Backend, logits: Tensor) -> None:
     """
     if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
         raise NonFiniteError(
-            f"Logits are not finite: the numbers of {backend.name} overflowed in {backend.dtype}, so nothing can be "
-            "measured with them. Use a smaller coefficient, or load the model in float32 or bfloat16."
+            "Logits are not finite, so nothing can be measured with them. "
+            f"{why_not_finite(backend.name, backend.dtype)}"
         )
 
 

@@ -347,7 +347,10 @@ def as_span(position: Any) -> Span | None:
         return None
     rows = values if isinstance(values[0], list | tuple) else [values]
     if not all(isinstance(row, list | tuple) and all(isinstance(item, bool) for item in row) for row in rows):
-        raise PositionError(f"The mask {position!r} is not one of booleans: give one per token, or rows of them.")
+        raise PositionError(
+            f"{position!r} is not a boolean mask, with one entry per token, or rows of them. For one token pass an "
+            "integer, for several in a row a slice."
+        )
     return Mask(tuple(tuple(row) for row in rows))
 
 

@@ -333,7 +333,7 @@ def steer(
             session.check_complete()
             if not all(handle.is_alive for handle in handles):
                 warnings.warn(
-                    "Steering had ended before its block did: model.reset_hooks() inside it took the hooks away.",
+                    "Steering ended before its `with` block did: model.reset_hooks() inside it took the hooks away.",
                     SteeringWarning,
                     stacklevel=3,
                 )

@@ -146,7 +146,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensor]:
             metadata, names = file.metadata() or {}, list(file.keys())
             if _is_of_interventions(metadata.get(_KEY, "")):
                 raise VectorFileError(
-                    f"{path} holds other interventions than one steering vector: read it with al.load_interventions."
+                    f"{path} does not hold a single steering vector: read it with al.load_interventions."
                 )
             if _KEY not in metadata or names != [_TENSOR]:
                 raise VectorFileError(

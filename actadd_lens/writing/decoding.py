@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from actadd_lens.checks import check_flags, is_count, is_whole, require
+from actadd_lens.checks import check_flags, is_count, is_whole, require, why_not_finite
 from actadd_lens.errors import NonFiniteError
 from actadd_lens.models import Backend
 from actadd_lens.models.protocol import Spot
@@ -415,9 +415,8 @@ class _Writers:
         condition = "steered" if self._batch.cells[row].vectors else "unsteered"
         prompt = self._backend.decode(self._batch.cells[row].prompt)
         raise NonFiniteError(
-            f"The {condition} logits after {prompt[:40]!r} are not finite: the numbers of {self._backend.name} "
-            f"overflowed in {self._backend.dtype}, so nothing can be written with them. Use a smaller coefficient, or "
-            "load the model in float32 or bfloat16."
+            f"The {condition} logits after {prompt[:40]!r} are not finite, so nothing can be written with them. "
+            f"{why_not_finite(self._backend.name, self._backend.dtype)}"
         )
 
     def samples(self) -> list[tuple[Continuation, ...]]:

@@ -80,8 +80,10 @@ class Sampling:
         for name in options:
             if name not in known:
                 meant = [*known, *_BESIDE]
-                near = difflib.get_close_matches(name.replace("freq_", "frequency_"), meant, n=1, cutoff=0.4)
+                near = difflib.get_close_matches(name.replace("freq_", "frequency_"), meant, n=1, cutoff=0.6)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
+                if name == "coefficient":
+                    hint = " Multiply the vector by it: 5 * vector."
                 raise SettingError(f"There is no sampling option {name!r}.{hint} Known are {', '.join(known)}.")
         return cls(**options)
 
