@@ -173,6 +173,8 @@ def test_prompts_longer_than_the_context(small: Any, vector: Any, finished: list
         ([], "No prompt was given"),
         (3, "is not text|No prompt"),
         ([PROMPT, 3], "The prompt 3 is not text"),
+        (torch.tensor([[1, 2]]), "is not text: .*inside al.steer"),
+        ([[PROMPT]], "is not text: pass one text here"),
         (None, "None is not text|No prompt"),
     ],
 )

@@ -1,5 +1,6 @@
 """Texts that a model continues: checked, and as token ids."""
 
+import reprlib
 import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral
@@ -22,13 +23,23 @@ def as_texts(prompts: Any) -> tuple[str, ...]:
     try:
         found = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     except TypeError:
-        raise PromptError(f"The prompt {prompts!r} is not text: pass a text, or several.") from None
+        raise not_text(prompts) from None
     if not found:
         raise PromptError("No prompt was given: pass a text, or several.")
     for prompt in found:
         if not isinstance(prompt, str):
-            raise PromptError(f"The prompt {prompt!r} is not text.")
+            raise not_text(prompt)
     return found
+
+
+def not_text(prompt: Any) -> PromptError:
+    """What is raised for a prompt that is not text."""
+    hint = "pass a text."
+    if hasattr(prompt, "tolist"):
+        hint = "pass a text; tokens are steered by running the model on them inside al.steer."
+    elif isinstance(prompt, list | tuple):
+        hint = "pass one text here, not a list of them."
+    return PromptError(f"The prompt {reprlib.repr(prompt)} is not text: {hint}")
 
 
 def notice_repeats(texts: Sequence[str]) -> None:
@@ -77,7 +88,7 @@ def encode_prompts(
     rows = []
     for prompt in prompts:
         if not isinstance(prompt, str):
-            raise PromptError(f"The prompt {prompt!r} is not text.")
+            raise not_text(prompt)
         row = tuple(backend.encode(prompt, prepend_bos=prepend_bos))
         if not row:
             raise PromptError("An empty prompt without BOS has no tokens: give it a text, or BOS.")
