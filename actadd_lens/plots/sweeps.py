@@ -105,7 +105,7 @@ def plot_frontier(frontier: "Frontier", *, ax: "Axes | None" = None) -> "Axes":
         (tuple(place) for place in np.argwhere(best).tolist()), key=lambda place: float(frontier.damage[place])
     )
     line = np.array([(frontier.damage[place], frontier.effects[place]) for place in places]).reshape(-1, 2)
-    ax.plot(line[:, 0], line[:, 1], "o-", color=STEERED, markersize=5, linewidth=1.2, label="nothing beats it in both")
+    ax.plot(line[:, 0], line[:, 1], "o-", color=STEERED, markersize=5, linewidth=1.2, label="best trade-offs")
     for place in _apart(places, line):
         spot = (frontier.damage[place], frontier.effects[place])
         ax.annotate(_cell_name(frontier, place), spot, xytext=(5, -9), textcoords="offset points", fontsize=7)
@@ -172,7 +172,7 @@ def _apart(places: Sequence[Any], spots: np.ndarray) -> list[Any]:
 def _cell_name(frontier: "Frontier", place: tuple[int, int, int, int]) -> str:
     """A cell by whatever differs between cells."""
     grid = frontier.grid
-    told = [f"{grid.coefficients[place[2]]:g} at {grid.layers[place[1]]}"]
+    told = [f"{grid.coefficients[place[2]]:g} × at layer {grid.layers[place[1]]}"]
     if len(grid.pairs) > 1:
         told.append(grid.labels[place[0]].replace("$", r"\$"))
     if len(grid.positions) > 1:
